@@ -1,0 +1,82 @@
+# `make` alone lists what can be made. Everything that is fetched or built lands in one cache folder outside the clone.
+
+export MESH_CACHE := $(or $(MESH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mesh)
+export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),$(MESH_CACHE)/target))
+export MESH_BIN_DIR := $(CARGO_TARGET_DIR)/release
+export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
+
+PROGRAMS := mesh mesh-gateway mesh-scheduler mesh-ledger
+
+# One profile and always the whole workspace: the same artefacts serve programs, tests and checks (see CONTRIBUTING.md).
+ALL := --release --workspace --locked
+E2E := $(patsubst e2e/tests/%.rs,--test %,$(wildcard e2e/tests/*.rs)) $(patsubst e2e/tests/%/main.rs,--test %,$(wildcard e2e/tests/*/main.rs))
+WITH_DEPS := found=$$(scripts/deps.sh) && eval "$$found" &&
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed
+
+help: ## this list
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)$$/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
+
+build: programs ## the programs, linked into bin/ together with a current nats-server
+	@mkdir -p bin
+	@server=$$(scripts/nats-server.sh) && ln -sf "$$server" bin/nats-server
+	@for program in $(PROGRAMS); do ln -sf "$(MESH_BIN_DIR)/$$program" "bin/$$program" || exit 1; done
+	@echo "built: $(addprefix bin/,$(PROGRAMS))"
+
+programs:
+	@scripts/toolchain.sh
+	cargo build $(ALL) --bins
+
+demo: build ## a story of about a minute: jobs, bids, a killed device, books that balance
+	@$(WITH_DEPS) scripts/demo.sh
+
+deps: ## all that is needed at run time: finds it, or installs or builds it, and prints where it is
+	@scripts/deps.sh
+
+nats-server postgres onnxruntime model:
+	@scripts/$@.sh
+
+test: check programs ## every check and every test (this is what CI runs)
+	@$(WITH_DEPS) if cargo nextest --version >/dev/null 2>&1; then \
+		cargo nextest run $(ALL) --no-fail-fast && cargo test $(ALL) --doc; \
+	else \
+		cargo test $(ALL) --no-fail-fast; \
+	fi
+
+e2e: programs ## the tests on real servers alone
+	@$(WITH_DEPS) cargo test $(ALL) --no-fail-fast $(E2E)
+
+check: fmt clippy doc tidy deny ## format, lints, documentation, rules of the house, licences
+
+fmt:
+	@scripts/toolchain.sh check
+	cargo fmt --all --check
+
+clippy:
+	@scripts/toolchain.sh check
+	cargo clippy $(ALL) --all-targets -- -D warnings
+
+doc:
+	@scripts/toolchain.sh
+	RUSTDOCFLAGS="-D warnings" cargo doc $(ALL) --no-deps
+
+# All platforms' packages, as the licences of every one are read.
+tidy:
+	@scripts/toolchain.sh
+	@cargo fetch --locked --quiet
+	cargo test $(ALL) --test tidy
+
+deny:
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny --offline check bans licenses sources; \
+	else echo "cargo-deny is not installed; the tidy test has checked bans, licences and sources"; fi
+
+format: ## formats the sources
+	cargo fmt --all
+
+bench: build ## jobs per second, latency and CPU time of a running stack
+	@$(WITH_DEPS) scripts/bench.sh
+
+bench-embed: build ## embeddings beside sentence-transformers, in the same run
+	@$(WITH_DEPS) scripts/bench_embed.sh
