@@ -1,0 +1,319 @@
+//! What people script against: the same JSON at every door. The JSON Schemas in `docs/schemas` are generated from these types.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::UnixMs;
+use crate::code::{Code, Problem};
+use crate::event::Progress;
+use crate::history::{Considered, Decision, Transition};
+use crate::id::{AttemptId, Cid, DeviceId, JobId, MemberId, PublicKey, ReceiptId};
+use crate::job::JobState;
+use crate::mana::MilliMana;
+use crate::receipt::Receipt;
+use crate::resources::Resources;
+
+/// Any error (RFC 9457 with our code).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ErrorBody {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub code: Code,
+    pub title: String,
+    pub detail: String,
+    /// Commands to run next.
+    pub next: Vec<String>,
+}
+impl From<ErrorBody> for Problem {
+    fn from(body: ErrorBody) -> Self {
+        Self::new(body.code, body.detail)
+    }
+}
+
+/// The answer to a submission.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Submitted {
+    pub id: JobId,
+    /// What people see and may type.
+    pub short: String,
+    pub state: JobState,
+    /// Why it waits, when nothing fits now: "0 of 9 devices fit …".
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// The idempotency key that was used.
+    pub key: String,
+}
+
+/// A job as lists and `job show` give it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct JobView {
+    pub id: JobId,
+    pub short: String,
+    pub state: JobState,
+    /// Absent where a rejected message did not even name one.
+    pub kind: Option<String>,
+    pub member: MemberId,
+    pub device: Option<DeviceId>,
+    pub attempts: u32,
+    pub key: Option<String>,
+    /// RFC 3339, hub time.
+    pub created_at: String,
+    pub finished_at: Option<String>,
+    /// What was charged, in mana; null until settled.
+    pub cost: Option<String>,
+    pub cost_mmana: Option<MilliMana>,
+    /// The most it may cost.
+    pub hold_mmana: Option<MilliMana>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Progress>,
+    /// Why it waits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
+    /// Why it failed or was rejected.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorBody>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub transitions: Vec<Transition>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct JobList {
+    pub jobs: Vec<JobView>,
+    /// Pass as `cursor` for the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// A result with its receipt. `result` is what the executor made, verbatim (echo: `{"text":…}`, embed:
+/// `{"model":…,"dims":384,"vectors":[[…],…]}`), or `{"cid":…,"bytes":…}` where it is larger than 32 KiB.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ResultView {
+    pub id: JobId,
+    pub state: JobState,
+    pub result: Box<RawValue>,
+    pub receipt: ReceiptView,
+}
+/// What stands in `result` for a large one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BlobRef {
+    pub cid: Cid,
+    pub bytes: u64,
+}
+
+/// A receipt for people and programs, with all that is needed to check it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct ReceiptView {
+    pub id: ReceiptId,
+    pub job: JobId,
+    pub attempt: AttemptId,
+    pub device: DeviceId,
+    /// The key that signed.
+    pub did: PublicKey,
+    pub body: Receipt,
+    /// The signed carrier (MessagePack `Proof`), base64url: what `mesh job receipt --verify` checks.
+    pub proof: String,
+    /// The assignment it answers, likewise.
+    pub assignment: String,
+}
+
+/// What a member sees on `mesh.v1.watch.<m>.<j>.state`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct WatchState {
+    pub id: JobId,
+    pub state: JobState,
+    pub at: UnixMs,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceId>,
+    /// The winner's name and price, how many bid, how many did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_mmana: Option<MilliMana>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bids: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<ErrorBody>,
+}
+
+/// `job explain`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Explanation {
+    pub id: JobId,
+    pub short: String,
+    pub state: JobState,
+    /// One sentence.
+    pub summary: String,
+    /// Each auction or look, newest first.
+    pub decisions: Vec<Decision>,
+    /// Attempts that ended without a result, oldest first.
+    pub attempts: Vec<AttemptView>,
+    /// When it is looked at again, and when it gives up (RFC 3339).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_look_at: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_up_at: Option<String>,
+    pub transitions: Vec<Transition>,
+    /// Every device considered last, with its verdict.
+    pub devices: Vec<Considered>,
+}
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct AttemptView {
+    pub attempt: AttemptId,
+    pub number: u32,
+    pub device: DeviceId,
+    pub class: String,
+    pub message: String,
+}
+
+/// A device as `node ls` and `/api/v1/devices` give it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct DeviceInfo {
+    pub id: DeviceId,
+    pub did: PublicKey,
+    pub name: String,
+    pub member: MemberId,
+    /// Attested: what is paid.
+    pub tier: u8,
+    pub claimed_tier: Option<u8>,
+    pub online: bool,
+    /// "idle", "working", "paused …", "offline since …".
+    pub status: String,
+    pub last_seen: Option<String>,
+    pub kinds: Vec<String>,
+    pub capabilities: Vec<String>,
+    pub total: Resources,
+    pub free: Resources,
+    pub jobs: u32,
+    pub version: Option<String>,
+}
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct DeviceList {
+    pub devices: Vec<DeviceInfo>,
+}
+
+/// `credit balance`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct BalanceView {
+    pub member: MemberId,
+    pub available_mmana: i64,
+    pub held_mmana: i64,
+    pub vesting_mmana: i64,
+    /// The same in mana, for people.
+    pub available: String,
+    pub held: String,
+    pub vesting: String,
+    /// Last fact that the answer covers.
+    pub ledger_seq: u64,
+}
+/// One line of `credit history`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CreditEntry {
+    pub seq: u64,
+    pub at: String,
+    pub kind: String,
+    pub job: Option<JobId>,
+    pub account: String,
+    /// Into the account (+) or out of it (-).
+    pub amount_mmana: i64,
+    pub counterpart: String,
+}
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct CreditHistory {
+    pub member: MemberId,
+    pub entries: Vec<CreditEntry>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+/// `credit verify` and `mesh-ledger verify`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct VerifyReport {
+    pub ok: bool,
+    /// Last sequence replayed.
+    pub seq: u64,
+    pub facts: u64,
+    /// SHA-256 of all balances and open holds, hex.
+    pub digest: String,
+    /// Hash chain over the stored messages, hex.
+    pub chain: String,
+    /// Sum of all balances; 0.
+    pub total_mmana: i64,
+    pub accounts: u64,
+    pub open_holds: u64,
+    /// What is wrong, one sentence each; the first names the sequence.
+    pub wrong: Vec<String>,
+    /// Digest of the database, where it was compared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub database_digest: Option<String>,
+}
+
+/// `blob put` answers this.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct BlobStored {
+    pub cid: Cid,
+    pub bytes: u64,
+}
+
+/// Requests of the NATS service (`mesh.v1.api.<a>.<noun>.<verb>`); empty payload = defaults.
+pub mod ask {
+    use super::{Cid, Deserialize, JobState, Serialize};
+
+    /// job.show|result|explain|cancel|receipt: full id, `job_…`, or a unique prefix of it.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct ById {
+        pub id: String,
+    }
+    #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct JobLs {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub state: Option<JobState>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub limit: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub cursor: Option<String>,
+    }
+    /// blob.put (MessagePack): one chunk of at most `limits::BLOB_CHUNK` bytes; the answer is [`super::BlobStored`] with its own content id.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct BlobPut {
+        pub data: serde_bytes::ByteBuf,
+    }
+    /// blob.commit (MessagePack): these chunks, in order, are the blob. Verified against `cid` before anyone can read it.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct BlobCommit {
+        pub cid: Cid,
+        pub chunks: Vec<Cid>,
+        /// A device that stores a result shows the signed assignment (MessagePack `Proof`): its member may read the blob.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub assignment: Option<serde_bytes::ByteBuf>,
+    }
+    /// blob.get (MessagePack): the answer is the raw bytes of chunk `chunk` (from 0), with the blob's size and number of chunks
+    /// in the headers `Mesh-Blob-Bytes` and `Mesh-Blob-Chunks`.
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    pub struct BlobGet {
+        pub cid: Cid,
+        pub chunk: u32,
+        /// A device that reads an input shows the signed assignment (MessagePack `Proof`): it reads what its member may read.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub assignment: Option<serde_bytes::ByteBuf>,
+    }
+}
+
+/// What makes a blob readable by one member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct BlobInfo {
+    pub bytes: u64,
+    pub chunks: Vec<Cid>,
+}
+
+/// On answers of blob.get.
+pub const BLOB_BYTES_HEADER: &str = "Mesh-Blob-Bytes";
+pub const BLOB_CHUNKS_HEADER: &str = "Mesh-Blob-Chunks";

@@ -1,0 +1,57 @@
+//! What a device tells while it works; a message of `mesh.v1.dev.<d>.evt.<kind>` is a batch of 1 to 64, signed by the device.
+
+use serde::{Deserialize, Serialize};
+
+use crate::UnixMs;
+use crate::envelope::Body;
+use crate::id::{AttemptId, DeviceId, JobId, NetworkId};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    pub net: NetworkId,
+    pub device: DeviceId,
+    /// The device's clock.
+    pub at: UnixMs,
+    pub job: JobId,
+    pub attempt: AttemptId,
+    pub what: EventKind,
+}
+impl Body for Event {
+    const KIND: &'static str = "event";
+}
+
+/// All of a message's events are of the kind that its subject names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    Started,
+    Progress(Progress),
+    /// The device gave the job back before it ended.
+    Dropped {
+        reason: String,
+    },
+}
+impl EventKind {
+    pub const fn token(&self) -> &'static str {
+        match self {
+            Self::Started => "started",
+            Self::Progress(_) => "progress",
+            Self::Dropped { .. } => "dropped",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Progress {
+    /// 0 to 10,000.
+    pub basis_points: u32,
+    pub stage: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eta_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub done_stages: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub remaining_stages: Vec<String>,
+}

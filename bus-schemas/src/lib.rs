@@ -1,0 +1,38 @@
+//! The words and the rules that two rooms share.
+//!
+//! In reading order: what things are called (`id`, `mana`), how a message is decoded and trusted (`strict`, `envelope`),
+//! what one job says on its way (`job` → `offer` → `assignment` → `event` → `receipt`), what the books say (`ledger`,
+//! `replay`), what is told to people (`history`, `api`, `code`), and where it all travels (`subject`, `stream`, `limits`).
+//!
+//! Not here, on purpose: sockets, clocks, randomness, threads. Everything is a value or a plain function.
+
+pub mod api;
+pub mod assignment;
+pub mod code;
+pub mod eligibility;
+pub mod envelope;
+pub mod event;
+pub mod heartbeat;
+pub mod history;
+pub mod id;
+pub mod job;
+pub mod ledger;
+pub mod limits;
+pub mod mana;
+pub mod merkle;
+pub mod network;
+pub mod offer;
+pub mod receipt;
+pub mod replay;
+pub mod resources;
+pub mod stream;
+pub mod strict;
+pub mod subject;
+
+pub use code::{Code, Problem};
+pub use envelope::{Batch, Form, Proof, Signer, Verified, Verifier};
+pub use id::{AttemptId, Cid, DeviceId, FactId, InstanceId, JobId, MemberId, NetworkId, PublicKey, ReceiptId};
+pub use mana::MilliMana;
+
+/// Milliseconds since the Unix epoch. Whose clock it is stands beside each field.
+pub type UnixMs = u64;

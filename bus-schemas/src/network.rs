@@ -1,0 +1,138 @@
+//! The network document, invites, and enrolment: how a device and its member come to be known.
+
+use serde::{Deserialize, Serialize};
+
+use crate::UnixMs;
+use crate::code::{Code, Problem};
+use crate::envelope::Body;
+use crate::id::{DeviceId, MemberId, NetworkId, PublicKey};
+use crate::resources::Resources;
+
+/// Who speaks for the network; signed by the network key (a [`crate::envelope::JsonBatch`] of one).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct NetworkDocument {
+    pub network: NetworkId,
+    /// The id is derived from this key.
+    pub network_key: PublicKey,
+    pub name: String,
+    pub version: u32,
+    pub gateway_keys: Vec<PublicKey>,
+    pub scheduler_keys: Vec<PublicKey>,
+    pub ledger_keys: Vec<PublicKey>,
+    /// SHA-256 of the hub's CA certificate, in hex; absent on loopback without TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_sha256: Option<String>,
+}
+impl Body for NetworkDocument {
+    const KIND: &'static str = "network";
+}
+impl NetworkDocument {
+    /// Whether the document is about the key that signed it.
+    pub fn check(&self, signed_by: &PublicKey) -> Result<(), Problem> {
+        if self.network_key == *signed_by && self.network == signed_by.network_id() {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::WrongSigner, "the network document is not signed by the network's own key"))
+        }
+    }
+}
+
+/// One line that lets somebody in: `mesh1.<base64url of JSON>`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// The gateway's address.
+    pub url: String,
+    pub network: NetworkId,
+    /// Shown once; the gateway keeps only its hash.
+    pub secret: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_sha256: Option<String>,
+}
+const INVITE_PREFIX: &str = "mesh1.";
+impl Invite {
+    pub fn to_line(&self) -> String {
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        format!("{INVITE_PREFIX}{}", data_encoding::BASE64URL_NOPAD.encode(&json))
+    }
+    /// # Errors
+    /// [`Code::BadInvite`] where the line is none.
+    pub fn parse(line: &str) -> Result<Self, Problem> {
+        let bad = |what: &str| Problem::new(Code::BadInvite, format!("the invite line {what}"));
+        let encoded = line.trim().strip_prefix(INVITE_PREFIX).ok_or_else(|| bad("does not begin with mesh1."))?;
+        let json = data_encoding::BASE64URL_NOPAD.decode(encoded.as_bytes()).map_err(|_| bad("is cut or altered"))?;
+        serde_json::from_slice(&json).map_err(|_| bad("is cut or altered"))
+    }
+}
+
+/// What a joiner states, in the header form, signed by the device's identity key. The member's key and the transport key
+/// sign the same bytes (see [`EnrolRequest`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolStatement {
+    pub net: NetworkId,
+    pub device: PublicKey,
+    pub member: PublicKey,
+    /// The nkey (U…) that will log in to NATS.
+    pub transport: String,
+    pub name: String,
+    pub at: UnixMs,
+    /// The invite's secret: a statement is good for one invite.
+    pub secret: String,
+    pub claimed_tier: u8,
+    pub total: Resources,
+    pub kinds: Vec<String>,
+    /// `member` alone wants credentials without a device.
+    #[serde(default)]
+    pub member_only: bool,
+}
+impl Body for EnrolStatement {
+    const KIND: &'static str = "enrol";
+}
+
+/// `POST /api/v1/enrol`: the statement's bytes and three signatures over them (each with the DSSE frame of its type).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolRequest {
+    /// JSON text of [`EnrolStatement`], verbatim.
+    pub statement: String,
+    /// `Mesh-Sig` by the device's identity key.
+    pub device_sig: String,
+    /// `Mesh-Sig` by the member's identity key.
+    pub member_sig: String,
+    /// The transport nkey's signature over the statement's bytes, base64url.
+    pub transport_sig: String,
+}
+
+/// The answer to an enrolment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolReply {
+    /// The signed network document (JSON batch), verbatim.
+    pub network: String,
+    pub device: DeviceId,
+    pub member: MemberId,
+    /// Contents of the device's NATS credentials, without the seed: the JWT alone.
+    pub device_jwt: String,
+    /// JWT for the member's own connections: same transport key, member role.
+    pub member_jwt: String,
+    /// Bearer token for HTTP.
+    pub token: String,
+    pub leaf_url: String,
+    pub nats_url: String,
+    /// When the credentials end.
+    pub expires: UnixMs,
+}
+
+/// KV `devices`, key = device id: who a device is. Written by the gateway, read by schedulers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRecord {
+    pub device: DeviceId,
+    pub did: PublicKey,
+    pub member: MemberId,
+    pub name: String,
+    /// Attested tier: what is paid.
+    pub tier: u8,
+    pub enrolled_at: UnixMs,
+    #[serde(default)]
+    pub revoked: bool,
+}
