@@ -56,29 +56,37 @@ lock() {
     fi
 }
 
-refresh_apt() {
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 update -qq >&2 </dev/null
+may_be_root() {
+    [ "$(id -u)" = 0 ] || { have sudo && sudo -n true 2>/dev/null; }
 }
 
-# install WHAT APT DNF BREW: the system's package of each manager ("-" where it has none). Returns 1, having said why, where that fails.
+apt() {
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300 "$@" >&2 </dev/null
+}
+
+# install WHAT APT DNF BREW: the system's packages of each manager ("-" where it has none). Returns 1, having said why, where that fails.
 install() {
     if have apt-get && [ "$2" != - ]; then
-        say "$1 is missing: installing it (apt-get install $2)"
-        # shellcheck disable=SC2086 # several packages
-        if refresh_apt && as_root env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 \
-            install -y -qq --no-install-recommends $2 >&2 </dev/null; then return 0; fi
+        command="apt-get install $2"
     elif have dnf && [ "$3" != - ]; then
-        say "$1 is missing: installing it (dnf install $3)"
-        # shellcheck disable=SC2086
-        if as_root dnf install -y -q $3 >&2 </dev/null; then return 0; fi
+        command="dnf install $3"
     elif have brew && [ "$4" != - ]; then
-        say "$1 is missing: installing it (brew install $4)"
-        # shellcheck disable=SC2086
-        if brew install --quiet $4 >&2 </dev/null; then return 0; fi
+        command="brew install $4"
     else
         say "$1 is missing, and no package manager known here (apt-get, dnf, brew) has it"
         return 1
     fi
-    say "$1 could not be installed; this needs root or a sudo without password, and the network"
+    if [ "${command%% *}" != brew ] && ! may_be_root; then
+        say "$1 is missing, and installing it ($command) needs root, or sudo without a password"
+        return 1
+    fi
+    say "$1 is missing: installing it ($command)"
+    # shellcheck disable=SC2086 # several packages
+    case $command in
+    apt-get*) apt update && apt install -y --no-install-recommends $2 ;;
+    dnf*) as_root dnf install -y -q $3 >&2 </dev/null ;;
+    *) brew install --quiet $4 >&2 </dev/null ;;
+    esac && return 0
+    say "$1 could not be installed ($command failed, see above); is this machine online?"
     return 1
 }
