@@ -1,6 +1,6 @@
 # `make` alone lists what can be made. Everything that is fetched or built lands in one cache folder outside the clone.
 
-export MESH_CACHE := $(or $(MESH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mesh)
+export MESH_CACHE := $(abspath $(or $(MESH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mesh))
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),$(MESH_CACHE)/target))
 export MESH_BIN_DIR := $(CARGO_TARGET_DIR)/release
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
@@ -62,10 +62,8 @@ doc:
 	@scripts/toolchain.sh
 	RUSTDOCFLAGS="-D warnings" cargo doc $(ALL) --no-deps
 
-# All platforms' packages, as the licences of every one are read.
 tidy:
 	@scripts/toolchain.sh
-	@cargo fetch --locked --quiet
 	cargo test $(ALL) --test tidy
 
 deny:

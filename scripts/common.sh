@@ -4,6 +4,7 @@
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 cache=${MESH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mesh}
+case $cache in /*) ;; *) cache=$(pwd)/$cache ;; esac
 me=$(basename "$0" .sh)
 
 say() {
