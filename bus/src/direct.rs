@@ -1,0 +1,217 @@
+//! Reading streams without a consumer: direct get, alone and in batches. Any replica answers, so it can be a moment old.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use futures::StreamExt;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::Bus;
+
+/// One message as it is stored.
+#[derive(Debug, Clone)]
+pub struct StoredMessage {
+    pub subject: String,
+    pub seq: u64,
+    /// Stream time, Unix milliseconds.
+    pub time_ms: u64,
+    pub headers: HeaderMap,
+    pub payload: Bytes,
+}
+
+/// Where a stream begins and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamEnd {
+    pub first_seq: u64,
+    pub last_seq: u64,
+    pub messages: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("no answer from stream {0} in time")]
+    TimedOut(String),
+    #[error("stream {stream} cannot be read: {reason}")]
+    Refused { stream: String, reason: String },
+}
+
+const WAIT: Duration = Duration::from_secs(5);
+
+impl Bus {
+    /// The last message on a subject, if there is one.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn last_by_subject(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, ReadError> {
+        let messages = self.get(stream, json!({"last_by_subj": subject}), 1).await?;
+        Ok(messages.into_iter().next())
+    }
+
+    /// Up to `batch` messages from sequence `from` on, in order; fewer or none at the end of the stream.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn from_seq(&self, stream: &str, from: u64, batch: usize) -> Result<Vec<StoredMessage>, ReadError> {
+        self.get(stream, json!({"seq": from.max(1), "batch": batch}), batch).await
+    }
+
+    /// Up to `batch` messages of a subject from sequence `from` on.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn next_by_subject(&self, stream: &str, subject: &str, from: u64, batch: usize) -> Result<Vec<StoredMessage>, ReadError> {
+        self.get(stream, json!({"seq": from.max(1), "next_by_subj": subject, "batch": batch}), batch).await
+    }
+
+    /// Up to `batch` messages of a subject from a stream time (Unix milliseconds) on.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn next_by_subject_since(
+        &self,
+        stream: &str,
+        subject: &str,
+        since_ms: u64,
+        batch: usize,
+    ) -> Result<Vec<StoredMessage>, ReadError> {
+        let start = jiff::Timestamp::from_millisecond(i64::try_from(since_ms).unwrap_or(i64::MAX)).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+        self.get(stream, json!({"start_time": start.to_string(), "next_by_subj": subject, "batch": batch}), batch).await
+    }
+
+    /// The last message of each subject that matches; at most 1,024 subjects.
+    ///
+    /// # Errors
+    /// [`ReadError`]; also where more than 1,024 subjects match (read by sequence then).
+    pub async fn multi_last(&self, stream: &str, subjects: &[&str]) -> Result<Vec<StoredMessage>, ReadError> {
+        self.get(stream, json!({"multi_last": subjects, "batch": 1000}), 1024).await
+    }
+
+    async fn get(&self, stream: &str, question: serde_json::Value, expected: usize) -> Result<Vec<StoredMessage>, ReadError> {
+        let subject = format!("{}.DIRECT.GET.{stream}", self.api_prefix);
+        let refused = |reason: String| ReadError::Refused { stream: stream.to_owned(), reason };
+        let batched = question.get("batch").is_some();
+        let payload = Bytes::from(question.to_string());
+        if !batched {
+            let answer = self.client.request(subject, payload).await.map_err(|error| match error.kind() {
+                async_nats::RequestErrorKind::TimedOut => ReadError::TimedOut(stream.to_owned()),
+                async_nats::RequestErrorKind::NoResponders
+                | async_nats::RequestErrorKind::MaxPayloadExceeded
+                | async_nats::RequestErrorKind::InvalidSubject
+                | async_nats::RequestErrorKind::Other => refused(error.to_string()),
+            })?;
+            return match answer.status.map(|status| status.as_u16()) {
+                Some(404) => Ok(vec![]),
+                Some(status) if status >= 400 => Err(refused(format!("status {status} {}", answer.description.unwrap_or_default()))),
+                _ => Ok(read(&answer).into_iter().collect()),
+            };
+        }
+        let inbox = self.client.new_inbox();
+        let mut answers = self.client.subscribe(inbox.clone()).await.map_err(|error| refused(error.to_string()))?;
+        self.client.publish_with_reply(subject, inbox, payload).await.map_err(|error| refused(error.to_string()))?;
+        let mut messages = Vec::with_capacity(expected.min(1024));
+        loop {
+            let answer = tokio::time::timeout(WAIT, answers.next())
+                .await
+                .map_err(|_| ReadError::TimedOut(stream.to_owned()))?
+                .ok_or_else(|| ReadError::TimedOut(stream.to_owned()))?;
+            match answer.status.map(|status| status.as_u16()) {
+                Some(204 | 404) => break,
+                Some(status) if status >= 400 => {
+                    return Err(refused(format!("status {status} {}", answer.description.unwrap_or_default())));
+                }
+                _ => messages.extend(read(&answer)),
+            }
+        }
+        Ok(messages)
+    }
+
+    /// One message by sequence from the stream's leader: never old.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn from_leader(&self, stream: &str, seq: u64) -> Result<Option<Bytes>, ReadError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Option<Message>,
+            error: Option<ApiError>,
+        }
+        #[derive(Deserialize)]
+        struct Message {
+            #[serde(default)]
+            data: String,
+        }
+        let answer: Answer = self.api(stream, &format!("STREAM.MSG.GET.{stream}"), json!({"seq": seq})).await?;
+        match (answer.message, answer.error) {
+            (Some(message), _) => Ok(Some(base64(&message.data).into())),
+            (None, Some(error)) if error.code == 404 => Ok(None),
+            (None, Some(error)) => Err(ReadError::Refused { stream: stream.to_owned(), reason: error.description }),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// First and last sequence and the number of messages, from the leader.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn stream_end(&self, stream: &str) -> Result<StreamEnd, ReadError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            state: Option<State>,
+            error: Option<ApiError>,
+        }
+        #[derive(Deserialize)]
+        struct State {
+            first_seq: u64,
+            last_seq: u64,
+            messages: u64,
+        }
+        let answer: Answer = self.api(stream, &format!("STREAM.INFO.{stream}"), json!({})).await?;
+        match (answer.state, answer.error) {
+            (Some(state), _) => Ok(StreamEnd { first_seq: state.first_seq, last_seq: state.last_seq, messages: state.messages }),
+            (None, error) => {
+                Err(ReadError::Refused { stream: stream.to_owned(), reason: error.map_or_else(String::new, |error| error.description) })
+            }
+        }
+    }
+
+    async fn api<A: serde::de::DeserializeOwned>(&self, stream: &str, call: &str, question: serde_json::Value) -> Result<A, ReadError> {
+        let answer = self.client.request(format!("{}.{call}", self.api_prefix), question.to_string().into()).await.map_err(|error| {
+            match error.kind() {
+                async_nats::RequestErrorKind::TimedOut => ReadError::TimedOut(stream.to_owned()),
+                async_nats::RequestErrorKind::NoResponders
+                | async_nats::RequestErrorKind::MaxPayloadExceeded
+                | async_nats::RequestErrorKind::InvalidSubject
+                | async_nats::RequestErrorKind::Other => ReadError::Refused { stream: stream.to_owned(), reason: error.to_string() },
+            }
+        })?;
+        serde_json::from_slice(&answer.payload).map_err(|error| ReadError::Refused { stream: stream.to_owned(), reason: error.to_string() })
+    }
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    #[serde(default)]
+    code: u32,
+    #[serde(default)]
+    description: String,
+}
+
+fn read(answer: &async_nats::Message) -> Option<StoredMessage> {
+    let headers = answer.headers.clone()?;
+    let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+    let seq = text("Nats-Sequence")?.parse().ok()?;
+    let time: jiff::Timestamp = text("Nats-Time-Stamp")?.parse().ok()?;
+    Some(StoredMessage {
+        subject: text("Nats-Subject")?,
+        seq,
+        time_ms: u64::try_from(time.as_millisecond()).unwrap_or(0),
+        headers,
+        payload: answer.payload.clone(),
+    })
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    data_encoding::BASE64.decode(text.as_bytes()).unwrap_or_default()
+}

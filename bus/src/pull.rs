@@ -1,0 +1,88 @@
+//! Pulling from a durable consumer that bootstrap made.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{self, Message};
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+
+use crate::Bus;
+
+/// One delivered message, with what its consumer knows of it.
+pub struct Delivery {
+    pub subject: String,
+    pub payload: bytes::Bytes,
+    pub headers: Option<async_nats::HeaderMap>,
+    /// Where acks go.
+    pub ack_subject: String,
+    /// 1 for the first delivery. A hint: it can repeat after a change of leader.
+    pub delivered: i64,
+    pub stream_seq: u64,
+    /// Stream time, Unix milliseconds.
+    pub stored_at: u64,
+}
+
+impl Delivery {
+    fn from(message: Message, bus: &Bus) -> Option<Self> {
+        let (delivered, stream_seq, stored_at) = {
+            let info = message.info().ok()?;
+            let stored_at = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
+            (info.delivered, info.stream_sequence, stored_at)
+        };
+        let (message, _) = message.split();
+        if delivered == 1 {
+            bus.time.observe(stored_at);
+        }
+        Some(Self {
+            subject: message.subject.to_string(),
+            payload: message.payload,
+            headers: message.headers,
+            ack_subject: message.reply.map(|reply| reply.to_string())?,
+            delivered,
+            stream_seq,
+            stored_at,
+        })
+    }
+}
+
+/// An endless stream of deliveries: at most `prefetch` wait here un-acked. Errors of the pull (a missed heartbeat, a hub that
+/// is away) are waited out: they are retries, not failures.
+///
+/// # Errors
+/// Where the consumer does not exist.
+pub async fn deliveries(bus: &Bus, stream: &str, consumer: &str, prefetch: usize) -> anyhow::Result<BoxStream<'static, Delivery>> {
+    let context = jetstream::new(bus.client.clone());
+    let consumer: PullConsumer = context
+        .get_consumer_from_stream(consumer, stream)
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))
+        .with_context(|| format!("consumer {consumer} of stream {stream} is not there; run: mesh-gateway bootstrap streams"))?;
+    let messages = consumer
+        .stream()
+        .max_messages_per_batch(prefetch)
+        .expires(Duration::from_secs(30))
+        .heartbeat(Duration::from_secs(10))
+        .messages()
+        .await
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
+    let bus = bus.clone();
+    let deliveries = messages
+        .into_stream()
+        .filter_map(move |message| {
+            let bus = bus.clone();
+            async move {
+                match message {
+                    Ok(message) => Delivery::from(message, &bus),
+                    Err(error) => {
+                        tracing::debug!(%error, "pulling again");
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                        None
+                    }
+                }
+            }
+        })
+        .boxed();
+    Ok(deliveries)
+}

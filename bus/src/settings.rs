@@ -1,0 +1,28 @@
+//! Settings that every part has: each is a flag and an environment variable.
+
+use std::path::PathBuf;
+
+use bus_schemas::limits::Timings;
+
+/// How to reach the hub, and as whom.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BusSettings {
+    /// Addresses of the hub's nats-servers, separated by commas.
+    #[arg(long, env = "MESH_NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    pub nats_url: String,
+    /// NATS credentials file; read again at each reconnect.
+    #[arg(long, env = "MESH_CREDS")]
+    pub creds: Option<PathBuf>,
+    /// CA certificate of the hub, where it is a private one.
+    #[arg(long, env = "MESH_CA")]
+    pub ca: Option<PathBuf>,
+    /// Divides every waiting time; for tests.
+    #[arg(long, env = "MESH_TIME_DIVISOR", default_value_t = 1, hide = true)]
+    pub time_divisor: u32,
+}
+
+impl BusSettings {
+    pub fn timings(&self) -> Timings {
+        Timings::divided(self.time_divisor)
+    }
+}

@@ -1,0 +1,1 @@
+//! The table of streams as configuration for a server.
