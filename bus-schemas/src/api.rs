@@ -93,6 +93,24 @@ pub struct ResultView {
     pub result: Box<RawValue>,
     pub receipt: ReceiptView,
 }
+/// The shape of [`ResultView`], for the published schema.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[schemars(rename = "ResultView")]
+pub struct ResultShape {
+    pub id: JobId,
+    pub state: JobState,
+    pub result: ResultJson,
+    pub receipt: ReceiptView,
+}
+/// What executors make.
+#[derive(Debug, Clone, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(untagged)]
+pub enum ResultJson {
+    Echo { text: String },
+    Embed { model: String, dims: u32, vectors: Vec<Vec<f32>>, truncated: Vec<u32> },
+    Large(BlobRef),
+}
+
 /// What stands in `result` for a large one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]

@@ -318,6 +318,7 @@ pub struct LedgerReply {
 }
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant)] // nearly all outcomes are the large one
 pub enum LedgerOutcome {
     /// Done, now or earlier: the same command has the same effect once.
     Done(Done),

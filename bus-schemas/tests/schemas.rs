@@ -1,0 +1,40 @@
+//! The JSON that people script against, as JSON Schema in `docs/schemas`, generated from the types.
+//!
+//! `MESH_UPDATE_GOLDEN=1 cargo test -p bus-schemas --test schemas` writes them anew.
+
+use std::path::PathBuf;
+
+use bus_schemas::api;
+use bus_schemas::job::JobSpec;
+use bus_schemas::ledger::Fact;
+use schemars::{Schema, schema_for};
+
+#[test]
+fn the_published_schemas_are_those_of_the_types() {
+    let schemas: [(&str, Schema); 14] = [
+        ("job-spec", schema_for!(JobSpec)),
+        ("submitted", schema_for!(api::Submitted)),
+        ("job", schema_for!(api::JobView)),
+        ("job-list", schema_for!(api::JobList)),
+        ("result", schema_for!(api::ResultShape)),
+        ("receipt", schema_for!(api::ReceiptView)),
+        ("explanation", schema_for!(api::Explanation)),
+        ("watch-state", schema_for!(api::WatchState)),
+        ("device-list", schema_for!(api::DeviceList)),
+        ("balance", schema_for!(api::BalanceView)),
+        ("credit-history", schema_for!(api::CreditHistory)),
+        ("verify-report", schema_for!(api::VerifyReport)),
+        ("error", schema_for!(api::ErrorBody)),
+        ("fact", schema_for!(Fact)),
+    ];
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
+    for (name, schema) in schemas {
+        let path = folder.join(format!("{name}.schema.json"));
+        let text = format!("{}\n", serde_json::to_string_pretty(&schema).unwrap());
+        if std::env::var_os("MESH_UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let stored = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(stored == text, "{name}.schema.json is not what the types say; write it anew (see the head of this test)");
+    }
+}
