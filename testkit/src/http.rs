@@ -1,0 +1,30 @@
+//! A small HTTP client for tests: one request, the status and the JSON of the answer.
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// Sends one request. The answer's body is JSON, or `Null` where it is none.
+///
+/// # Panics
+/// Where the server does not answer at all.
+pub async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> (u16, Value) {
+    let (status, body) = send_raw(method, url, headers, body).await;
+    (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+}
+
+/// As [`send`], with the answer's bytes as they are.
+///
+/// # Panics
+/// Where the server does not answer at all.
+pub async fn send_raw(method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> (u16, Bytes) {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
+    let request = headers.iter().fold(Request::builder().method(method).uri(url), |request, (name, value)| request.header(*name, *value));
+    let answer =
+        client.request(request.body(Full::new(body.into())).expect("a request")).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    let status = answer.status().as_u16();
+    (status, answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default())
+}
