@@ -47,6 +47,32 @@ pub enum Applied {
     Foreign(String),
 }
 
+/// `chain_n = SHA-256(chain_{n-1} ‖ be64(seq) ‖ SHA-256(payload as stored))`.
+pub fn chain_next(chain: &[u8; 32], seq: u64, payload: &[u8]) -> [u8; 32] {
+    Sha256::new().chain_update(chain).chain_update(seq.to_be_bytes()).chain_update(Sha256::digest(payload)).finalize().into()
+}
+
+/// The facts of one stored message, each with its body text as stored.
+///
+/// # Errors
+/// One sentence, where the message is no valid batch of a ledger key of this network.
+pub fn read_facts(
+    net: &NetworkId,
+    keys: &LedgerKeys,
+    verifier: &mut Verifier,
+    payload: &[u8],
+) -> Result<Vec<(Fact, String)>, String> {
+    let batch = JsonBatch::decode(payload).map_err(|problem| problem.to_string())?;
+    if !keys.contains(&batch.k) {
+        return Err(format!("signed by {}, which is no ledger key", batch.k));
+    }
+    let facts = batch.verify::<Fact>(verifier).map_err(|problem| problem.to_string())?;
+    if facts.iter().any(|fact| fact.net != *net) {
+        return Err("facts of another network".into());
+    }
+    Ok(facts.into_iter().map(crate::Verified::into_body).zip(batch.b).collect())
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     pub did: PublicKey,
@@ -189,26 +215,22 @@ impl Books {
     }
 
     fn read(&self, verifier: &mut Verifier, payload: &[u8]) -> Result<Vec<Fact>, String> {
-        let batch = JsonBatch::decode(payload).map_err(|problem| problem.to_string())?;
-        if !self.keys.contains(&batch.k) {
-            return Err(format!("signed by {}, which is no ledger key", batch.k));
-        }
-        let facts = batch.verify::<Fact>(verifier).map_err(|problem| problem.to_string())?;
-        if facts.iter().any(|fact| fact.net != self.net) {
-            return Err("facts of another network".into());
-        }
-        Ok(facts.into_iter().map(crate::Verified::into_body).collect())
+        let facts = read_facts(&self.net, &self.keys, verifier, payload)?;
+        Ok(facts.into_iter().map(|(fact, _)| fact).collect())
     }
 
-    /// `chain_n = SHA-256(chain_{n-1} ‖ be64(seq) ‖ SHA-256(payload as stored))`.
-    fn link(&mut self, seq: u64, payload: &[u8]) {
-        self.chain =
-            Sha256::new().chain_update(self.chain).chain_update(seq.to_be_bytes()).chain_update(Sha256::digest(payload)).finalize().into();
+    /// Steps the chain over one stored message whose facts were applied one by one; for the writer.
+    pub fn link(&mut self, seq: u64, payload: &[u8]) {
+        self.chain = chain_next(&self.chain, seq, payload);
         self.seq = seq;
     }
 
-    /// Applies one fact to the books; used by the writer to see what a command would do, on a copy or in place.
-    fn apply(&mut self, seq: u64, fact: &Fact) -> Result<(), Wrong> {
+    /// Applies one fact of message `seq`, without the chain: the writer decides each command on books that hold the earlier
+    /// ones of the same message, and calls [`Self::link`] once the message is made.
+    ///
+    /// # Errors
+    /// [`Wrong`]; the books may then hold part of the fact and must be dropped.
+    pub fn apply(&mut self, seq: u64, fact: &Fact) -> Result<(), Wrong> {
         if self.fact_count == 0 && !matches!(&fact.what, What::Genesis { network, .. } if *network == self.net) {
             return Err(Wrong::NoGenesis);
         }
