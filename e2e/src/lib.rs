@@ -1,1 +1,6 @@
-//! e2e
+//! Tests that walk the whole path on real servers; see `tests/`. Here: what several of them need.
+//!
+//! `doors` sends one job in every way there is; `books` reads LEDGER as an auditor would and replays it.
+
+pub mod books;
+pub mod doors;
