@@ -1,1 +1,16 @@
-//! gateway
+//! The doors of a network.
+//!
+//! In: messages of SUBMIT (raw JSON, lists, signed), requests of the NATS service `mesh.v1.api.<a>.<noun>.<verb>`, HTTP under
+//! `/api/v1`, records of HISTORY. Out: one signed [`bus_schemas::job::AdmittedJob`] per job in JOBS, HISTORY records for what
+//! was admitted and what was not, rows for people to read, credentials for who enrols.
+//!
+//! `admission` decides what a message is and touches nothing; `intake` carries it out: hold, JOBS, HISTORY, and the ack last.
+//! Both doors are `door`: who asks is proved before it (by the subject, a token or a signature), and the answers are the same.
+//! `history` folds HISTORY into the rows that `store` keeps and `views` shows. `fleet` knows the devices, `live` what happens
+//! now. `enrolment` lets people and devices in; `bootstrap` makes a network before anything of it runs.
+//!
+//! Not here: which device gets a job (scheduler-worker), what it costs (ledger-worker), and any right to sign facts.
+
+pub mod jwt;
+
+pub mod admission;
