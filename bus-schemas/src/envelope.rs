@@ -179,21 +179,22 @@ impl Batch {
     /// Body `index` by itself; `None` past the end.
     pub fn proof(&self, index: usize) -> Option<Proof> {
         let leaves: Vec<Hash> = self.b.iter().map(|body| merkle::leaf(body)).collect();
-        self.proof_from(&leaves, index)
+        self.b.get(index)?;
+        self.proof_from(merkle::path(&leaves, index), index)
     }
     /// Every body by itself.
     pub fn proofs(&self) -> Vec<Proof> {
         let leaves: Vec<Hash> = self.b.iter().map(|body| merkle::leaf(body)).collect();
-        (0..self.b.len()).filter_map(|index| self.proof_from(&leaves, index)).collect()
+        merkle::paths(&leaves).into_iter().enumerate().filter_map(|(index, path)| self.proof_from(path, index)).collect()
     }
-    fn proof_from(&self, leaves: &[Hash], index: usize) -> Option<Proof> {
+    fn proof_from(&self, path: Vec<Hash>, index: usize) -> Option<Proof> {
         Some(Proof {
             v: 1,
             t: self.t.clone(),
             b: self.b.get(index)?.clone(),
             i: u32::try_from(index).ok()?,
-            n: u32::try_from(leaves.len()).ok()?,
-            h: merkle::path(leaves, index).into_iter().map(|hash| ByteBuf::from(hash.to_vec())).collect(),
+            n: u32::try_from(self.b.len()).ok()?,
+            h: path.into_iter().map(|hash| ByteBuf::from(hash.to_vec())).collect(),
             k: self.k,
             s: self.s.clone(),
         })

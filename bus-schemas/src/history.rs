@@ -175,6 +175,12 @@ pub struct Back {
     pub waited: u32,
     /// The last assignment's number; the next one is higher.
     pub last_attempt: u32,
+    /// The delivery it was given back from: only the very next one may go on at once, a later one looks first.
+    #[serde(default)]
+    pub delivered: u64,
+    /// The device that holds an attempt without an end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on: Option<DeviceId>,
 }
 impl Body for Back {
     const KIND: &'static str = "back";

@@ -35,6 +35,26 @@ pub fn path(leaves: &[Hash], index: usize) -> Vec<Hash> {
     inner
 }
 
+/// The paths of all leaves at once: as [`path`] for each, in one walk over the tree.
+pub fn paths(leaves: &[Hash]) -> Vec<Vec<Hash>> {
+    fn walk(leaves: &[Hash], out: &mut [Vec<Hash>]) -> Hash {
+        if let [one] = leaves {
+            return *one;
+        }
+        let k = split(leaves.len());
+        let (left_out, right_out) = out.split_at_mut(k);
+        let (left, right) = (walk(&leaves[..k], left_out), walk(&leaves[k..], right_out));
+        left_out.iter_mut().for_each(|path| path.push(right));
+        right_out.iter_mut().for_each(|path| path.push(left));
+        node(&left, &right)
+    }
+    let mut out = vec![Vec::new(); leaves.len()];
+    if leaves.len() > 1 {
+        walk(leaves, &mut out);
+    }
+    out
+}
+
 /// The root that a leaf, its place and its path lead to; `None` where the path has the wrong length.
 pub fn root_of_path(leaf: Hash, index: u32, count: u32, path: &[Hash]) -> Option<Hash> {
     if index >= count {
@@ -65,9 +85,11 @@ mod tests {
         for count in 1..=65_u32 {
             let leaves: Vec<Hash> = (0..count).map(|i| leaf(&i.to_be_bytes())).collect();
             let top = root(&leaves).unwrap();
+            let together = paths(&leaves);
             for i in 0..count {
                 let steps = path(&leaves, i as usize);
                 assert_eq!(root_of_path(leaves[i as usize], i, count, &steps), Some(top));
+                assert_eq!(together[i as usize], steps);
                 assert_ne!(root_of_path(leaf(b"other"), i, count, &steps), Some(top));
                 assert_ne!(root_of_path(leaves[i as usize], (i + 1) % count, count, &steps), if count == 1 { None } else { Some(top) });
                 let mut longer = steps.clone();

@@ -56,12 +56,7 @@ pub fn chain_next(chain: &[u8; 32], seq: u64, payload: &[u8]) -> [u8; 32] {
 ///
 /// # Errors
 /// One sentence, where the message is no valid batch of a ledger key of this network.
-pub fn read_facts(
-    net: &NetworkId,
-    keys: &LedgerKeys,
-    verifier: &mut Verifier,
-    payload: &[u8],
-) -> Result<Vec<(Fact, String)>, String> {
+pub fn read_facts(net: &NetworkId, keys: &LedgerKeys, verifier: &mut Verifier, payload: &[u8]) -> Result<Vec<(Fact, String)>, String> {
     let batch = JsonBatch::decode(payload).map_err(|problem| problem.to_string())?;
     if !keys.contains(&batch.k) {
         return Err(format!("signed by {}, which is no ledger key", batch.k));
