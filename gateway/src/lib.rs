@@ -11,6 +11,8 @@
 //!
 //! Not here: which device gets a job (scheduler-worker), what it costs (ledger-worker), and any right to sign facts.
 
+pub mod bootstrap;
+pub mod cli;
 pub mod jwt;
 
 pub mod admission;

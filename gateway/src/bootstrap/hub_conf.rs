@@ -1,0 +1,131 @@
+//! The hub's configuration file, from the template in `nats/`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::ensure;
+
+const TEMPLATE: &str = include_str!("../../../nats/hub.conf");
+
+/// What the file is filled with. Tokens only, no secret.
+pub struct HubConf<'a> {
+    pub client_listen: SocketAddr,
+    pub leaf_listen: SocketAddr,
+    pub ws_listen: Option<SocketAddr>,
+    pub monitor_listen: SocketAddr,
+    /// Absolute.
+    pub store: &'a Path,
+    pub sync_interval: &'a str,
+    pub tls: Option<&'a TlsFiles>,
+    pub operator_jwt: &'a str,
+    /// Public key and token.
+    pub sys: (&'a str, &'a str),
+    pub control: (&'a str, &'a str),
+    pub edge: (&'a str, &'a str),
+}
+
+/// Certificate and key of the hub, absolute paths.
+pub struct TlsFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+/// # Errors
+/// Where a value cannot stand in such a file, or websockets without TLS would be open to others.
+pub fn render(conf: &HubConf<'_>) -> anyhow::Result<String> {
+    if let Some(ws) = conf.ws_listen {
+        ensure!(
+            conf.tls.is_some() || ws.ip().is_loopback(),
+            "websockets without TLS are for loopback only, not {ws}: give --tls-cert and --tls-key, or --ws-listen off"
+        );
+    }
+    let tls = |indent: &str| -> anyhow::Result<String> {
+        Ok(match conf.tls {
+            None => String::new(),
+            Some(files) => {
+                format!("{indent}tls {{\n{indent}  cert_file: {}\n{indent}  key_file: {}\n{indent}}}", quoted(&files.cert)?, quoted(&files.key)?)
+            }
+        })
+    };
+    let websocket = match conf.ws_listen {
+        None => String::new(),
+        Some(listen) => {
+            let safety = if conf.tls.is_some() { tls("  ")? } else { "  no_tls: true                                # loopback only".into() };
+            format!("websocket {{                                   # browsers and, under /leafnode, leafs\n  listen: \"{listen}\"\n{safety}\n}}")
+        }
+    };
+    let store = quoted(conf.store)?;
+    let values = [
+        ("CLIENT_LISTEN", conf.client_listen.to_string()),
+        ("MONITOR_LISTEN", conf.monitor_listen.to_string()),
+        ("LEAF_LISTEN", conf.leaf_listen.to_string()),
+        ("STORE", store.trim_matches('"').to_owned()),
+        ("SYNC_INTERVAL", sync_interval(conf.sync_interval)?),
+        ("OPERATOR_JWT", conf.operator_jwt.to_owned()),
+        ("SYS_PUBLIC_KEY", conf.sys.0.to_owned()),
+        ("SYS_ACCOUNT_JWT", conf.sys.1.to_owned()),
+        ("CONTROL_PUBLIC_KEY", conf.control.0.to_owned()),
+        ("CONTROL_ACCOUNT_JWT", conf.control.1.to_owned()),
+        ("EDGE_PUBLIC_KEY", conf.edge.0.to_owned()),
+        ("EDGE_ACCOUNT_JWT", conf.edge.1.to_owned()),
+        ("CLIENT_TLS", tls("")?),
+        ("LEAF_TLS", tls("  ")?),
+        ("WEBSOCKET", websocket),
+    ];
+    let text = values.iter().fold(TEMPLATE.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value));
+    ensure!(!text.contains("{{"), "the template of hub.conf has a placeholder that nothing fills");
+    Ok(text)
+}
+
+fn quoted(path: &Path) -> anyhow::Result<String> {
+    let text = path.to_str().unwrap_or_default();
+    let fine = !text.is_empty() && !text.contains(['"', '\\', '\n', '\r', '{', '}']);
+    ensure!(fine, "{} cannot stand in a configuration file: choose a path without quotes, braces and backslashes", path.display());
+    Ok(format!("\"{text}\""))
+}
+
+/// `always`, or a number with `s`, `m` or `h`.
+fn sync_interval(text: &str) -> anyhow::Result<String> {
+    let number = text.strip_suffix(['s', 'm', 'h']);
+    let fine = text == "always" || number.is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 0));
+    ensure!(fine, "--sync-interval {text}: write always, or a duration such as 10s or 2m");
+    Ok(if text == "always" { text.to_owned() } else { format!("\"{text}\"") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(store: &Path, sync: &str, ws: Option<&str>) -> anyhow::Result<String> {
+        let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        render(&HubConf {
+            client_listen: at(1),
+            leaf_listen: at(2),
+            ws_listen: ws.map(|ws| ws.parse().unwrap()),
+            monitor_listen: at(3),
+            store,
+            sync_interval: sync,
+            tls: None,
+            operator_jwt: "o.o.o",
+            sys: ("AS", "s.s.s"),
+            control: ("AC", "c.c.c"),
+            edge: ("AE", "e.e.e"),
+        })
+    }
+
+    #[test]
+    fn websockets_without_tls_stay_at_home() {
+        let store = Path::new("/net/store");
+        let text = with(store, "2m", Some("127.0.0.1:8443")).unwrap();
+        assert!(text.contains("no_tls: true") && text.contains("AE: e.e.e") && text.contains("sync_interval: \"2m\""), "{text}");
+        assert!(with(store, "always", None).unwrap().contains("sync_interval: always"));
+        assert!(with(store, "2m", Some("0.0.0.0:8443")).unwrap_err().to_string().contains("--ws-listen off"));
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_its_place() {
+        for (store, sync) in [("/a\"b", "2m"), ("/a\nb", "2m"), ("/a", "2m } x {"), ("/a", "0s"), ("/a", "")] {
+            assert!(with(Path::new(store), sync, None).is_err(), "{store:?} {sync:?}");
+        }
+    }
+}
