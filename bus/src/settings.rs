@@ -8,16 +8,16 @@ use bus_schemas::limits::Timings;
 #[derive(Debug, Clone, clap::Args)]
 pub struct BusSettings {
     /// Addresses of the hub's nats-servers, separated by commas.
-    #[arg(long, env = "MESH_NATS_URL", default_value = "nats://127.0.0.1:4222")]
+    #[arg(long, env = "MESH_NATS_URL", global = true, default_value = "nats://127.0.0.1:4222")]
     pub nats_url: String,
     /// NATS credentials file; read again at each reconnect.
-    #[arg(long, env = "MESH_CREDS")]
+    #[arg(long, env = "MESH_CREDS", global = true)]
     pub creds: Option<PathBuf>,
     /// CA certificate of the hub, where it is a private one.
-    #[arg(long, env = "MESH_CA")]
+    #[arg(long, env = "MESH_CA", global = true)]
     pub ca: Option<PathBuf>,
     /// Divides every waiting time; for tests.
-    #[arg(long, env = "MESH_TIME_DIVISOR", default_value_t = 1, hide = true)]
+    #[arg(long, env = "MESH_TIME_DIVISOR", global = true, default_value_t = 1, hide = true)]
     pub time_divisor: u32,
 }
 
