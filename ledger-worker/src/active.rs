@@ -1,0 +1,207 @@
+//! The turn of the active worker: takes what is waiting, decides, stores, answers; until it is told to stop or finds that it is
+//! not the active one.
+
+use std::time::Duration;
+
+use bus::Bus;
+use bus_schemas::envelope;
+use bus_schemas::ledger::{LedgerOutcome, LedgerReply};
+use bus_schemas::limits::BATCH_MAX;
+use bus_schemas::replay::Wrong;
+use bus_schemas::{Signer, Verifier, stream::LEDGER};
+use futures::StreamExt;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::append::{NotStored, append};
+use crate::freshness::Moment;
+use crate::lease::{Lease, LeaseError};
+use crate::posting::{Parts, Standing};
+use crate::projector::Feed;
+use crate::request::{self, Request};
+use crate::round::Round;
+
+/// Requests taken into one round.
+pub const ROUND_REQUESTS_MAX: usize = 64;
+/// An answer that stores nothing needs a look at the stream's end, or a PubAck, younger than this.
+const FRESH: Duration = Duration::from_secs(1);
+/// How often holds that outlived their jobs are looked for.
+const SWEEP: Duration = Duration::from_secs(10);
+/// Only these can be replies to a request: anything else would let an asker make the ledger publish where it likes.
+const INBOX: &str = "_INBOX.";
+
+/// Why a turn ended.
+#[derive(Debug, thiserror::Error)]
+pub enum TurnOver {
+    #[error("told to stop")]
+    Stop,
+    #[error(transparent)]
+    NotStored(#[from] NotStored),
+    #[error("LEDGER ends at {stream}, these books at {books}: another writer is at work")]
+    Behind { stream: u64, books: u64 },
+    #[error(transparent)]
+    Lease(LeaseError),
+    #[error("the subscription to requests ended")]
+    Deaf,
+    /// A fault of ours: the worker stops and keeps the evidence.
+    #[error("a decision contradicts the books: {0}")]
+    Wrong(#[from] Wrong),
+}
+
+/// One turn at writing.
+pub struct Turn<'a> {
+    pub bus: &'a Bus,
+    pub standing: &'a mut Standing,
+    pub signer: &'a Signer,
+    pub parts: &'a Parts,
+    pub verifier: &'a mut Verifier,
+    pub lease: &'a mut Lease,
+    pub feed: &'a Feed,
+    /// How long an append without an answer is repeated.
+    pub patience: Duration,
+    pub time_divisor: u32,
+    /// When the stream's end was last seen to be where the books are.
+    pub seen: Moment,
+}
+
+impl Turn<'_> {
+    /// Serves until the turn is over.
+    pub async fn serve(&mut self, requests: bus::async_nats::Subscriber, stop: &CancellationToken) -> TurnOver {
+        let mut requests = requests.ready_chunks(ROUND_REQUESTS_MAX);
+        let mut beat = tokio::time::interval(self.lease.beat());
+        let mut sweep = tokio::time::interval(SWEEP / self.time_divisor.max(1));
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let done = tokio::select! {
+                biased;
+                () = stop.cancelled() => Err(TurnOver::Stop),
+                _ = beat.tick() => self.keep_lease().await,
+                waiting = requests.next() => match waiting {
+                    Some(waiting) => self.round(waiting).await,
+                    None => Err(TurnOver::Deaf),
+                },
+                _ = sweep.tick() => self.sweep().await,
+            };
+            if let Err(over) = done {
+                return over;
+            }
+        }
+    }
+
+    async fn keep_lease(&mut self) -> Result<(), TurnOver> {
+        match self.lease.renew().await {
+            Ok(()) => Ok(()),
+            Err(LeaseError::Lost) => Err(TurnOver::Lease(LeaseError::Lost)),
+            Err(error @ LeaseError::Away(_)) => {
+                // The lease does not fence: without it, appends still say who writes.
+                tracing::warn!(%error, "the lease was not renewed");
+                Ok(())
+            }
+        }
+    }
+
+    /// Everything that waits, in one round: decided, stored, answered.
+    async fn round(&mut self, waiting: Vec<bus::async_nats::Message>) -> Result<(), TurnOver> {
+        let began = Instant::now();
+        let now = self.bus.time.now_ms();
+        let mut answers = Vec::with_capacity(waiting.len());
+        let mut round = Round::new(self.standing, self.signer);
+        for message in waiting {
+            let Some(reply) = message.reply.filter(|reply| reply.starts_with(INBOX)) else {
+                unanswered("reply");
+                continue;
+            };
+            let outcomes = match request::read(self.verifier, &message.payload) {
+                Request::Good { commands, evidence } => round.answer(self.parts, now, &commands, &evidence)?,
+                Request::Refused(outcomes) => outcomes,
+                Request::Unreadable(problem) => {
+                    unanswered("unreadable");
+                    tracing::warn!(%problem, "a request to the ledger cannot be read");
+                    continue;
+                }
+            };
+            answers.push((reply, outcomes));
+        }
+        let messages = round.finish();
+        let stored_any = !messages.is_empty();
+        self.store(messages).await?;
+        if !stored_any && !answers.is_empty() && !self.fresh().await? {
+            unanswered("not_fresh");
+            return Ok(());
+        }
+        for (reply, outcomes) in answers {
+            count(&outcomes);
+            let answer = envelope::encode(&LedgerReply { outcomes });
+            if let Err(error) = self.bus.client.publish(reply, answer.into()).await {
+                tracing::warn!(%error, "an answer was not sent; the asker will ask again");
+            }
+        }
+        metrics::histogram!("mesh_ledger_round_seconds").record(began.elapsed());
+        Ok(())
+    }
+
+    async fn sweep(&mut self) -> Result<(), TurnOver> {
+        let now = self.bus.time.now_ms();
+        let mut round = Round::new(self.standing, self.signer);
+        let voided = round.expire(now, BATCH_MAX)?;
+        let messages = round.finish();
+        self.store(messages).await?;
+        if voided > 0 {
+            tracing::info!(voided, "holds that outlived their jobs were returned");
+        }
+        let open = u32::try_from(self.standing.open_holds()).unwrap_or(u32::MAX);
+        metrics::gauge!("mesh_ledger_open_holds").set(f64::from(open));
+        Ok(())
+    }
+
+    /// Stores messages, in order, and hands each to the projection.
+    async fn store(&mut self, messages: Vec<crate::round::Message>) -> Result<(), TurnOver> {
+        for message in messages {
+            let began = Instant::now();
+            self.seen = append(self.bus, &message, self.patience).await?;
+            metrics::histogram!("mesh_ledger_append_seconds").record(began.elapsed());
+            metrics::counter!("mesh_ledger_facts_total").increment(u64::try_from(message.facts.len()).unwrap_or(0));
+            metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(message.seq).unwrap_or(u32::MAX)));
+            self.feed.push(message);
+        }
+        Ok(())
+    }
+
+    /// Whether the books are surely those at the stream's end. `false`: it cannot be seen; ask again.
+    async fn fresh(&mut self) -> Result<bool, TurnOver> {
+        if self.seen.is_younger_than(FRESH) {
+            return Ok(true);
+        }
+        let asked = Moment::now();
+        match self.bus.stream_end(LEDGER).await {
+            Ok(end) if end.last_seq == self.standing.books().seq() => {
+                self.seen = asked;
+                Ok(asked.is_younger_than(FRESH))
+            }
+            Ok(end) => Err(TurnOver::Behind { stream: end.last_seq, books: self.standing.books().seq() }),
+            Err(error) => {
+                tracing::warn!(%error, "the end of LEDGER cannot be seen; nothing is answered");
+                Ok(false)
+            }
+        }
+    }
+}
+
+fn unanswered(why: &'static str) {
+    metrics::counter!("mesh_ledger_unanswered_total", "why" => why).increment(1);
+}
+
+fn count(outcomes: &[LedgerOutcome]) {
+    let of = |wanted: fn(&LedgerOutcome) -> bool| u64::try_from(outcomes.iter().filter(|outcome| wanted(outcome)).count()).unwrap_or(0);
+    let refused = of(|outcome| matches!(outcome, LedgerOutcome::Refused { .. }));
+    let repeats = of(|outcome| matches!(outcome, LedgerOutcome::Done(done) if done.repeat));
+    let all = u64::try_from(outcomes.len()).unwrap_or(0);
+    metrics::counter!("mesh_ledger_commands_total", "outcome" => "done").increment(all - refused - repeats);
+    if refused > 0 {
+        metrics::counter!("mesh_ledger_commands_total", "outcome" => "refused").increment(refused);
+    }
+    if repeats > 0 {
+        metrics::counter!("mesh_ledger_commands_total", "outcome" => "known").increment(repeats);
+    }
+}

@@ -1,0 +1,59 @@
+//! Reading LEDGER from where the books stand to its end.
+
+use bus::Bus;
+use bus::direct::ReadError;
+use bus_schemas::Verifier;
+use bus_schemas::replay::Wrong;
+use bus_schemas::stream::LEDGER;
+
+use crate::posting::Standing;
+use crate::posting::standing::Taken;
+
+/// Messages asked for at once: some 18 MB where each is full.
+pub const READ_BATCH: usize = 64;
+
+/// Why the books cannot follow the stream.
+#[derive(Debug, thiserror::Error)]
+pub enum FollowError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(
+        "sequence {expected} is missing in LEDGER, the next is {found}: facts are lost (next: restore the stream, or mesh-ledger reseed)"
+    )]
+    Gap { expected: u64, found: u64 },
+    #[error("sequence {seq} contradicts the books: {wrong} (next: mesh-ledger verify)")]
+    Wrong { seq: u64, wrong: Wrong },
+}
+
+/// Applies what is new; returns how many messages that were.
+///
+/// # Errors
+/// [`FollowError`]; after anything but [`FollowError::Read`] the books must be dropped.
+pub async fn catch_up(bus: &Bus, standing: &mut Standing, verifier: &mut Verifier) -> Result<u64, FollowError> {
+    let mut taken = 0;
+    loop {
+        let messages = bus.from_seq(LEDGER, standing.books().seq() + 1, READ_BATCH).await?;
+        if messages.is_empty() {
+            return Ok(taken);
+        }
+        for message in messages {
+            let expected = standing.books().seq() + 1;
+            if message.seq != expected {
+                return Err(FollowError::Gap { expected, found: message.seq });
+            }
+            match standing.take(verifier, message.seq, &message.payload) {
+                Ok(Taken::Facts(_)) => {}
+                Ok(Taken::Foreign(reason)) => {
+                    metrics::counter!("mesh_ledger_foreign_total").increment(1);
+                    tracing::error!(
+                        seq = message.seq,
+                        reason,
+                        "a message in LEDGER is no valid batch of a ledger key; it counts for nothing"
+                    );
+                }
+                Err(wrong) => return Err(FollowError::Wrong { seq: message.seq, wrong }),
+            }
+            taken += 1;
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! `mesh-ledger`.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use bus::connect::Connect;
+use bus::{Bus, Health};
+use clap::{CommandFactory, Parser};
+use ledger_worker::run::Worker;
+use ledger_worker::settings::{Cli, Command, Output, Settings, Verify};
+use ledger_worker::verify;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let _logs = bus::telemetry::logs("mesh-ledger", None, if matches!(cli.command, Some(Command::Run)) { "info" } else { "warn" });
+    let done = match &cli.command {
+        _ if cli.check_config => check_config(&cli.settings),
+        Some(Command::Run) => run(&cli.settings).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Verify(how)) => run_verify(&cli.settings, how).await,
+        Some(Command::Migrate) => migrate(&cli.settings).await.map(|()| ExitCode::SUCCESS),
+        None => {
+            let _ = Cli::command().print_help();
+            return ExitCode::from(2);
+        }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("mesh-ledger: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn check_config(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let network = settings.network()?;
+    settings.signer(&network)?;
+    settings.store()?;
+    if let Some(creds) = &settings.bus.creds {
+        let text = bus::keys::read_secret(creds)?;
+        bus::connect::parse_creds(&text).with_context(|| format!("{} is no credentials file", creds.display()))?;
+    }
+    println!("ok: network {}", network.network);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn run(settings: &Settings) -> anyhow::Result<()> {
+    let network = settings.network()?;
+    let signer = settings.signer(&network)?;
+    let store = settings.store()?;
+    let stop = bus::shutdown::on_signal()?;
+    let health = Health::default();
+    for part in ["nats", "postgres", "ledger"] {
+        health.set(part, Err("starting".into()));
+    }
+    let metrics = bus::telemetry::metrics("mesh-ledger", env!("CARGO_PKG_VERSION"))?;
+    if let Some(address) = settings.http {
+        bus::health::serve(address, bus::health::routes(health.clone(), metrics), stop.clone()).await?;
+    }
+    let instance = bus::keys::random_hex::<6>()?;
+    let connect = Connect::new(&settings.bus, &format!("mesh-ledger {instance}"), "_INBOX.ledger");
+    let worker = Worker {
+        bus: Bus::connect(connect, &health).await?,
+        store,
+        network,
+        signer,
+        instance: instance.parse()?,
+        timings: settings.bus.timings(),
+        time_divisor: settings.bus.time_divisor,
+        health,
+    };
+    tracing::info!(instance, network = %worker.network.network, "mesh-ledger {} started", env!("CARGO_PKG_VERSION"));
+    worker.run(stop).await
+}
+
+async fn run_verify(settings: &Settings, how: &Verify) -> anyhow::Result<ExitCode> {
+    let network = settings.network()?;
+    let store = settings.database_url.is_some().then(|| settings.store()).transpose()?;
+    let connect = Connect::new(&settings.bus, "mesh-ledger verify", &how.inbox_prefix);
+    let bus = Bus::connect(connect, &Health::default()).await?.with_api_prefix(&how.api_prefix);
+    let report = verify::verify(&bus, &network, store.as_ref()).await?;
+    match how.output {
+        Output::Json => println!("{}", serde_json::to_string(&report)?),
+        Output::Human => print!("{}", verify::text(&report)),
+    }
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+    let applied = settings.store()?.migrate().await?;
+    match applied.as_slice() {
+        [] => println!("the schema is up to date"),
+        applied => applied.iter().for_each(|migration| println!("applied {migration}")),
+    }
+    Ok(())
+}

@@ -1,0 +1,335 @@
+//! What the books answer to one command: a fact to record, nothing new, or a refusal by name.
+//!
+//! In: the books as they stand, the fact time, one verified command and the evidence beside it. Out: [`Decided`] or [`Refusal`].
+//! The same command on the same books gets the same answer; who may ask what is decided here as well.
+//!
+//! Not here: signatures (a [`Verified`] was checked where it was made), the stream, the database.
+
+pub mod settle;
+pub mod standing;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use bus_schemas::assignment::Assignment;
+use bus_schemas::ledger::{Account, Command, Fact, HoldView, Leg, Op, RefusalKind, VoidReason, What, fact_id};
+use bus_schemas::limits::{COST_DEFAULT, EXP_MAX_MS, KEY_CHARS_MAX, SKEW_MS, TIER_RATES};
+use bus_schemas::mana::MAX_MMANA;
+use bus_schemas::receipt::Receipt;
+use bus_schemas::{Cid, Code, DeviceId, FactId, JobId, MemberId, MilliMana, PublicKey, UnixMs, Verified};
+
+pub use standing::Standing;
+
+/// Longest reason of a mint, in characters.
+const REASON_CHARS_MAX: usize = 200;
+
+/// Whose keys the network document names; all others may ask nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Parts {
+    pub gateway: Vec<PublicKey>,
+    pub scheduler: Vec<PublicKey>,
+}
+
+/// Signed assignments and receipts that came with a request, by content id.
+#[derive(Debug, Default)]
+pub struct Evidence {
+    pub assignments: BTreeMap<Cid, Verified<Assignment>>,
+    pub receipts: BTreeMap<Cid, Verified<Receipt>>,
+}
+
+/// What follows from a command that is not refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decided {
+    /// A fact to record; until it is stored nothing has happened.
+    Record(Box<Fact>),
+    /// It was done earlier, or was only a question. `seq` is 0 where the fact is yet to come.
+    Known { fact: FactId, seq: u64, hold: Option<HoldView> },
+}
+
+/// Why the books refuse a command: the same command on the same books is always refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{detail}")]
+pub struct Refusal {
+    pub kind: RefusalKind,
+    pub code: Code,
+    /// One sentence with the ids and, for money, the numbers in mana.
+    pub detail: String,
+}
+impl Refusal {
+    pub fn new(kind: RefusalKind, code: Code, detail: impl Into<String>) -> Self {
+        Self { kind, code, detail: detail.into() }
+    }
+}
+
+/// Answers one command. `now` is the writer's clock in hub time; the fact time is never before that of the last fact.
+///
+/// # Errors
+/// [`Refusal`].
+pub fn decide(
+    standing: &Standing,
+    parts: &Parts,
+    now: UnixMs,
+    command: &Verified<Command>,
+    evidence: &Evidence,
+) -> Result<Decided, Refusal> {
+    let now = fact_time(standing, now);
+    may_ask(parts, &command.by(), &command.op)?;
+    in_time(standing, now, command)?;
+    match &command.op {
+        Op::Open { member, did } => open(standing, now, member, did),
+        Op::Mint { member, amount_mmana, reason, key } => mint(standing, now, member, *amount_mmana, reason, key),
+        Op::BindDevice { device, did, member } => bind_device(standing, now, device, did, member),
+        Op::AttestTier { device, tier } => attest_tier(standing, now, device, *tier),
+        Op::Hold { job, member, key, amount_mmana, expires } => {
+            hold(standing, now, &Wish { job: *job, member: *member, key, amount: *amount_mmana, expires: *expires })
+        }
+        Op::Settle { job, attempt, receipt, receipt_at, receipt_seq: _, started_at } => {
+            let claim = settle::Claim { job: *job, attempt: *attempt, receipt: *receipt, receipt_at: *receipt_at, started_at: *started_at };
+            settle::settle(standing, parts, now, &claim, evidence)
+        }
+        Op::Void { job, reason } => void(standing, now, job, *reason),
+        Op::Look { job } => look(standing, job),
+    }
+}
+
+/// Never before the last fact, whatever the clock says.
+pub fn fact_time(standing: &Standing, now: UnixMs) -> UnixMs {
+    standing.books().last_at().max(now)
+}
+
+/// The fact that voids a hold which outlived its job; `None` unless it is open and past its time.
+pub fn expire(standing: &Standing, now: UnixMs, job: &JobId) -> Option<Fact> {
+    let now = fact_time(standing, now);
+    let hold = standing.open_hold(job)?;
+    (hold.expires < now).then(|| void_fact(standing, now, hold, VoidReason::Expired))
+}
+
+fn may_ask(parts: &Parts, by: &PublicKey, op: &Op) -> Result<(), Refusal> {
+    let allowed = match op {
+        Op::Open { .. } | Op::Mint { .. } | Op::BindDevice { .. } | Op::AttestTier { .. } | Op::Hold { .. } => parts.gateway.contains(by),
+        Op::Settle { .. } => parts.scheduler.contains(by),
+        Op::Void { reason, .. } => match reason {
+            VoidReason::Cancelled | VoidReason::NotAdmitted => parts.gateway.contains(by) || parts.scheduler.contains(by),
+            VoidReason::Failed | VoidReason::NotPlaced => parts.scheduler.contains(by),
+            // Written by the ledger's own sweeper, from fact time.
+            VoidReason::Expired => false,
+        },
+        Op::Look { .. } => parts.gateway.contains(by) || parts.scheduler.contains(by),
+    };
+    if allowed { Ok(()) } else { Err(Refusal::new(RefusalKind::NotAllowed, Code::Forbidden, format!("{by} may not ask for this"))) }
+}
+
+fn in_time(standing: &Standing, now: UnixMs, command: &Command) -> Result<(), Refusal> {
+    if command.net != standing.books().net {
+        let detail = format!("the command is for {}, these are the books of {}", command.net, standing.books().net);
+        return Err(Refusal::new(RefusalKind::NotAllowed, Code::WrongNetwork, detail));
+    }
+    if command.at.saturating_add(EXP_MAX_MS) < now {
+        return Err(Refusal::new(RefusalKind::Expired, Code::Expired, "the command is older than 24 hours"));
+    }
+    if command.at > now.saturating_add(SKEW_MS) {
+        return Err(Refusal::new(RefusalKind::Expired, Code::NotYetValid, "the command is dated in the future"));
+    }
+    Ok(())
+}
+
+fn record(standing: &Standing, now: UnixMs, id: FactId, legs: Vec<Leg>, what: What) -> Decided {
+    Decided::Record(Box::new(fact(standing, now, id, legs, vec![], what)))
+}
+
+fn fact(standing: &Standing, now: UnixMs, id: FactId, legs: Vec<Leg>, evidence: Vec<Cid>, what: What) -> Fact {
+    let books = standing.books();
+    Fact { net: books.net, id, at_ms: now, policy: books.policy.version, legs, evidence, what }
+}
+
+fn leg(from: Account, to: Account, amount_mmana: MilliMana) -> Leg {
+    Leg { from, to, amount_mmana }
+}
+
+fn open(standing: &Standing, now: UnixMs, member: &MemberId, did: &PublicKey) -> Result<Decided, Refusal> {
+    let id = fact_id::open(member);
+    if let Some((seq, _)) = standing.books().fact(&id) {
+        return Ok(Decided::Known { fact: id, seq, hold: None });
+    }
+    if did.member_id() != *member {
+        return Err(Refusal::new(RefusalKind::BadEvidence, Code::BadValue, format!("{member} is not the member of {did}")));
+    }
+    let grant = standing.books().policy.grant_mmana;
+    let mut legs = vec![];
+    if grant > MilliMana::ZERO {
+        mintable(standing, grant)?;
+        legs.push(leg(Account::Mint, Account::Available(*member), grant));
+    }
+    Ok(record(standing, now, id, legs, What::Open { member: *member, did: *did }))
+}
+
+fn mint(standing: &Standing, now: UnixMs, member: &MemberId, amount: MilliMana, reason: &str, key: &str) -> Result<Decided, Refusal> {
+    check_key(key)?;
+    let id = fact_id::mint(member, key);
+    if let Some((seq, _)) = standing.books().fact(&id) {
+        return match standing.minted(&id) {
+            Some(earlier) if earlier != amount => Err(Refusal::new(
+                RefusalKind::KeyConflict,
+                Code::Conflict,
+                format!("the key was used to mint {earlier} mana for {member}, not {amount}"),
+            )),
+            Some(_) | None => Ok(Decided::Known { fact: id, seq, hold: None }),
+        };
+    }
+    known_member(standing, member)?;
+    if amount == MilliMana::ZERO {
+        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadAmount, "the amount must be more than zero"));
+    }
+    if reason.chars().count() > REASON_CHARS_MAX {
+        let detail = format!("the reason has more than {REASON_CHARS_MAX} characters");
+        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, detail));
+    }
+    mintable(standing, amount)?;
+    let legs = vec![leg(Account::Mint, Account::Available(*member), amount)];
+    Ok(record(standing, now, id, legs, What::Mint { member: *member, reason: reason.to_owned() }))
+}
+
+/// All credit together stays at most 2^53 - 1 milli-mana, so that every balance is exact in JSON and none can overflow.
+fn mintable(standing: &Standing, amount: MilliMana) -> Result<(), Refusal> {
+    let minted = -standing.books().balance_of(&Account::Mint);
+    if minted.checked_add(amount.get()).is_some_and(|sum| sum <= MAX_MMANA) {
+        Ok(())
+    } else {
+        let detail = format!("{amount} mana more would pass the limit of {} mana in all", MAX_MMANA / 1000);
+        Err(Refusal::new(RefusalKind::BadAmount, Code::BadAmount, detail))
+    }
+}
+
+fn bind_device(standing: &Standing, now: UnixMs, device: &DeviceId, did: &PublicKey, member: &MemberId) -> Result<Decided, Refusal> {
+    let id = fact_id::bind_device(device);
+    if let (Some(bound), Some((seq, _))) = (standing.books().device(device), standing.books().fact(&id)) {
+        return if bound.member == *member && bound.did == *did {
+            Ok(Decided::Known { fact: id, seq, hold: None })
+        } else {
+            let detail = format!("{device} is bound to {}", bound.member);
+            Err(Refusal::new(RefusalKind::DeviceBoundElsewhere, Code::AlreadyEnrolled, detail))
+        };
+    }
+    known_member(standing, member)?;
+    if did.device_id() != *device {
+        return Err(Refusal::new(RefusalKind::BadEvidence, Code::BadValue, format!("{device} is not the device of {did}")));
+    }
+    Ok(record(standing, now, id, vec![], What::BindDevice { device: *device, did: *did, member: *member }))
+}
+
+fn attest_tier(standing: &Standing, now: UnixMs, device: &DeviceId, tier: u8) -> Result<Decided, Refusal> {
+    let unknown = || Refusal::new(RefusalKind::UnknownDevice, Code::NoSuchDevice, format!("{device} is bound to no member"));
+    let attested = standing.books().device(device).ok_or_else(unknown)?.tier;
+    if usize::from(tier) >= TIER_RATES.len() {
+        let detail = format!("there is no tier {tier}; tiers are 0 to {}", TIER_RATES.len() - 1);
+        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, detail));
+    }
+    let id = fact_id::attest_tier(device, tier, standing.books().policy.version);
+    match standing.books().fact(&id) {
+        Some((seq, _)) if attested == tier => Ok(Decided::Known { fact: id, seq, hold: None }),
+        // A fact happens once: going back to an earlier tier takes a new version of the policy.
+        Some(_) => Err(Refusal::new(
+            RefusalKind::NotAllowed,
+            Code::Conflict,
+            format!("{device} had tier {tier} before and has {attested} now; it can return to it under the next policy version"),
+        )),
+        None => Ok(record(standing, now, id, vec![], What::AttestTier { device: *device, tier })),
+    }
+}
+
+struct Wish<'a> {
+    job: JobId,
+    member: MemberId,
+    key: &'a str,
+    amount: Option<MilliMana>,
+    expires: UnixMs,
+}
+
+fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Refusal> {
+    check_key(wish.key)?;
+    let Wish { job, member, .. } = *wish;
+    let id = fact_id::hold(&member, wish.key);
+    match standing.books().fact(&id) {
+        Some((seq, Some(held))) if held == job => {
+            return Ok(Decided::Known { fact: id, seq, hold: standing.books().hold(&job).cloned() });
+        }
+        Some((_, held)) => {
+            let other = held.map_or_else(|| "something else".to_owned(), |held| held.short());
+            let detail = format!("the key was used for {other}, not for {}", job.short());
+            return Err(Refusal::new(RefusalKind::KeyConflict, Code::Conflict, detail));
+        }
+        None => {}
+    }
+    if standing.books().hold(&job).is_some() {
+        let detail = format!("{} has a hold under another key", job.short());
+        return Err(Refusal::new(RefusalKind::KeyConflict, Code::Conflict, detail));
+    }
+    known_member(standing, &member)?;
+    if wish.expires <= now {
+        return Err(Refusal::new(RefusalKind::HoldExpired, Code::NotAdmitted, format!("the hold for {} would have expired", job.short())));
+    }
+    let available = available(standing, &member);
+    let amount = wish.amount.unwrap_or(COST_DEFAULT.min(available));
+    let too_little = |detail: String| Err(Refusal::new(RefusalKind::InsufficientMana, Code::TooLittleMana, detail));
+    if wish.amount.is_none() && available == MilliMana::ZERO {
+        return too_little("0 mana available".to_owned());
+    }
+    if amount == MilliMana::ZERO {
+        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadAmount, "the amount must be more than zero"));
+    }
+    if amount > available {
+        return too_little(format!("{amount} mana needed, {available} available"));
+    }
+    let legs = vec![leg(Account::Available(member), Account::Held(member), amount)];
+    let what = What::Hold { job, member, key: wish.key.to_owned(), amount_mmana: amount, expires: wish.expires };
+    Ok(record(standing, now, id, legs, what))
+}
+
+fn void(standing: &Standing, now: UnixMs, job: &JobId, reason: VoidReason) -> Result<Decided, Refusal> {
+    match standing.closing(job)? {
+        settle::Closing::Open(hold) => Ok(Decided::Record(Box::new(void_fact(standing, now, hold, reason)))),
+        settle::Closing::Voided { fact, seq, hold, .. } => Ok(Decided::Known { fact, seq, hold: Some(hold.clone()) }),
+        settle::Closing::Settled { .. } => {
+            Err(Refusal::new(RefusalKind::AlreadySettled, Code::Refused, format!("{} is settled", job.short())))
+        }
+    }
+}
+
+fn void_fact(standing: &Standing, now: UnixMs, hold: &HoldView, reason: VoidReason) -> Fact {
+    let legs = vec![leg(Account::Held(hold.member), Account::Available(hold.member), hold.amount_mmana)];
+    fact(standing, now, fact_id::close(&hold.job), legs, vec![], What::Void { job: hold.job, member: hold.member, reason })
+}
+
+/// For an open hold the fact is the hold itself, for a closed one what closed it.
+fn look(standing: &Standing, job: &JobId) -> Result<Decided, Refusal> {
+    Ok(match standing.closing(job)? {
+        settle::Closing::Open(hold) => {
+            let fact = standing.hold_fact(job).unwrap_or(fact_id::close(job));
+            let seq = standing.books().fact(&fact).map_or(0, |(seq, _)| seq);
+            Decided::Known { fact, seq, hold: Some(hold.clone()) }
+        }
+        settle::Closing::Voided { fact, seq, hold, .. } | settle::Closing::Settled { fact, seq, hold, .. } => {
+            Decided::Known { fact, seq, hold: Some(hold.clone()) }
+        }
+    })
+}
+
+fn available(standing: &Standing, member: &MemberId) -> MilliMana {
+    MilliMana::new(standing.books().balance_of(&Account::Available(*member))).unwrap_or(MilliMana::ZERO)
+}
+
+fn known_member(standing: &Standing, member: &MemberId) -> Result<(), Refusal> {
+    let unknown = || Refusal::new(RefusalKind::UnknownMember, Code::NotFound, format!("{member} has no account"));
+    standing.books().member(member).map(|_| ()).ok_or_else(unknown)
+}
+
+fn check_key(key: &str) -> Result<(), Refusal> {
+    if (1..=KEY_CHARS_MAX).contains(&key.chars().count()) {
+        Ok(())
+    } else {
+        let detail = format!("the key must have 1 to {KEY_CHARS_MAX} characters");
+        Err(Refusal::new(RefusalKind::NotAllowed, Code::BadKey, detail))
+    }
+}

@@ -1,0 +1,259 @@
+//! The life of one worker: stands by and follows the stream; takes its turn at writing when the lease is free; steps down and
+//! builds its books again when it finds that it is not the active one.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use bus::{Bus, Health};
+use bus_schemas::limits::Timings;
+use bus_schemas::network::NetworkDocument;
+use bus_schemas::stream::LEDGER;
+use bus_schemas::{InstanceId, Signer, Verifier, subject};
+use tokio_util::sync::CancellationToken;
+
+use crate::active::{Turn, TurnOver};
+use crate::follow::{FollowError, catch_up};
+use crate::freshness::Moment;
+use crate::lease::{Lease, LeaseError, Stand};
+use crate::posting::Standing;
+use crate::projector::{Feed, Projector, ahead};
+use crate::settings::parts;
+use crate::store::Store;
+
+/// How long the rows may take to catch up when the worker is told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// All that a worker is made of.
+pub struct Worker {
+    pub bus: Bus,
+    pub store: Store,
+    pub network: NetworkDocument,
+    pub signer: Signer,
+    pub instance: InstanceId,
+    pub timings: Timings,
+    pub time_divisor: u32,
+    pub health: Health,
+}
+
+/// Why a worker does not become active now.
+enum NotYet {
+    /// Another one is; look again after this.
+    Standby(Duration),
+    /// Something is missing; the sentence says what.
+    Missing(String),
+}
+
+impl Worker {
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// Where the database schema is not ours, or the books contradict themselves: a person must look.
+    pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        self.prepare_database(&stop).await?;
+        let mut lease = Lease::new(self.bus.clone(), self.instance.clone(), self.timings.ledger_lease);
+        let mut verifier = Verifier::default();
+        let mut standing = self.no_books();
+        let mut said = String::new();
+        metrics::gauge!("mesh_ledger_active").set(0.0);
+        while !stop.is_cancelled() {
+            match self.become_active(&mut lease, &mut standing, &mut verifier).await {
+                Ok(requests) => {
+                    said.clear();
+                    let over = self.turn(&mut lease, &mut standing, &mut verifier, requests, &stop).await;
+                    metrics::gauge!("mesh_ledger_active").set(0.0);
+                    // The books may be ahead of the stream: what was decided but not stored never happened.
+                    standing = self.no_books();
+                    lease.release().await;
+                    match over {
+                        TurnOver::Stop => break,
+                        TurnOver::Wrong(_) => {
+                            self.health.set("ledger", Err(over.to_string()));
+                            return Err(anyhow::Error::new(over).context("the books are stopped; look with: mesh-ledger verify"));
+                        }
+                        TurnOver::NotStored(_) | TurnOver::Behind { .. } | TurnOver::Lease(_) | TurnOver::Deaf => {
+                            metrics::counter!("mesh_ledger_step_downs_total").increment(1);
+                            tracing::warn!(why = %over, "stepped down; the books are built again from the stream");
+                        }
+                    }
+                }
+                Err(NotYet::Standby(wait)) => {
+                    if said != "standby" {
+                        tracing::info!("standing by: another worker writes");
+                        "standby".clone_into(&mut said);
+                    }
+                    self.health.set("ledger", Ok(()));
+                    wait_or(&stop, wait).await;
+                }
+                Err(NotYet::Missing(why)) => {
+                    lease.release().await;
+                    if said != why {
+                        tracing::error!(why, "this worker cannot write now");
+                        said.clone_from(&why);
+                    }
+                    self.health.set("ledger", Err(why));
+                    wait_or(&stop, lease.beat()).await;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn no_books(&self) -> Standing {
+        Standing::new(self.network.network, self.network.ledger_keys.iter().copied().collect())
+    }
+
+    async fn prepare_database(&self, stop: &CancellationToken) -> anyhow::Result<()> {
+        let mut said = false;
+        loop {
+            match self.store.migrate().await {
+                Ok(applied) => {
+                    if !applied.is_empty() {
+                        tracing::info!(?applied, "the database schema was brought to this version");
+                    }
+                    self.health.set("postgres", Ok(()));
+                    return Ok(());
+                }
+                Err(error) => {
+                    let text = format!("{error:#}");
+                    if !said {
+                        tracing::warn!(error = text, "the database is not ready; trying on");
+                        said = true;
+                    }
+                    self.health.set("postgres", Err(text));
+                }
+            }
+            if stop.is_cancelled() {
+                return Ok(());
+            }
+            wait_or(stop, Duration::from_millis(300)).await;
+        }
+    }
+
+    /// Follows the stream, and where the lease is free takes it and checks that stream, books and database are one.
+    async fn become_active(
+        &self,
+        lease: &mut Lease,
+        standing: &mut Standing,
+        verifier: &mut Verifier,
+    ) -> Result<bus::async_nats::Subscriber, NotYet> {
+        self.follow(standing, verifier).await?;
+        let away = |error: LeaseError| NotYet::Missing(error.to_string());
+        match lease.look().await.map_err(away)? {
+            Stand::Held(wait) => return Err(NotYet::Standby(wait)),
+            Stand::Free | Stand::Mine => {}
+        }
+        if standing.books().fact_count() == 0 {
+            return Err(NotYet::Missing("LEDGER has no genesis yet (next: mesh-gateway bootstrap streams)".into()));
+        }
+        let checked = tokio::time::timeout(Duration::from_secs(5), self.check_database(standing)).await;
+        checked
+            .map_err(|_| NotYet::Missing("the database does not answer".into()))?
+            .map_err(|error| NotYet::Missing(format!("{error:#}")))?;
+        match lease.take().await {
+            Ok(()) => {}
+            Err(LeaseError::Lost) => return Err(NotYet::Standby(Duration::ZERO)),
+            Err(error @ LeaseError::Away(_)) => return Err(away(error)),
+        }
+        let missing = |error: &dyn std::fmt::Display| NotYet::Missing(error.to_string());
+        // First listen, then read the rest: a request that arrives meanwhile waits.
+        let requests = self.bus.client.subscribe(subject::LEDGER_DO).await.map_err(|error| missing(&error))?;
+        self.bus.client.flush().await.map_err(|error| missing(&error))?;
+        loop {
+            self.follow(standing, verifier).await?;
+            let end = self.bus.stream_end(LEDGER).await.map_err(|error| missing(&error))?;
+            match end.last_seq.cmp(&standing.books().seq()) {
+                std::cmp::Ordering::Equal => return Ok(requests),
+                // A replica that lags answered the reads.
+                std::cmp::Ordering::Greater => tokio::time::sleep(Duration::from_millis(20)).await,
+                std::cmp::Ordering::Less => {
+                    let (books, stream) = (standing.books().seq(), end.last_seq);
+                    *standing = self.no_books();
+                    return Err(NotYet::Missing(format!("LEDGER ends at {stream}, it was at {books} before: facts are lost")));
+                }
+            }
+        }
+    }
+
+    async fn follow(&self, standing: &mut Standing, verifier: &mut Verifier) -> Result<(), NotYet> {
+        match catch_up(&self.bus, standing, verifier).await {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                if !matches!(error, FollowError::Read(_)) {
+                    *standing = self.no_books();
+                }
+                Err(NotYet::Missing(error.to_string()))
+            }
+        }
+    }
+
+    /// The database must be a part of this stream: not ahead of it, and its last message the same bytes.
+    async fn check_database(&self, standing: &Standing) -> anyhow::Result<()> {
+        let position = self.store.position().await?;
+        if position.seq > standing.books().seq() {
+            let end = self.bus.stream_end(LEDGER).await?;
+            anyhow::ensure!(position.seq <= end.last_seq, "{}", ahead(position.seq, end.last_seq));
+        }
+        if position.seq > 0 {
+            let row = self.store.envelope(position.seq).await?.context("the database lacks its own last message")?;
+            let stored = self.bus.from_seq(LEDGER, position.seq, 1).await?.into_iter().next().context("LEDGER lacks a message")?;
+            anyhow::ensure!(
+                stored.seq == position.seq && stored.payload == row,
+                "sequence {} in the database is not what LEDGER has there: they are of two streams (next: mesh-ledger verify)",
+                position.seq
+            );
+        }
+        self.health.set("postgres", Ok(()));
+        Ok(())
+    }
+
+    async fn turn(
+        &self,
+        lease: &mut Lease,
+        standing: &mut Standing,
+        verifier: &mut Verifier,
+        requests: bus::async_nats::Subscriber,
+        stop: &CancellationToken,
+    ) -> TurnOver {
+        let seq = standing.books().seq();
+        let feed = Feed::new(seq);
+        let over = CancellationToken::new();
+        let projector = Projector {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            feed: feed.clone(),
+            net: self.network.network,
+            keys: self.network.ledger_keys.iter().copied().collect(),
+            tick: self.timings.tick,
+            health: self.health.clone(),
+        };
+        let projecting = tokio::spawn(projector.run(over.clone(), DRAIN));
+        let parts = parts(&self.network);
+        self.health.set("ledger", Ok(()));
+        metrics::gauge!("mesh_ledger_active").set(1.0);
+        metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(seq).unwrap_or(u32::MAX)));
+        tracing::info!(seq, facts = standing.books().fact_count(), "active: this worker writes");
+        let mut turn = Turn {
+            bus: &self.bus,
+            standing,
+            signer: &self.signer,
+            parts: &parts,
+            verifier,
+            lease,
+            feed: &feed,
+            patience: self.timings.ack_wait,
+            time_divisor: self.time_divisor,
+            // Nothing was stored by this turn yet: the first answer without an append takes a look.
+            seen: Moment::never(),
+        };
+        let ended = turn.serve(requests, stop).await;
+        over.cancel();
+        if let Err(error) = projecting.await {
+            tracing::error!(%error, "the projection ended badly");
+        }
+        ended
+    }
+}
+
+async fn wait_or(stop: &CancellationToken, wait: Duration) {
+    tokio::select! { () = tokio::time::sleep(wait) => {}, () = stop.cancelled() => {} }
+}
