@@ -13,6 +13,8 @@
 
 pub mod bootstrap;
 pub mod cli;
+pub mod enrolment;
 pub mod jwt;
+pub mod ledger_client;
 
 pub mod admission;

@@ -1,0 +1,212 @@
+//! Who was let in, in Postgres. One transaction per question; the unique keys of the tables decide where two ask at once.
+
+use bus_schemas::UnixMs;
+use bus_schemas::code::{Code, Problem};
+use bus_schemas::id::{MemberId, sha256};
+use deadpool_postgres::{GenericClient, Pool, PoolError};
+use tokio_postgres::error::SqlState;
+
+use super::check::{Checked, InviteState, check_invite};
+
+/// Whether an enrolment is new, or the answer to it was lost before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reserved {
+    New,
+    Repeat,
+}
+
+pub(super) fn unavailable(error: &dyn std::fmt::Display) -> Problem {
+    tracing::warn!(%error, "Postgres does not answer");
+    Problem::new(Code::Unavailable, "the database does not answer; try again")
+}
+fn failed(error: tokio_postgres::Error) -> Problem {
+    if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
+        return Problem::new(Code::AlreadyEnrolled, "one of the keys is enrolled already");
+    }
+    unavailable(&error)
+}
+pub(super) async fn client(pool: &Pool) -> Result<deadpool_postgres::Object, Problem> {
+    pool.get().await.map_err(|error: PoolError| unavailable(&error))
+}
+fn ms(at: UnixMs) -> i64 {
+    i64::try_from(at).unwrap_or(i64::MAX)
+}
+
+/// Takes one use of the invite and writes down who comes in. The same keys with the same invite again are a repeat.
+///
+/// # Errors
+/// [`Code::BadInvite`], [`Code::AlreadyEnrolled`], or that Postgres does not answer.
+pub async fn reserve(pool: &Pool, checked: &Checked, now: UnixMs) -> Result<Reserved, Problem> {
+    let mut client = client(pool).await?;
+    let transaction = client.transaction().await.map_err(failed)?;
+    let secret = checked.secret_hash();
+    // The row stays locked until the end, so that one use lets one in. Looking it up by a hash says nothing about the secret.
+    let sql = "select uses_left, expires_at from invite where secret_hash = $1 for update";
+    let row = transaction.query_opt(sql, &[&secret.as_slice()]).await.map_err(failed)?;
+    let invite = row
+        .map(|row| InviteState { uses_left: row.get(0), expires_at: row.get::<_, Option<i64>>(1).and_then(|at| u64::try_from(at).ok()) });
+    if let Some(known) = known(&transaction, checked).await? {
+        return if known.same_as(checked) && invite.is_some() {
+            Ok(Reserved::Repeat)
+        } else {
+            Err(Problem::new(Code::AlreadyEnrolled, format!("{} is enrolled already", checked.holder())))
+        };
+    }
+    check_invite(invite, now)?;
+    transaction
+        .execute("update invite set uses_left = uses_left - 1 where secret_hash = $1", &[&secret.as_slice()])
+        .await
+        .map_err(failed)?;
+    insert(&transaction, checked, now).await?;
+    transaction.commit().await.map_err(failed)?;
+    Ok(Reserved::New)
+}
+
+async fn insert(client: &impl GenericClient, checked: &Checked, now: UnixMs) -> Result<(), Problem> {
+    let Checked { statement, device, member } = checked;
+    let (device, member) = (device.to_string(), member.to_string());
+    let (secret, at) = (checked.secret_hash(), ms(now));
+    let own_transport = statement.member_only.then_some(statement.transport.as_str());
+    // A member with another device is there already.
+    let sql = "insert into enrolled_member (member, did, transport, invite, enrolled_at) values ($1, $2, $3, $4, $5)
+               on conflict (member) do update set transport = coalesce(enrolled_member.transport, excluded.transport)";
+    client.execute(sql, &[&member, &statement.member.to_string(), &own_transport, &secret.as_slice(), &at]).await.map_err(failed)?;
+    if statement.member_only {
+        return Ok(());
+    }
+    let sql = "insert into enrolled_device (device, did, member, transport, name, claimed_tier, invite, enrolled_at)
+               values ($1, $2, $3, $4, $5, $6, $7, $8)";
+    client
+        .execute(
+            sql,
+            &[
+                &device,
+                &statement.device.to_string(),
+                &member,
+                &statement.transport,
+                &statement.name.trim(),
+                &i16::from(statement.claimed_tier),
+                &secret.as_slice(),
+                &at,
+            ],
+        )
+        .await
+        .map_err(failed)?;
+    Ok(())
+}
+
+/// What is on record of a key that asks to come in.
+struct Known {
+    member: String,
+    transport: String,
+    invite: Option<Vec<u8>>,
+}
+impl Known {
+    fn same_as(&self, checked: &Checked) -> bool {
+        self.member == checked.member.to_string()
+            && self.transport == checked.statement.transport
+            && self.invite.as_deref() == Some(checked.secret_hash().as_slice())
+    }
+}
+
+/// Also where another holder has the same transport key: one login is one's own.
+async fn known(client: &impl GenericClient, checked: &Checked) -> Result<Option<Known>, Problem> {
+    let statement = &checked.statement;
+    let (id, sql) = if statement.member_only {
+        let sql = "select member, coalesce(transport, ''), invite from enrolled_member where member = $1 and transport is not null
+                   union all select member, '', null from enrolled_device where transport = $2
+                   union all select member, '', null from enrolled_member where transport = $2 and member <> $1 limit 1";
+        (checked.member.to_string(), sql)
+    } else {
+        let sql = "select member, transport, invite from enrolled_device where device = $1
+                   union all select member, '', null from enrolled_device where transport = $2 and device <> $1
+                   union all select member, '', null from enrolled_member where transport = $2 limit 1";
+        (checked.device.to_string(), sql)
+    };
+    let row = client.query_opt(sql, &[&id, &statement.transport]).await.map_err(failed)?;
+    Ok(row.map(|row| Known { member: row.get(0), transport: row.get(1), invite: row.get(2) }))
+}
+
+/// Takes a new enrolment back: the ledger refused it.
+///
+/// # Errors
+/// That Postgres does not answer.
+pub async fn undo(pool: &Pool, checked: &Checked) -> Result<(), Problem> {
+    let mut client = client(pool).await?;
+    let transaction = client.transaction().await.map_err(failed)?;
+    let (device, member) = (checked.device.to_string(), checked.member.to_string());
+    if !checked.statement.member_only {
+        transaction.execute("delete from enrolled_device where device = $1", &[&device]).await.map_err(failed)?;
+    }
+    let sql = "delete from enrolled_member m where member = $1 and not exists (select from enrolled_device d where d.member = m.member)
+               and not exists (select from token t where t.member = m.member)";
+    transaction.execute(sql, &[&member]).await.map_err(failed)?;
+    let sql = "update invite set uses_left = uses_left + 1 where secret_hash = $1";
+    transaction.execute(sql, &[&checked.secret_hash().as_slice()]).await.map_err(failed)?;
+    transaction.commit().await.map_err(failed)
+}
+
+/// When a holder was enrolled, if its keys are those on record.
+///
+/// # Errors
+/// That Postgres does not answer.
+pub async fn enrolled_at(pool: &Pool, checked: &Checked) -> Result<Option<UnixMs>, Problem> {
+    let client = client(pool).await?;
+    let member = checked.member.to_string();
+    let row = if checked.statement.member_only {
+        let sql = "select enrolled_at from enrolled_member where member = $1 and transport = $2";
+        client.query_opt(sql, &[&member, &checked.statement.transport]).await
+    } else {
+        let sql = "select enrolled_at from enrolled_device where device = $1 and member = $2 and transport = $3";
+        client.query_opt(sql, &[&checked.device.to_string(), &member, &checked.statement.transport]).await
+    };
+    Ok(row.map_err(failed)?.and_then(|row| u64::try_from(row.get::<_, i64>(0)).ok()))
+}
+
+/// Keeps the hash of a holder's bearer token; an earlier one ends.
+///
+/// # Errors
+/// That Postgres does not answer.
+pub async fn put_token(pool: &Pool, checked: &Checked, token: &str, expires_at: UnixMs) -> Result<(), Problem> {
+    let sql = "insert into token (hash, member, holder, expires_at) values ($1, $2, $3, $4)
+               on conflict (holder) do update set hash = excluded.hash, member = excluded.member, expires_at = excluded.expires_at";
+    let hash = sha256(token.as_bytes());
+    let client = client(pool).await?;
+    client.execute(sql, &[&hash.as_slice(), &checked.member.to_string(), &checked.holder(), &ms(expires_at)]).await.map_err(failed)?;
+    Ok(())
+}
+
+/// A holder that renews keeps its token alive.
+///
+/// # Errors
+/// That Postgres does not answer.
+pub async fn extend_token(pool: &Pool, holder: &str, expires_at: UnixMs) -> Result<(), Problem> {
+    let client = client(pool).await?;
+    client.execute("update token set expires_at = $2 where holder = $1", &[&holder, &ms(expires_at)]).await.map_err(failed)?;
+    Ok(())
+}
+
+/// Whose token this is; `None` where it is nobody's, or over. Tokens are looked up by hash.
+///
+/// # Errors
+/// That Postgres does not answer.
+pub async fn token_member(pool: &Pool, token: &str, now: UnixMs) -> Result<Option<MemberId>, Problem> {
+    let hash = sha256(token.as_bytes());
+    let client = client(pool).await?;
+    let statement = client.prepare_cached("select member from token where hash = $1 and expires_at > $2").await.map_err(failed)?;
+    let row = client.query_opt(&statement, &[&hash.as_slice(), &ms(now)]).await.map_err(failed)?;
+    Ok(row.and_then(|row| row.get::<_, String>(0).parse().ok()))
+}
+
+/// Keeps the hash of an invite's secret.
+///
+/// # Errors
+/// That Postgres does not answer.
+pub async fn put_invite(pool: &Pool, secret: &str, label: &str, uses: u32, expires_at: Option<UnixMs>, now: UnixMs) -> Result<(), Problem> {
+    let sql = "insert into invite (secret_hash, label, uses_left, expires_at, created_at) values ($1, $2, $3, $4, $5)";
+    let hash = sha256(secret.as_bytes());
+    let uses = i32::try_from(uses).unwrap_or(i32::MAX);
+    let client = client(pool).await?;
+    client.execute(sql, &[&hash.as_slice(), &label, &uses, &expires_at.map(ms), &ms(now)]).await.map_err(failed)?;
+    Ok(())
+}
