@@ -24,7 +24,7 @@ use bus_schemas::network::{DeviceRecord, EnrolReply, Invite, NetworkDocument};
 use bus_schemas::{Signer, UnixMs, Verifier, limits, stream};
 use deadpool_postgres::Pool;
 
-use crate::ledger_client::LedgerClient;
+use crate::ledger_client::{self, Asking};
 use check::{Checked, Signed, check};
 use mint::Minter;
 use rows::Reserved;
@@ -72,6 +72,18 @@ pub struct EnrolContext {
     pub nats_url: String,
     pub attest_claimed: bool,
     verifier: Mutex<Verifier>,
+}
+
+impl Asking for EnrolContext {
+    fn bus(&self) -> &Bus {
+        &self.bus
+    }
+    fn signer(&self) -> &Signer {
+        &self.signer
+    }
+    fn net(&self) -> NetworkId {
+        self.net
+    }
 }
 
 impl EnrolContext {
@@ -201,8 +213,8 @@ async fn tell_ledger(ctx: &EnrolContext, checked: &Checked) -> Result<u8, Proble
     }
     let attested = ops.iter().any(|op| matches!(op, Op::AttestTier { .. }));
     let deadline = tokio::time::Instant::now() + LEDGER_WITHIN;
-    let ledger = LedgerClient { bus: &ctx.bus, signer: &ctx.signer, net: ctx.net };
-    let outcomes = ledger.ask(ops, deadline).await.map_err(|error| Problem::new(Code::Unavailable, format!("{error}; try again")))?;
+    let outcomes =
+        ledger_client::ask(ctx, ops, deadline).await.map_err(|error| Problem::new(Code::Unavailable, format!("{error}; try again")))?;
     for outcome in outcomes {
         if let LedgerOutcome::Refused { code, detail, .. } = outcome {
             return Err(Problem::new(code, detail));

@@ -11,12 +11,11 @@ use bus_schemas::ledger::{Command, LedgerOutcome, LedgerReply, LedgerRequest, Op
 use bus_schemas::{Signer, subject};
 use tokio::time::Instant;
 
-/// Asks in the name of one part: a connection, the key that the network document names for it, and the network.
-#[derive(Clone, Copy)]
-pub struct LedgerClient<'a> {
-    pub bus: &'a Bus,
-    pub signer: &'a Signer,
-    pub net: NetworkId,
+/// Whoever asks: a connection, the key that the network document names for this part, and the network.
+pub trait Asking {
+    fn bus(&self) -> &Bus;
+    fn signer(&self) -> &Signer;
+    fn net(&self) -> NetworkId;
 }
 
 /// Why there is no answer. Ask again later: nothing was refused.
@@ -32,25 +31,21 @@ pub enum LedgerError {
 const ONE_TRY: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
 
-impl LedgerClient<'_> {
-    /// Asks 1 to 64 questions under one signature until they are answered or `deadline` is over; one outcome per question, in
-    /// order.
-    ///
-    /// # Errors
-    /// [`LedgerError`]; what was asked may have been done all the same.
-    pub async fn ask(&self, ops: Vec<Op>, deadline: Instant) -> Result<Vec<LedgerOutcome>, LedgerError> {
-        let asked = ops.len();
-        let at = self.bus.time.now_ms();
-        let commands: Vec<Command> = ops.into_iter().map(|op| Command { net: self.net, at, op }).collect();
-        let request = LedgerRequest { commands: self.signer.batch(&commands), assignments: vec![], receipts: vec![] };
-        loop {
-            match self.bus.ask::<_, LedgerReply>(subject::LEDGER_DO.to_owned(), &request, ONE_TRY).await {
-                Ok(reply) if reply.outcomes.len() == asked => return Ok(reply.outcomes),
-                Ok(reply) => return Err(LedgerError::Short { asked, got: reply.outcomes.len() }),
-                Err(error) if Instant::now() + PAUSE >= deadline => return Err(LedgerError::Silent(error)),
-                Err(error) => tracing::debug!(%error, "asking the ledger again"),
-            }
-            tokio::time::sleep(PAUSE).await;
+/// Asks 1 to 64 questions under one signature until they are answered or `deadline` is over; one outcome per question, in order.
+///
+/// # Errors
+/// [`LedgerError`]; what was asked may have been done all the same.
+pub async fn ask(by: &impl Asking, ops: Vec<Op>, deadline: Instant) -> Result<Vec<LedgerOutcome>, LedgerError> {
+    let (asked, net, at) = (ops.len(), by.net(), by.bus().time.now_ms());
+    let commands: Vec<Command> = ops.into_iter().map(|op| Command { net, at, op }).collect();
+    let request = LedgerRequest { commands: by.signer().batch(&commands), assignments: vec![], receipts: vec![] };
+    loop {
+        match by.bus().ask::<_, LedgerReply>(subject::LEDGER_DO.to_owned(), &request, ONE_TRY).await {
+            Ok(reply) if reply.outcomes.len() == asked => return Ok(reply.outcomes),
+            Ok(reply) => return Err(LedgerError::Short { asked, got: reply.outcomes.len() }),
+            Err(error) if Instant::now() + PAUSE >= deadline => return Err(LedgerError::Silent(error)),
+            Err(error) => tracing::debug!(%error, "asking the ledger again"),
         }
+        tokio::time::sleep(PAUSE).await;
     }
 }
