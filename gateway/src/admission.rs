@@ -359,8 +359,7 @@ mod tests {
         Signer::from_seed(&[9; 32]).public().network_id()
     }
     fn sorted(headers: Headers<'_>, payload: &[u8]) -> Sorted {
-        let submission =
-            Submission { net: net(), member: me().public().member_id(), headers, payload, fallback_key: "submit:7", now: NOW };
+        let submission = Submission { net: net(), member: me().public().member_id(), headers, payload, fallback_key: "submit:7", now: NOW };
         sort(&submission, &mut Verifier::default())
     }
     fn code(headers: Headers<'_>, payload: &[u8]) -> Option<Code> {

@@ -18,3 +18,22 @@ pub mod jwt;
 pub mod ledger_client;
 
 pub mod admission;
+pub mod intake;
+pub mod recorder;
+
+pub mod submit;
+pub mod jobs;
+pub mod credit;
+pub mod blobs;
+pub mod routes;
+pub mod service;
+
+pub mod history;
+pub mod projection;
+pub mod store;
+pub mod views;
+
+pub mod fleet;
+pub mod live;
+pub mod run;
+pub mod world;

@@ -17,15 +17,21 @@ enum Command {
     /// Makes a network: first its files, then, on a running hub, its streams.
     #[command(subcommand)]
     Bootstrap(Bootstrap),
+    /// Opens the doors until it is told to stop.
+    Run(Box<gateway::run::Settings>),
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match &cli.command {
+    let done = match cli.command {
         Command::Bootstrap(command) => {
             let _logs = bus::telemetry::logs("mesh-gateway", None, "warn");
-            bootstrap::run(command).await
+            bootstrap::run(&command).await
+        }
+        Command::Run(settings) => {
+            let _logs = bus::telemetry::logs("mesh-gateway", None, "info");
+            gateway::run::run(*settings).await
         }
     };
     match done {

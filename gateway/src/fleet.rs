@@ -1,0 +1,350 @@
+//! The devices of the network as this gateway sees them: who they are (bucket `devices`) and how they are (heartbeats).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bus::Bus;
+use bus::direct::StoredMessage;
+use bus_schemas::api::{DeviceInfo, DeviceList};
+use bus_schemas::eligibility::{DeviceView, Needs, nothing_fits, reasons_against, sort_out};
+use bus_schemas::envelope::Batch;
+use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::history::Decision;
+use bus_schemas::id::{DeviceId, JobId};
+use bus_schemas::network::DeviceRecord;
+use bus_schemas::{stream, subject};
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::world::{World, lock, rfc3339};
+
+/// The bucket's subjects.
+const DEVICES: &str = "$KV.devices.";
+const DEVICES_ALL: &str = "$KV.devices.>";
+const DEVICES_STREAM: &str = "KV_devices";
+/// Everything is read again this often: what a reconnect swallowed comes back.
+const READ_AGAIN: Duration = Duration::from_secs(30);
+/// A list of devices is made at most this often.
+const VIEW_FRESH: Duration = Duration::from_millis(200);
+
+/// Cheap to ask, shared by all tasks.
+#[derive(Default)]
+pub struct Fleet(Mutex<Inner>);
+#[derive(Default)]
+struct Inner {
+    records: BTreeMap<DeviceId, DeviceRecord>,
+    beats: BTreeMap<DeviceId, Beat>,
+    /// The bucket and the last heartbeats were read once.
+    read: bool,
+    silence: Duration,
+    views: Option<(Instant, Arc<Vec<DeviceView>>)>,
+}
+struct Beat {
+    heartbeat: Heartbeat,
+    heard: Instant,
+    /// Hub time of arrival, for people.
+    at: u64,
+}
+
+impl Fleet {
+    pub fn new(silence: Duration) -> Self {
+        Self(Mutex::new(Inner { silence, ..Inner::default() }))
+    }
+    pub fn record(&self, device: &DeviceId) -> Option<DeviceRecord> {
+        lock(&self.0).records.get(device).cloned()
+    }
+    /// The last heartbeats and the bucket were read.
+    pub fn is_read(&self) -> bool {
+        lock(&self.0).read
+    }
+    pub fn note_record(&self, record: DeviceRecord) {
+        let mut inner = lock(&self.0);
+        inner.views = None;
+        inner.records.insert(record.device, record);
+    }
+    fn forget(&self, device: &DeviceId) {
+        let mut inner = lock(&self.0);
+        inner.views = None;
+        inner.records.remove(device);
+    }
+    /// `age` is how long ago it was stored.
+    fn note_beat(&self, heartbeat: Heartbeat, age: Duration, at: u64) {
+        let now = Instant::now();
+        let heard = now.checked_sub(age).unwrap_or(now);
+        let mut inner = lock(&self.0);
+        if inner.beats.get(&heartbeat.device).is_none_or(|known| known.heard <= heard) {
+            inner.beats.insert(heartbeat.device, Beat { heartbeat, heard, at });
+        }
+    }
+
+    /// Every known device, with the reason why it is away where it is.
+    fn views(&self) -> Arc<Vec<DeviceView>> {
+        let mut inner = lock(&self.0);
+        if let Some((made, views)) = &inner.views
+            && made.elapsed() < VIEW_FRESH
+        {
+            return views.clone();
+        }
+        let now = Instant::now();
+        let views = Arc::new(inner.records.values().map(|record| view(record, inner.beats.get(&record.device), now, inner.silence)).collect());
+        inner.views = Some((now, Arc::clone(&views)));
+        views
+    }
+
+    /// Why no device fits now; `None` where one does, or where it is not known yet.
+    pub fn nothing_fits(&self, needs: &Needs, hub_now: u64) -> Option<Decision> {
+        if !self.is_read() {
+            return None;
+        }
+        let views = self.views();
+        if views.iter().any(|view| reasons_against(needs, view).is_empty()) {
+            return None;
+        }
+        let (_, out) = sort_out(needs, views.iter());
+        Some(nothing_fits(hub_now, out))
+    }
+
+    /// The device whose last heartbeat lists this job as waiting or running there.
+    pub fn holder_of(&self, job: &JobId) -> Option<DeviceId> {
+        let inner = lock(&self.0);
+        let fresh = |beat: &&Beat| beat.heard.elapsed() <= inner.silence;
+        inner.beats.values().filter(fresh).find(|beat| beat.heartbeat.jobs.contains(job)).map(|beat| beat.heartbeat.device)
+    }
+
+    /// For people.
+    pub fn list(&self) -> DeviceList {
+        let inner = lock(&self.0);
+        let now = Instant::now();
+        let info = |record: &DeviceRecord| {
+            let beat = inner.beats.get(&record.device);
+            let away = away(record, beat, now, inner.silence);
+            let heartbeat = beat.map(|beat| &beat.heartbeat);
+            let jobs = heartbeat.map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
+            DeviceInfo {
+                id: record.device,
+                did: record.did,
+                name: heartbeat.map_or_else(|| record.name.clone(), |beat| beat.name.clone()),
+                member: record.member,
+                tier: record.tier,
+                claimed_tier: heartbeat.map(|beat| beat.claimed_tier),
+                online: !record.revoked && beat.is_some_and(|beat| now.duration_since(beat.heard) <= inner.silence),
+                status: away.unwrap_or_else(|| if jobs > 0 { "working".into() } else { "idle".into() }),
+                last_seen: beat.map(|beat| rfc3339(beat.at)),
+                kinds: heartbeat.map(|beat| beat.kinds.clone()).unwrap_or_default(),
+                capabilities: heartbeat.map(|beat| beat.capabilities.clone()).unwrap_or_default(),
+                total: heartbeat.map(|beat| beat.total).unwrap_or_default(),
+                free: heartbeat.map(|beat| beat.free).unwrap_or_default(),
+                jobs,
+                version: heartbeat.map(|beat| beat.version.clone()),
+            }
+        };
+        DeviceList { devices: inner.records.values().map(info).collect() }
+    }
+
+    /// Asks the bucket itself; remembers the answer.
+    pub async fn look_up(&self, bus: &Bus, device: &DeviceId) -> Option<DeviceRecord> {
+        let message = bus.last_by_subject(DEVICES_STREAM, &format!("{DEVICES}{device}")).await.ok()??;
+        let record = record_of(&message.payload)?;
+        self.note_record(record.clone());
+        Some(record)
+    }
+}
+
+fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration) -> Option<String> {
+    match beat {
+        _ if record.revoked => Some("revoked".to_owned()),
+        None => Some("not heard of yet".to_owned()),
+        Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", rfc3339(beat.at))),
+        Some(beat) => beat.heartbeat.not_working.clone(),
+    }
+}
+
+fn view(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration) -> DeviceView {
+    let heartbeat = beat.map(|beat| &beat.heartbeat);
+    DeviceView {
+        id: record.device,
+        member: record.member,
+        name: heartbeat.map_or_else(|| record.name.clone(), |beat| beat.name.clone()),
+        kinds: heartbeat.map(|beat| beat.kinds.clone()).unwrap_or_default(),
+        capabilities: heartbeat.map(|beat| beat.capabilities.clone()).unwrap_or_default(),
+        trust_scopes: heartbeat.map(|beat| beat.trust_scopes.clone()).unwrap_or_default(),
+        federations: heartbeat.map(|beat| beat.federations.clone()).unwrap_or_default(),
+        total: heartbeat.map(|beat| beat.total).unwrap_or_default(),
+        reputation: 0,
+        tier: record.tier,
+        results: 0,
+        away: away(record, beat, now, silence),
+    }
+}
+
+fn record_of(payload: &[u8]) -> Option<DeviceRecord> {
+    serde_json::from_slice(payload).ok()
+}
+
+/// Follows bucket and heartbeats until `stop`.
+///
+/// # Errors
+/// Where the subscriptions cannot be made.
+pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut devices = world.bus.client.subscribe(DEVICES_ALL).await?;
+    let mut beats = world.bus.client.subscribe(subject::HEARTBEATS).await?;
+    world.bus.client.flush().await?;
+    read_all(&world).await;
+    let mut again = tokio::time::interval(READ_AGAIN);
+    again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    again.tick().await;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = again.tick() => read_all(&world).await,
+            Some(message) = devices.next() => note_device(&world, &message.subject, &message.payload),
+            Some(message) = beats.next() => note_heartbeat(&world, &message.payload, Duration::ZERO, world.now()),
+            else => return Ok(()),
+        }
+    }
+}
+
+async fn read_all(world: &World) {
+    let devices = last_values(&world.bus, DEVICES_STREAM, DEVICES_ALL).await;
+    let beats = last_values(&world.bus, stream::HEARTBEATS, subject::HEARTBEATS).await;
+    match (devices, beats) {
+        (Ok(devices), Ok(beats)) => {
+            for message in devices {
+                note_device(world, &message.subject, &message.payload);
+            }
+            let now = world.now();
+            for message in beats {
+                note_heartbeat(world, &message.payload, Duration::from_millis(now.saturating_sub(message.time_ms)), message.time_ms);
+            }
+            lock(&world.fleet.0).read = true;
+        }
+        (Err(error), _) | (_, Err(error)) => tracing::warn!(%error, "the devices cannot be read now"),
+    }
+}
+
+/// The last message of every subject; more than one request where there are many.
+async fn last_values(bus: &Bus, stream: &str, subjects: &str) -> Result<Vec<StoredMessage>, bus::direct::ReadError> {
+    match bus.multi_last(stream, &[subjects]).await {
+        // Too many subjects for one request: these streams hold last values alone, so all of it is read.
+        Err(bus::direct::ReadError::Refused { reason, .. }) if reason.contains("413") => {
+            let mut all = Vec::new();
+            let mut from = 1;
+            loop {
+                let some = bus.from_seq(stream, from, 500).await?;
+                let Some(last) = some.last() else { return Ok(all) };
+                from = last.seq + 1;
+                all.extend(some);
+            }
+        }
+        answer => answer,
+    }
+}
+
+fn note_device(world: &World, subject: &str, payload: &[u8]) {
+    let Some(device) = subject.strip_prefix(DEVICES).and_then(|id| id.parse::<DeviceId>().ok()) else { return };
+    match record_of(payload) {
+        Some(record) if record.device == device => world.fleet.note_record(record),
+        // A deleted key is an empty message.
+        Some(_) | None if payload.is_empty() => world.fleet.forget(&device),
+        Some(_) | None => tracing::warn!(%device, "the record of a device cannot be read"),
+    }
+}
+
+fn note_heartbeat(world: &World, payload: &[u8], age: Duration, at: u64) {
+    let Ok(batch) = Batch::decode(payload) else { return };
+    let device = batch.k.device_id();
+    if world.fleet.record(&device).is_none_or(|record| record.did != batch.k) {
+        return;
+    }
+    let Ok(heartbeats) = batch.verify::<Heartbeat>(&mut lock(&world.verifier)) else { return };
+    for heartbeat in heartbeats {
+        if heartbeat.net == world.net && heartbeat.device == device {
+            world.fleet.note_beat(heartbeat.into_body(), age, at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::Signer;
+    use bus_schemas::history::Verdict;
+    use bus_schemas::resources::Resources;
+
+    fn record(seed: u8) -> DeviceRecord {
+        let key = Signer::from_seed(&[seed; 32]).public();
+        DeviceRecord {
+            device: key.device_id(),
+            did: key,
+            member: key.member_id(),
+            name: format!("laptop-{seed}"),
+            tier: 1,
+            enrolled_at: 1,
+            revoked: false,
+        }
+    }
+    fn heartbeat(record: &DeviceRecord) -> Heartbeat {
+        Heartbeat {
+            net: record.did.network_id(),
+            device: record.device,
+            at: 1,
+            name: record.name.clone(),
+            version: "0.1.0".into(),
+            kinds: vec!["echo".into()],
+            capabilities: vec![],
+            trust_scopes: vec![],
+            federations: vec![],
+            claimed_tier: 2,
+            total: Resources { cpu_cores: 4, ..Resources::default() },
+            free: Resources::default(),
+            jobs: vec![],
+            unsettled: vec![],
+            unsettled_more: 0,
+            not_working: None,
+        }
+    }
+
+    #[test]
+    fn nothing_fits_says_how_many_and_why() {
+        let fleet = Fleet::new(Duration::from_secs(20));
+        let needs = Needs { kind: "echo".into(), ..Needs::default() };
+        assert!(fleet.nothing_fits(&needs, 5).is_none(), "nothing is known yet");
+        lock(&fleet.0).read = true;
+        assert_eq!(fleet.nothing_fits(&needs, 5).unwrap().why, "0 of 0 devices fit");
+        let (one, two) = (record(1), record(2));
+        fleet.note_record(one.clone());
+        fleet.note_record(two.clone());
+        fleet.note_beat(heartbeat(&one), Duration::from_secs(21), 7);
+        fleet.note_beat(Heartbeat { not_working: Some("paused by its owner".into()), ..heartbeat(&two) }, Duration::ZERO, 9);
+        lock(&fleet.0).views = None;
+        let decision = fleet.nothing_fits(&needs, 5).unwrap();
+        assert_eq!((decision.considered.len(), &decision.why[..18]), (2, "0 of 2 devices fit"));
+        let reasons: Vec<_> = decision
+            .considered
+            .iter()
+            .map(|considered| match &considered.verdict {
+                Verdict::Out { reasons } => reasons.join("; "),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        assert!(reasons.contains(&"offline since 1970-01-01T00:00:00.007Z".to_owned()), "{reasons:?}");
+        assert!(reasons.contains(&"paused by its owner".to_owned()), "{reasons:?}");
+        fleet.note_beat(heartbeat(&one), Duration::ZERO, 10);
+        lock(&fleet.0).views = None;
+        assert!(fleet.nothing_fits(&needs, 5).is_none());
+    }
+
+    #[test]
+    fn an_older_heartbeat_does_not_replace_a_newer_one() {
+        let fleet = Fleet::new(Duration::from_secs(20));
+        let one = record(1);
+        fleet.note_record(one.clone());
+        let job = JobId(bus_schemas::Cid::of(b"j"));
+        fleet.note_beat(Heartbeat { jobs: vec![job], ..heartbeat(&one) }, Duration::ZERO, 10);
+        fleet.note_beat(heartbeat(&one), Duration::from_secs(5), 5);
+        assert_eq!(fleet.holder_of(&job), Some(one.device));
+        let list = fleet.list();
+        assert_eq!((list.devices[0].status.as_str(), list.devices[0].online, list.devices[0].jobs), ("working", true, 1));
+    }
+}

@@ -1,0 +1,465 @@
+//! Turns what waits in SUBMIT into jobs: sort out, ask for holds, publish to JOBS, record, acknowledge last.
+//!
+//! Every step may be done twice: the hold is keyed, JOBS holds one message per job, HISTORY is folded by job. So whatever dies
+//! midway, the message comes again and the same happens.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use bus::batch::{self, Batching};
+use bus::pull::{self, Delivery};
+use bus::store::StoreError;
+use bus_schemas::api::WatchState;
+use bus_schemas::eligibility::Needs;
+use bus_schemas::history::{Admitted, Decision, HistoryEvent, HistoryRecord, Transition};
+use bus_schemas::id::{Asker, JobId, MemberId};
+use bus_schemas::job::{AdmittedJob, JobState};
+use bus_schemas::ledger::{HoldState, HoldView, LedgerOutcome, Op, RefusalKind, VoidReason};
+use bus_schemas::{Code, Problem, UnixMs, limits, stream, subject};
+use futures::future::join_all;
+use futures::{StreamExt, stream as streams};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{self, Admit, Candidate, Headers, Refused, Submission};
+use crate::ledger_client;
+use crate::recorder::Entry;
+use crate::world::{World, crash_point, lock};
+
+/// On messages that a door stored: it waits for the answer, and this is the key of a job that names none.
+pub const DOOR_KEY: &str = "Mesh-Door-Key";
+/// Submissions that wait here un-acked.
+const PREFETCH: usize = 256;
+const IN_FLIGHT: usize = 4;
+
+/// Runs until `stop`, then finishes what it has begun.
+///
+/// # Errors
+/// Where the consumer is not there.
+pub async fn run(world: Arc<World>, records: mpsc::Sender<Entry>, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut deliveries = pull::deliveries(&world.bus, stream::SUBMIT, stream::INTAKE, PREFETCH).await?;
+    let (sender, receiver) = mpsc::channel(PREFETCH);
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                delivery = deliveries.next() => match delivery {
+                    Some(delivery) => if sender.send(delivery).await.is_err() { break },
+                    None => break,
+                },
+            }
+        }
+    });
+    let how = Batching::of(IN_FLIGHT).paced(world.timings.pace);
+    let work = move |batch: Vec<Delivery>| {
+        let (world, records) = (world.clone(), records.clone());
+        async move {
+            let entry = handle(&world, &batch).await;
+            let _ = records.send(entry).await;
+        }
+    };
+    batch::run(receiver, how, |delivery| delivery.payload.len(), work).await;
+    Ok(())
+}
+
+/// One job of a batch, with what its message said.
+struct Item {
+    /// Its message's place in the batch.
+    message: usize,
+    asker: Asker,
+    member: MemberId,
+    submitted_at: UnixMs,
+    candidate: Candidate,
+}
+/// A sound job on its way.
+struct Asked {
+    message: usize,
+    asker: Asker,
+    member: MemberId,
+    submitted_at: UnixMs,
+    admit: Box<Admit>,
+}
+
+/// What becomes of a batch of messages. Messages that cannot be finished now are given back here.
+async fn handle(world: &World, batch: &[Delivery]) -> Entry {
+    let mut entry = Entry::default();
+    let mut failed = BTreeSet::new();
+    let mut asked = Vec::new();
+    for item in sort(world, batch, &mut failed).await {
+        let Item { message, asker, member, submitted_at, candidate } = item;
+        match candidate {
+            Candidate::Admit(admit) => asked.push(Asked { message, asker, member, submitted_at, admit }),
+            Candidate::Refuse(refused) => entry.records.push(refuse(world, asker, member, refused).await),
+        }
+    }
+    entry.urgent = batch.iter().any(|delivery| header(delivery.headers.as_ref(), DOOR_KEY).is_some());
+    let deadline = tokio::time::Instant::now() + world.timings.ack_wait * 2 / 3;
+    let steps = streams::iter(chunks(asked)).map(|chunk| admit(world, chunk, deadline)).buffered(IN_FLIGHT).collect::<Vec<_>>().await;
+    for step in steps {
+        entry.records.extend(step.records);
+        failed.extend(step.failed);
+    }
+    for (place, delivery) in batch.iter().enumerate() {
+        if failed.contains(&place) {
+            // Comes again and is asked again; nothing was refused.
+            let _ = world.bus.give_back(&delivery.ack_subject, Duration::from_secs(1)).await;
+        } else {
+            entry.acks.push(delivery.ack_subject.clone());
+        }
+    }
+    entry
+}
+
+fn chunks(mut asked: Vec<Asked>) -> Vec<Vec<Asked>> {
+    let mut chunks = Vec::new();
+    while asked.len() > limits::STEP_MAX {
+        let rest = asked.split_off(limits::STEP_MAX);
+        chunks.push(std::mem::replace(&mut asked, rest));
+    }
+    if !asked.is_empty() {
+        chunks.push(asked);
+    }
+    chunks
+}
+
+pub fn header<'a>(headers: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
+    headers.and_then(|headers| headers.get(name)).map(|value| value.as_str())
+}
+/// The headers of a message that say what it is.
+pub fn headers_of(headers: Option<&HeaderMap>) -> Headers<'_> {
+    Headers {
+        job_key: header(headers, subject::header::JOB_KEY),
+        msg_id: header(headers, subject::header::NATS_MSG_ID),
+        content_type: header(headers, "Content-Type"),
+        mesh_type: header(headers, bus_schemas::envelope::HEADER_TYPE),
+        mesh_key: header(headers, bus_schemas::envelope::HEADER_KEY),
+        mesh_sig: header(headers, bus_schemas::envelope::HEADER_SIG),
+    }
+}
+
+async fn sort(world: &World, batch: &[Delivery], failed: &mut BTreeSet<usize>) -> Vec<Item> {
+    let mut items = Vec::new();
+    for (message, delivery) in batch.iter().enumerate() {
+        let headers = delivery.headers.as_ref();
+        let Some(asker) = subject::asker_of(&delivery.subject) else {
+            if !dead_letter(world, delivery, &Problem::new(Code::Forbidden, "the subject names nobody")).await {
+                failed.insert(message);
+            }
+            continue;
+        };
+        let member = match world.member_of(&asker).await {
+            Ok(member) => member,
+            Err(problem) => {
+                if !nobodys(world, delivery, &asker, &problem, message, &mut items).await {
+                    failed.insert(message);
+                }
+                continue;
+            }
+        };
+        let fallback = header(headers, DOOR_KEY).map_or_else(|| format!("submit:{}", delivery.stream_seq), str::to_owned);
+        let submission = Submission {
+            net: world.net,
+            member,
+            headers: headers_of(headers),
+            payload: &delivery.payload,
+            fallback_key: &fallback,
+            now: delivery.stored_at,
+        };
+        let sorted = admission::sort(&submission, &mut lock(&world.verifier)).into_vec();
+        metrics::counter!("mesh_jobs_submitted_total").increment(sorted.len() as u64);
+        items.extend(sorted.into_iter().map(|candidate| Item { message, asker, member, submitted_at: delivery.stored_at, candidate }));
+    }
+    items
+}
+
+/// A message of a device that may not submit: the owner of a revoked one finds it rejected, an unknown one is a dead letter.
+async fn nobodys(world: &World, delivery: &Delivery, asker: &Asker, problem: &Problem, message: usize, items: &mut Vec<Item>) -> bool {
+    let owner = match asker {
+        Asker::Device(device) => world.fleet.record(device).map(|record| record.member),
+        Asker::Member(_) => None,
+    };
+    let Some(member) = owner else { return dead_letter(world, delivery, problem).await };
+    let key = format!("submit:{}", delivery.stream_seq);
+    let job = bus_schemas::job::unsigned_job_id(&member, &key, &delivery.payload);
+    let refused = Refused { job, key: Some(key), kind: None, problem: problem.clone() };
+    items.push(Item { message, asker: *asker, member, submitted_at: delivery.stored_at, candidate: Candidate::Refuse(refused) });
+    true
+}
+
+async fn dead_letter(world: &World, delivery: &Delivery, problem: &Problem) -> bool {
+    metrics::counter!("mesh_jobs_rejected_total").increment(1);
+    tracing::warn!(subject = delivery.subject, %problem, "a submission of nobody");
+    let letter = serde_json::json!({
+        "subject": delivery.subject, "stream": stream::SUBMIT, "seq": delivery.stream_seq, "at": delivery.stored_at, "error": problem.body(),
+    });
+    world.bus.store(subject::DLQ.to_owned(), None, letter.to_string().into(), Duration::from_secs(10)).await.is_ok()
+}
+
+#[derive(Default)]
+struct Step {
+    records: Vec<HistoryRecord>,
+    /// Messages that must come again.
+    failed: Vec<usize>,
+}
+
+/// A funded job.
+struct Funded {
+    message: usize,
+    job: AdmittedJob,
+    kind: String,
+    nothing_fits: Option<Decision>,
+}
+
+/// Holds, JOBS and records for up to 64 jobs.
+async fn admit(world: &World, chunk: Vec<Asked>, deadline: tokio::time::Instant) -> Step {
+    let now = world.now();
+    let ops: Vec<Op> = chunk.iter().map(|asked| hold(asked, now)).collect();
+    let outcomes = match ledger_client::ask(world, ops, deadline).await {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            tracing::warn!(%error, jobs = chunk.len(), "the ledger does not answer; the submissions come again");
+            return Step { records: vec![], failed: chunk.iter().map(|asked| asked.message).collect() };
+        }
+    };
+    crash_point("after_hold");
+    let mut step = Step::default();
+    let mut funded = Vec::new();
+    for (asked, outcome) in chunk.into_iter().zip(outcomes) {
+        match judge(&asked.admit.job, outcome) {
+            Judged::Go(hold) => funded.push(fund(world, asked, &hold, now)),
+            Judged::Ended => (),
+            Judged::Refuse(problem) => {
+                let refused = Refused {
+                    job: asked.admit.job,
+                    key: Some(asked.admit.key),
+                    kind: Some(asked.admit.spec.kind),
+                    problem,
+                };
+                step.records.push(refuse(world, asked.asker, asked.member, refused).await);
+            }
+        }
+    }
+    let stored = publish(world, &funded, deadline).await;
+    crash_point("after_job");
+    for (funded, stored) in funded.into_iter().zip(stored) {
+        if !stored {
+            step.failed.push(funded.message);
+            continue;
+        }
+        if let Some(decision) = &funded.nothing_fits {
+            watch(world, &funded.job, WatchState { why: Some(decision.why.clone()), ..state(funded.job.job, JobState::Submitted, now) }).await;
+        }
+        step.records.push(record(world.net, funded, now));
+    }
+    step
+}
+
+fn hold(asked: &Asked, now: UnixMs) -> Op {
+    let spec = &asked.admit.spec;
+    Op::Hold {
+        job: asked.admit.job,
+        member: asked.member,
+        key: asked.admit.key.clone(),
+        amount_mmana: spec.cost_mana,
+        expires: limits::hold_expires(now, spec.max_execution_wait_ms(), spec.timeout_ms()),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    Go(HoldView),
+    /// The same job was here before and has ended: nothing is to do.
+    Ended,
+    Refuse(Problem),
+}
+
+/// What the ledger's answer means for the job.
+fn judge(job: &JobId, outcome: LedgerOutcome) -> Judged {
+    match outcome {
+        LedgerOutcome::Refused { code, why, detail } => {
+            let code = match why {
+                RefusalKind::InsufficientMana => Code::TooLittleMana,
+                RefusalKind::KeyConflict => Code::Conflict,
+                RefusalKind::UnknownMember
+                | RefusalKind::UnknownDevice
+                | RefusalKind::UnknownJob
+                | RefusalKind::AlreadySettled
+                | RefusalKind::AlreadyVoided
+                | RefusalKind::BadEvidence
+                | RefusalKind::BadAmount
+                | RefusalKind::NotAllowed
+                | RefusalKind::Expired
+                | RefusalKind::DeviceBoundElsewhere
+                | RefusalKind::HoldExpired => code,
+            };
+            Judged::Refuse(Problem::new(code, detail))
+        }
+        LedgerOutcome::Done(done) => match done.hold {
+            Some(hold) if hold.job != *job => Judged::Refuse(Problem::new(Code::Conflict, "the key was used for another job")),
+            Some(hold) => match hold.state {
+                HoldState::Open => Judged::Go(hold),
+                HoldState::Voided { reason: VoidReason::Expired | VoidReason::NotAdmitted } => {
+                    Judged::Refuse(Problem::new(Code::NotAdmitted, "its hold was returned before it became a job; send it again with a new key"))
+                }
+                HoldState::Settled { .. }
+                | HoldState::Voided { reason: VoidReason::Cancelled | VoidReason::Failed | VoidReason::NotPlaced } => Judged::Ended,
+            },
+            None => Judged::Refuse(Problem::new(Code::Internal, "the ledger answered without a hold")),
+        },
+    }
+}
+
+fn fund(world: &World, asked: Asked, hold: &HoldView, now: UnixMs) -> Funded {
+    let Asked { message, asker, member, submitted_at, admit } = asked;
+    let nothing_fits = world.fleet.nothing_fits(&Needs::from(&admit.spec), now);
+    let Admit { job, key, spec, form, body, signed } = *admit;
+    let job = AdmittedJob {
+        net: world.net,
+        job,
+        member,
+        asker,
+        key,
+        submitted_at,
+        at: now,
+        class: spec.priority,
+        hold_mmana: hold.amount_mmana,
+        hold_expires: hold.expires,
+        form,
+        body,
+        signed,
+    };
+    Funded { message, job, kind: spec.kind, nothing_fits }
+}
+
+/// Stores each job as its own message, signed once; says which are there.
+async fn publish(world: &World, funded: &[Funded], deadline: tokio::time::Instant) -> Vec<bool> {
+    if funded.is_empty() {
+        return vec![];
+    }
+    let bodies = funded.iter().map(|funded| bus_schemas::envelope::encode(&funded.job)).collect();
+    let proofs = world.signer.batch_of_bytes::<AdmittedJob>(bus_schemas::Form::Msgpack, bodies).proofs();
+    let time = deadline.saturating_duration_since(tokio::time::Instant::now()).max(Duration::from_secs(1));
+    join_all(funded.iter().zip(proofs).map(|(funded, proof)| async move {
+        let subject = subject::job(funded.job.class, &funded.job.job);
+        match world.bus.store(subject, None, proof.encode().into(), time).await {
+            Ok(_) => true,
+            // The job is there already: a repeat.
+            Err(error) if error.err_code() == Some(StoreError::MAX_PER_SUBJECT) => true,
+            Err(error) => {
+                tracing::error!(%error, job = %funded.job.job, "a job cannot be stored; its submission comes again");
+                false
+            }
+        }
+    }))
+    .await
+}
+
+fn record(net: bus_schemas::NetworkId, funded: Funded, now: UnixMs) -> HistoryRecord {
+    let Funded { job, kind, nothing_fits, .. } = funded;
+    HistoryRecord {
+        net,
+        member: job.member,
+        job: job.job,
+        at: now,
+        transitions: vec![transition(JobState::Submitted, job.submitted_at, "admitted")],
+        what: HistoryEvent::Admitted(Box::new(Admitted {
+            asker: job.asker,
+            key: job.key,
+            kind,
+            submitted_at: job.submitted_at,
+            hold_mmana: job.hold_mmana,
+            hold_expires: job.hold_expires,
+            form: job.form,
+            body: job.body,
+            signed: job.signed,
+            nothing_fits,
+        })),
+    }
+}
+
+fn transition(to: JobState, at: UnixMs, cause: impl Into<String>) -> Transition {
+    Transition { to, at, cause: cause.into(), actor: "gateway".to_owned() }
+}
+
+fn state(id: JobId, state: JobState, at: UnixMs) -> WatchState {
+    WatchState { id, state, at, device: None, device_name: None, price_mmana: None, bids: None, rejected: None, why: None, error: None }
+}
+
+/// Tells the member at once, and makes the record.
+async fn refuse(world: &World, asker: Asker, member: MemberId, refused: Refused) -> HistoryRecord {
+    metrics::counter!("mesh_jobs_rejected_total").increment(1);
+    let Refused { job, key, kind, problem } = refused;
+    let now = world.now();
+    let told = WatchState { error: Some(problem.body()), ..state(job, JobState::Rejected, now) };
+    tell(world, &member, &asker, key.as_deref(), told).await;
+    HistoryRecord {
+        net: world.net,
+        member,
+        job,
+        at: now,
+        transitions: vec![transition(JobState::Rejected, now, problem.to_string())],
+        what: HistoryEvent::Rejected { asker, key, kind, problem },
+    }
+}
+
+async fn watch(world: &World, job: &AdmittedJob, told: WatchState) {
+    tell(world, &job.member, &job.asker, Some(&job.key), told).await;
+}
+
+async fn tell(world: &World, member: &MemberId, asker: &Asker, key: Option<&str>, told: WatchState) {
+    let mut headers = HeaderMap::new();
+    headers.insert(subject::header::ASKER, asker.to_string());
+    if let Some(key) = key {
+        headers.insert(subject::header::JOB_KEY, key);
+    }
+    let payload = serde_json::to_vec(&told).unwrap_or_default();
+    // A hint: who missed it reads the record.
+    let _ = world.bus.client.publish_with_headers(subject::watch(member, &told.id, "state"), headers, payload.into()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::ledger::Done;
+    use bus_schemas::{Cid, FactId, MilliMana, Signer};
+
+    fn done(job: JobId, repeat: bool, state: HoldState) -> LedgerOutcome {
+        let hold = HoldView {
+            job,
+            member: Signer::from_seed(&[1; 32]).public().member_id(),
+            amount_mmana: MilliMana::mana(1),
+            expires: 9,
+            state,
+        };
+        LedgerOutcome::Done(Done { fact: FactId(Cid::of(b"f")), seq: 1, repeat, hold: Some(hold) })
+    }
+
+    #[test]
+    fn what_an_answer_of_the_ledger_means() {
+        let job = JobId(Cid::of(b"j"));
+        let voided = |reason| HoldState::Voided { reason };
+        let refused = |why| LedgerOutcome::Refused { code: Code::Refused, why, detail: "because".into() };
+        let name = |judged: Judged| match judged {
+            Judged::Go(_) => "go".to_owned(),
+            Judged::Ended => "ended".to_owned(),
+            Judged::Refuse(problem) => problem.code.to_string(),
+        };
+        let cases = [
+            (done(job, false, HoldState::Open), "go"),
+            (done(job, true, HoldState::Open), "go"),
+            (done(job, true, voided(VoidReason::Cancelled)), "ended"),
+            (done(job, true, voided(VoidReason::Failed)), "ended"),
+            (done(job, true, voided(VoidReason::Expired)), "M0505"),
+            (done(job, true, voided(VoidReason::NotAdmitted)), "M0505"),
+            (done(JobId(Cid::of(b"other")), true, HoldState::Open), "M0502"),
+            (refused(RefusalKind::InsufficientMana), "M0601"),
+            (refused(RefusalKind::KeyConflict), "M0502"),
+            (refused(RefusalKind::UnknownMember), "M0602"),
+        ];
+        for (outcome, expected) in cases {
+            assert_eq!(name(judge(&job, outcome.clone())), expected, "{outcome:?}");
+        }
+    }
+}

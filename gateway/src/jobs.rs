@@ -1,0 +1,179 @@
+//! What a member asks about its jobs, the same at every door. Another member's job does not exist.
+
+use std::time::Duration;
+
+use bus_schemas::api::ask::JobLs;
+use bus_schemas::api::{BlobRef, Explanation, JobList, JobView, ReceiptView, ResultView};
+use bus_schemas::history::CancelRequest;
+use bus_schemas::id::{CID_TEXT_PREFIX, JobId, MemberId};
+use bus_schemas::job::JobState;
+use bus_schemas::{Code, Problem, stream, subject};
+
+use crate::history::Known;
+use crate::views::{self, Moment};
+use crate::world::World;
+
+const LIST_DEFAULT: u32 = 50;
+const LIST_MAX: u32 = 200;
+/// Rows follow HISTORY by a tick; a job that is not there yet is waited for at most this long.
+const ROWS_MAY_LAG: Duration = Duration::from_secs(1);
+/// The fewest characters of an id that are worth a search.
+const PREFIX_MIN: usize = 4;
+
+impl World {
+    fn moment(&self, id: &JobId) -> Moment {
+        Moment { running: self.live.running(id), holder: self.fleet.holder_of(id) }
+    }
+
+    /// The job that a full id, a short one or a unique beginning names.
+    async fn find(&self, member: &MemberId, text: &str) -> Result<(JobId, Known), Problem> {
+        let deadline = tokio::time::Instant::now() + ROWS_MAY_LAG;
+        let mut up_to_date = false;
+        loop {
+            if let Some(found) = self.look(member, text).await? {
+                return Ok(found);
+            }
+            if up_to_date || tokio::time::Instant::now() >= deadline {
+                let shown: String = text.chars().take(80).collect();
+                return Err(Problem::new(Code::NoSuchJob, format!("you have no job {shown}")));
+            }
+            // Once the rows hold all that HISTORY has now, a miss is a miss.
+            tokio::time::sleep(self.timings.tick).await;
+            let end = self.bus.stream_end(stream::HISTORY).await;
+            up_to_date = match end {
+                Ok(end) => end.last_seq == 0 || self.store.has_applied(end.last_seq).await?,
+                Err(_) => false,
+            };
+        }
+    }
+
+    async fn look(&self, member: &MemberId, text: &str) -> Result<Option<(JobId, Known)>, Problem> {
+        let id = match text.parse::<JobId>() {
+            Ok(id) => id,
+            Err(_) => {
+                let Some(prefix) = prefix_of(text) else { return Ok(None) };
+                match self.store.ids_like(member, &prefix).await?.as_slice() {
+                    [] => return Ok(None),
+                    [one] => *one,
+                    [one, other, ..] => {
+                        let detail = format!("{text} may be {} or {}", one.short(), other.short());
+                        return Err(Problem::new(Code::Ambiguous, detail));
+                    }
+                }
+            }
+        };
+        Ok(self.store.job(member, &id).await?.map(|known| (id, known)))
+    }
+
+    /// # Errors
+    /// [`Code::NoSuchJob`], [`Code::Ambiguous`], [`Code::Unavailable`], here and in all that name one job.
+    pub async fn job_show(&self, member: &MemberId, id: &str) -> Result<JobView, Problem> {
+        let (id, known) = self.find(member, id).await?;
+        Ok(views::job(*member, id, &known, &self.moment(&id)))
+    }
+
+    /// # Errors
+    /// As [`Self::job_show`].
+    pub async fn job_explain(&self, member: &MemberId, id: &str) -> Result<Explanation, Problem> {
+        let (id, known) = self.find(member, id).await?;
+        Ok(views::explanation(id, &known, &self.moment(&id)))
+    }
+
+    /// The result, and where its bytes are, if they are not in it.
+    ///
+    /// # Errors
+    /// As [`Self::job_show`]; also why there is no result.
+    pub async fn job_result(&self, member: &MemberId, id: &str) -> Result<(ResultView, Option<BlobRef>), Problem> {
+        let (id, known) = self.find(member, id).await?;
+        views::result(id, &known, &self.moment(&id))
+    }
+
+    /// # Errors
+    /// As [`Self::job_result`].
+    pub async fn job_receipt(&self, member: &MemberId, id: &str) -> Result<ReceiptView, Problem> {
+        let (id, known) = self.find(member, id).await?;
+        views::receipt(id, views::done(id, &known, &self.moment(&id))?)
+    }
+
+    /// Asks whoever holds the job to end it; the answer is its state now.
+    ///
+    /// # Errors
+    /// As [`Self::job_show`]; [`Code::CannotCancel`] where it has ended.
+    pub async fn job_cancel(&self, member: &MemberId, id: &str) -> Result<JobView, Problem> {
+        let (id, known) = self.find(member, id).await?;
+        let view = views::job(*member, id, &known, &self.moment(&id));
+        if view.state.is_final() {
+            return Err(Problem::new(Code::CannotCancel, format!("{} is {} already", view.short, view.state)));
+        }
+        let request = CancelRequest { net: self.net, job: id, member: *member, at: self.now() };
+        let batch = self.signer.batch(&[request]).encode();
+        match self.bus.store(subject::cancel(&id), None, batch.into(), Duration::from_secs(5)).await {
+            Ok(_) => Ok(view),
+            Err(error) => Err(Problem::new(Code::Unavailable, format!("the wish could not be stored: {error}"))),
+        }
+    }
+
+    /// # Errors
+    /// [`Code::BadValue`] for a limit or cursor that is none, [`Code::Unavailable`].
+    pub async fn job_ls(&self, member: &MemberId, ask: &JobLs) -> Result<JobList, Problem> {
+        let limit = ask.limit.unwrap_or(LIST_DEFAULT);
+        if !(1..=LIST_MAX).contains(&limit) {
+            return Err(Problem::new(Code::BadValue, format!("limit is {limit}; 1 to {LIST_MAX} are allowed")));
+        }
+        let after = ask.cursor.as_deref().map(parse_cursor).transpose()?;
+        // Rows know of jobs that go on that they were submitted; the rest is of this moment.
+        let stored = ask.state.map(|state| if state.is_final() { state } else { JobState::Submitted });
+        let rows = self.store.jobs(member, stored, after, limit).await?;
+        let whole_page = rows.len() == usize::try_from(limit).unwrap_or(usize::MAX);
+        let cursor = rows.last().filter(|_| whole_page).map(|(id, known)| format!("{}.{id}", known.created_at));
+        let views = rows.iter().map(|(id, known)| views::job(*member, *id, known, &self.moment(id)));
+        Ok(JobList { jobs: views.filter(|view| ask.state.is_none_or(|state| state == view.state)).collect(), cursor })
+    }
+}
+
+fn parse_cursor(cursor: &str) -> Result<(u64, JobId), Problem> {
+    let parsed = cursor.split_once('.').and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
+    parsed.ok_or_else(|| Problem::new(Code::BadValue, "the cursor is none that was given out"))
+}
+
+/// The beginning of full ids that a short form stands for; `None` where no id begins so.
+fn prefix_of(text: &str) -> Option<String> {
+    let rest = match text.strip_prefix("job_") {
+        Some(rest) => rest,
+        None if text.starts_with(CID_TEXT_PREFIX) => &text[CID_TEXT_PREFIX.len()..],
+        None => text,
+    };
+    let fine = (PREFIX_MIN..=52).contains(&rest.len()) && rest.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
+    fine.then(|| format!("{CID_TEXT_PREFIX}{rest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn beginnings_of_ids() {
+        let cases = [
+            ("job_bm6jg3ux", Some("bafkreibm6jg3ux")),
+            ("bm6j", Some("bafkreibm6j")),
+            ("bafkreibm6jg", Some("bafkreibm6jg")),
+            ("job_", None),
+            ("bm6", None),
+            ("job_%", None),
+            ("job_BM6JG3UX", None),
+            ("job_nothere1", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(prefix_of(text).as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn cursors() {
+        let id = JobId(bus_schemas::Cid::of(b"j"));
+        assert_eq!(parse_cursor(&format!("5.{id}")), Ok((5, id)));
+        for bad in ["", "5", "x.y", "5.bafkrei"] {
+            assert_eq!(parse_cursor(bad).unwrap_err().code, Code::BadValue, "{bad}");
+        }
+    }
+}

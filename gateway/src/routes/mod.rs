@@ -1,0 +1,87 @@
+//! The HTTP door, `/api/v1`. A bearer token or a signed body proves who asks; every answer that is no success is an
+//! [`bus_schemas::api::ErrorBody`] (RFC 9457), whatever went wrong.
+
+mod blobs;
+mod jobs;
+mod people;
+mod problem;
+mod who;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bus_schemas::{Code, Problem};
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::world::World;
+use problem::Refusal;
+
+/// No question takes longer, but for a large blob on a slow line.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+const BLOB_WITHIN: Duration = Duration::from_secs(300);
+
+/// What one request hands from layer to handler.
+pub type Shared = Arc<World>;
+
+/// All routes of the API; what a program needs of its own (`/metrics`, …) is merged beside them.
+pub fn api(world: Shared) -> Router {
+    let quick = Router::new()
+        .route("/jobs", post(jobs::submit).get(jobs::list))
+        .route("/jobs/{id}", get(jobs::show))
+        .route("/jobs/{id}/result", get(jobs::result))
+        .route("/jobs/{id}/explain", get(jobs::explain))
+        .route("/jobs/{id}/receipt", get(jobs::receipt))
+        .route("/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/devices", get(people::devices))
+        .route("/devices/{id}", get(people::device))
+        .route("/credit/balance", get(people::balance))
+        .route("/credit/history", get(people::credits))
+        .route("/network", get(people::network))
+        .route("/enrol", post(people::enrol))
+        .layer(middleware::from_fn(|request: Request, next: Next| within(ANSWER_WITHIN, request, next)));
+    let large = Router::new()
+        .route("/blobs", post(blobs::put))
+        .route("/blobs/{cid}", get(blobs::get))
+        .layer(middleware::from_fn(|request: Request, next: Next| within(BLOB_WITHIN, request, next)));
+    Router::new().nest("/api/v1", quick.merge(large)).with_state(world)
+}
+
+/// What holds for every route: counted, nothing unknown without an answer, no panic that ends a connection.
+pub fn dressed(routes: Router) -> Router {
+    let here = || async { Refusal(Problem::new(Code::NotFound, "no such path here")) };
+    let method = || async { Refusal(Problem::new(Code::NotFound, "this path knows no such method")) };
+    routes
+        .fallback(here)
+        .method_not_allowed_fallback(method)
+        // Bodies are read by our own hands, so that what is too large gets an answer.
+        .layer(DefaultBodyLimit::disable())
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            tracing::error!("a request ended in a panic");
+            Refusal(Problem::new(Code::Internal, "the request could not be answered")).into_response()
+        }))
+        .layer(middleware::from_fn(count))
+}
+
+async fn within(time: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(time, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Refusal(Problem::new(Code::Unavailable, format!("no answer within {} s", time.as_secs()))).into_response(),
+    }
+}
+
+async fn count(request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let method = request.method().as_str().to_owned();
+    // The pattern, never the path: ids are no labels.
+    let route = request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    let response = next.run(request).await;
+    let status = response.status().as_str().to_owned();
+    metrics::counter!("mesh_http_requests_total", "method" => method, "route" => route.clone(), "status" => status).increment(1);
+    metrics::histogram!("mesh_http_request_seconds", "route" => route).record(begun.elapsed());
+    response
+}

@@ -1,0 +1,58 @@
+//! Devices, credits, the network, and letting people in.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, header};
+use axum::response::IntoResponse;
+use bus_schemas::api::{BalanceView, CreditHistory, DeviceInfo, DeviceList};
+use bus_schemas::limits;
+use bus_schemas::network::EnrolReply;
+use serde::Deserialize;
+
+use super::Shared;
+use super::problem::{Refusal, query, whole};
+use super::who::bearer;
+use crate::enrolment;
+
+type Said<T> = Result<Json<T>, Refusal>;
+
+pub async fn devices(State(world): State<Shared>, headers: HeaderMap) -> Said<DeviceList> {
+    bearer(&world, &headers).await?;
+    Ok(Json(world.fleet.list()))
+}
+
+pub async fn device(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<DeviceInfo> {
+    bearer(&world, &headers).await?;
+    Ok(Json(world.device(&id)?))
+}
+
+pub async fn balance(State(world): State<Shared>, headers: HeaderMap) -> Said<BalanceView> {
+    let member = bearer(&world, &headers).await?;
+    Ok(Json(world.credit_balance(member).await?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Page {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+pub async fn credits(State(world): State<Shared>, headers: HeaderMap, page: Result<Query<Page>, QueryRejection>) -> Said<CreditHistory> {
+    let member = bearer(&world, &headers).await?;
+    let page = query(page)?;
+    Ok(Json(world.credit_history(member, page.limit, page.cursor.as_deref()).await?))
+}
+
+/// Public: it says who speaks for the network, under the network's signature.
+pub async fn network(State(world): State<Shared>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], world.document_text.clone())
+}
+
+/// The invite inside is what lets one in.
+pub async fn enrol(State(world): State<Shared>, body: Body) -> Said<EnrolReply> {
+    let body = whole(body, limits::BODY_BYTES_MAX).await?;
+    Ok(Json(enrolment::enrol(&world.enrol, &body).await?))
+}

@@ -1,0 +1,264 @@
+//! What people and programs are shown of a job. Pure: the rows, what is known of this moment, and the clock come in.
+
+use bus_schemas::api::{BlobRef, Explanation, JobView, ReceiptView, ResultView, Submitted};
+use bus_schemas::envelope::{Proof, form_of};
+use bus_schemas::history::{CompletedEnd, Decision, Transition};
+use bus_schemas::id::{DeviceId, JobId, MemberId};
+use bus_schemas::job::{JobSpec, JobState};
+use bus_schemas::receipt::{Outcome, Receipt};
+use bus_schemas::{Code, MilliMana, Problem, UnixMs, limits, strict};
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::value::RawValue;
+
+use crate::history::Known;
+use crate::live::Running;
+use crate::world::rfc3339;
+
+/// Decisions that an explanation carries; the newest ones.
+const DECISIONS_SHOWN: usize = 20;
+/// Devices that one decision carries.
+const DEVICES_SHOWN: usize = 500;
+
+/// What this moment adds to the rows.
+#[derive(Debug, Clone, Default)]
+pub struct Moment {
+    /// A device told of it.
+    pub running: Option<Running>,
+    /// A device's heartbeat lists it.
+    pub holder: Option<DeviceId>,
+}
+
+/// The state of a job at this moment.
+pub fn state(known: &Known, moment: &Moment) -> JobState {
+    match known.state.unwrap_or(JobState::Submitted) {
+        ended if ended.is_final() => ended,
+        _ if moment.running.is_some() => JobState::Executing,
+        _ if moment.holder.is_some() => JobState::Assigned,
+        waits => waits,
+    }
+}
+
+/// Why it waits, where it does.
+fn waiting(known: &Known, state: JobState) -> Option<String> {
+    let last = newest(&known.decisions)?;
+    (state == JobState::Submitted && last.winner.is_none()).then(|| last.why.clone())
+}
+fn newest(decisions: &[Decision]) -> Option<&Decision> {
+    decisions.iter().max_by_key(|decision| decision.at)
+}
+
+pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobView {
+    let state = state(known, moment);
+    let at_work = moment.running.as_ref().map(|running| running.device).or(moment.holder).filter(|_| !state.is_final());
+    // What ended without a charge cost nothing; what never began has no cost.
+    let nothing = (state.is_final() && state != JobState::Rejected).then_some(MilliMana::ZERO);
+    let paid = known.paid.or(nothing);
+    JobView {
+        id,
+        short: id.short(),
+        state,
+        kind: known.kind.clone(),
+        member,
+        device: known.device.or(at_work),
+        attempts: known.attempts + u32::from(at_work.is_some()),
+        key: known.key.clone(),
+        created_at: rfc3339(known.created_at),
+        finished_at: known.finished_at.filter(|_| state.is_final()).map(rfc3339),
+        cost: paid.map(|paid| paid.to_string()),
+        cost_mmana: paid,
+        hold_mmana: known.hold,
+        progress: moment.running.as_ref().filter(|_| !state.is_final()).and_then(|running| running.progress.clone()),
+        waiting: waiting(known, state),
+        error: known.problem.as_ref().map(Problem::body),
+        transitions: transitions(known),
+    }
+}
+
+/// In the order of time, each once.
+fn transitions(known: &Known) -> Vec<Transition> {
+    let mut transitions = known.transitions.clone();
+    transitions.sort_by_key(|transition| transition.at);
+    transitions.dedup();
+    transitions
+}
+
+pub fn submitted(id: JobId, key: &str, state: JobState, waiting: Option<String>) -> Submitted {
+    Submitted { id, short: id.short(), state, waiting, key: key.to_owned() }
+}
+
+pub fn explanation(id: JobId, known: &Known, moment: &Moment) -> Explanation {
+    let state = state(known, moment);
+    let mut decisions = known.decisions.clone();
+    decisions.sort_by_key(|decision| std::cmp::Reverse(decision.at));
+    decisions.truncate(DECISIONS_SHOWN);
+    for decision in &mut decisions {
+        decision.considered.truncate(DEVICES_SHOWN);
+    }
+    let mut attempts = known.failed.clone();
+    attempts.sort_by_key(|attempt| attempt.number);
+    let waits = !state.is_final();
+    Explanation {
+        id,
+        short: id.short(),
+        state,
+        summary: summary(known, moment, state),
+        attempts,
+        next_look_at: known.next_look_at.filter(|_| waits).map(rfc3339),
+        gives_up_at: gives_up_at(known).filter(|_| waits).map(rfc3339),
+        transitions: transitions(known),
+        devices: decisions.first().map(|decision| decision.considered.clone()).unwrap_or_default(),
+        decisions,
+    }
+}
+
+fn gives_up_at(known: &Known) -> Option<UnixMs> {
+    let own = || {
+        let spec = JobSpec::parse(known.form?, known.body.as_deref()?).ok()?;
+        Some(known.created_at + spec.max_execution_wait_ms())
+    };
+    known.gives_up_at.or_else(own)
+}
+
+fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
+    let last = newest(&known.decisions);
+    let why = last.map_or_else(String::new, |decision| format!(": {}", decision.why));
+    let reason = known.problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
+    let device = known.device.map_or_else(String::new, |device| format!(" on {device}"));
+    let attempts = match known.attempts {
+        0 | 1 => String::new(),
+        n => format!(" at attempt {n}"),
+    };
+    match state {
+        JobState::Completed => format!("completed{device}{attempts}{why}"),
+        JobState::Failed => format!("failed{device} after {} of {} attempts{reason}", known.attempts, limits::ATTEMPTS_MAX),
+        JobState::Cancelled => format!("cancelled{device}{reason}"),
+        JobState::Rejected => format!("never became a job{reason}"),
+        JobState::Executing | JobState::Assigned => {
+            let device = moment.running.as_ref().map(|running| running.device).or(moment.holder);
+            let verb = if state == JobState::Executing { "runs" } else { "waits in the queue" };
+            device.map_or_else(|| format!("{verb}{why}"), |device| format!("{verb} on {device}{why}"))
+        }
+        JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => match last {
+            Some(decision) if decision.winner.is_none() => format!("waits since {}{why}", rfc3339(known.created_at)),
+            Some(_) | None => format!("waits since {} for a device{why}", rfc3339(known.created_at)),
+        },
+    }
+}
+
+/// The receipt of a completed job, with what it takes to check it again.
+///
+/// # Errors
+/// [`Code::Internal`] where what was stored cannot be read.
+pub fn receipt(id: JobId, done: &CompletedEnd) -> Result<ReceiptView, Problem> {
+    let body = receipt_body(&done.receipt_proof)?;
+    Ok(ReceiptView {
+        id: done.receipt,
+        job: id,
+        attempt: done.attempt,
+        device: body.device,
+        did: done.receipt_proof.k,
+        body,
+        proof: BASE64URL_NOPAD.encode(&done.receipt_proof.encode()),
+        assignment: BASE64URL_NOPAD.encode(&done.assignment_proof.encode()),
+    })
+}
+fn receipt_body(proof: &Proof) -> Result<Receipt, Problem> {
+    let form = form_of::<Receipt>(&proof.t)?;
+    strict::decode(form, &proof.b, limits::BODY_BYTES_MAX).map_err(|problem| Problem::new(Code::Internal, problem.to_string()))
+}
+
+/// The result of a job that has one; and where its bytes are, if they are a blob.
+///
+/// # Errors
+/// Why there is none (yet): it has not finished, or how it ended.
+pub fn result(id: JobId, known: &Known, moment: &Moment) -> Result<(ResultView, Option<BlobRef>), Problem> {
+    let done = done(id, known, moment)?;
+    let receipt = receipt(id, done)?;
+    let (text, blob) = match (&done.result, &receipt.body.outcome) {
+        (Some(bytes), _) => (String::from_utf8(bytes.to_vec()).map_err(|_| unreadable())?, None),
+        (None, Outcome::Completed(reference)) => {
+            let blob = BlobRef { cid: reference.cid, bytes: reference.bytes };
+            (serde_json::to_string(&blob).map_err(|_| unreadable())?, Some(blob))
+        }
+        (None, Outcome::Failed(_) | Outcome::Cancelled) => return Err(unreadable()),
+    };
+    let result = RawValue::from_string(text).map_err(|_| unreadable())?;
+    Ok((ResultView { id, state: JobState::Completed, result, receipt }, blob))
+}
+fn unreadable() -> Problem {
+    Problem::new(Code::Internal, "the stored result is no JSON")
+}
+
+/// The end of a completed job.
+///
+/// # Errors
+/// As [`result`].
+pub fn done<'a>(id: JobId, known: &'a Known, moment: &Moment) -> Result<&'a CompletedEnd, Problem> {
+    let detail = || known.problem.as_ref().map_or_else(|| "no reason was recorded".to_owned(), Problem::to_string);
+    match state(known, moment) {
+        JobState::Completed => {
+            known.done.as_ref().ok_or_else(|| Problem::new(Code::Internal, "the end of the job was recorded without its receipt"))
+        }
+        JobState::Failed => Err(Problem::new(Code::JobFailed, detail())),
+        JobState::Cancelled => Err(Problem::new(Code::JobCancelled, detail())),
+        JobState::Rejected => Err(known.problem.clone().unwrap_or_else(|| Problem::new(Code::Internal, detail()))),
+        going @ (JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed | JobState::Assigned | JobState::Executing) => {
+            Err(Problem::new(Code::NotFinished, format!("{} is {going}", id.short())))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::{Cid, Signer};
+
+    fn known(state: JobState) -> Known {
+        Known { state: Some(state), created_at: 1_800_000_000_000, finished_at: Some(1_800_000_000_500), ..Known::default() }
+    }
+    fn decision(at: u64, why: &str, winner: Option<DeviceId>) -> Decision {
+        Decision { round: at, at, took_ms: 1, considered: vec![], winner, why: why.into() }
+    }
+
+    #[test]
+    fn each_state_says_what_its_result_is() {
+        let id = JobId(Cid::of(b"j"));
+        let failed = Known { problem: Some(Problem::new(Code::NothingFits, "none came")), ..known(JobState::Failed) };
+        let cases = [
+            (known(JobState::Submitted), Code::NotFinished),
+            (failed, Code::JobFailed),
+            (known(JobState::Cancelled), Code::JobCancelled),
+            (Known { problem: Some(Problem::new(Code::TooLittleMana, "no")), ..known(JobState::Rejected) }, Code::TooLittleMana),
+        ];
+        for (known, code) in cases {
+            assert_eq!(result(id, &known, &Moment::default()).unwrap_err().code, code);
+        }
+    }
+
+    #[test]
+    fn the_moment_shows_on_jobs_that_have_not_ended() {
+        let member = Signer::from_seed(&[1; 32]).public().member_id();
+        let device = Signer::from_seed(&[2; 32]).public().device_id();
+        let id = JobId(Cid::of(b"j"));
+        let runs = Moment { running: Some(Running { device, progress: None }), holder: Some(device) };
+        let queued = Moment { running: None, holder: Some(device) };
+        let view = job(member, id, &known(JobState::Submitted), &runs);
+        assert_eq!((view.state, view.device, view.attempts, view.finished_at), (JobState::Executing, Some(device), 1, None));
+        assert_eq!(job(member, id, &known(JobState::Submitted), &queued).state, JobState::Assigned);
+        let view = job(member, id, &known(JobState::Completed), &runs);
+        assert_eq!((view.state, view.device, view.attempts), (JobState::Completed, None, 0));
+        assert_eq!(view.cost.as_deref(), Some("0"));
+        assert_eq!(job(member, id, &known(JobState::Rejected), &runs).cost, None);
+    }
+
+    #[test]
+    fn an_explanation_begins_with_the_newest() {
+        let id = JobId(Cid::of(b"j"));
+        let mut waits = known(JobState::Submitted);
+        waits.decisions = vec![decision(1, "0 of 2 devices fit", None), decision(3, "0 of 3 devices fit", None)];
+        let explained = explanation(id, &waits, &Moment::default());
+        assert_eq!(explained.decisions.iter().map(|d| d.at).collect::<Vec<_>>(), [3, 1]);
+        assert_eq!(explained.summary, "waits since 2027-01-15T08:00:00.000Z: 0 of 3 devices fit");
+        assert_eq!(job(Signer::from_seed(&[1; 32]).public().member_id(), id, &waits, &Moment::default()).waiting.unwrap(), "0 of 3 devices fit");
+    }
+}
