@@ -1,0 +1,180 @@
+//! Asking the network as the context's member.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::client::Request;
+use bus::connect::{Connect, Login};
+use bus::{Bus, Health};
+use bus_schemas::api::ErrorBody;
+use bus_schemas::id::Asker;
+use bus_schemas::network::NetworkDocument;
+use bus_schemas::subject::{self, header};
+use bus_schemas::{Code, Form, Problem};
+use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::args::Cli;
+use super::context::{Context, Contexts};
+use super::failure::Failure;
+
+/// A door waits up to 5 s for an answer of the parts behind it.
+const ANSWER_WAIT: Duration = Duration::from_secs(12);
+
+/// A context and its connection.
+pub struct Session {
+    pub context: Context,
+    pub bus: Bus,
+}
+
+impl Session {
+    /// # Errors
+    /// Where no context is there, or its hub cannot be reached.
+    pub async fn open(cli: &Cli) -> Result<Self, Failure> {
+        Self::open_context(Contexts::of_user()?.find(cli.global.context.as_deref())?).await
+    }
+    /// # Errors
+    /// Where the hub cannot be reached.
+    pub async fn open_context(context: Context) -> Result<Self, Failure> {
+        let login = Login::Creds(context.member.creds.clone());
+        let bus = connect(&context, login, &context.member.inbox_prefix, Duration::from_secs(3)).await?;
+        Ok(Self { context, bus })
+    }
+
+    pub fn asker(&self) -> Asker {
+        Asker::Member(self.context.member.id)
+    }
+    /// Who speaks for the network.
+    ///
+    /// # Errors
+    /// Where the document is missing or not signed by the network.
+    pub fn network(&self) -> Result<NetworkDocument, Failure> {
+        network(&self.context)
+    }
+
+    /// Asks and reads the JSON of the answer.
+    ///
+    /// # Errors
+    /// The network's own error, or that it does not answer.
+    pub async fn ask<Q: Serialize, A: DeserializeOwned>(&self, call: &str, question: &Q) -> Result<A, Failure> {
+        let payload = serde_json::to_vec(question).map_err(|error| Failure::ours(error.to_string()))?;
+        let answer = self.ask_bytes(call, HeaderMap::new(), payload.into()).await?;
+        read(call, &answer.payload)
+    }
+    /// Asks in MessagePack; the answer as it is.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_msgpack<Q: Serialize>(&self, call: &str, question: &Q) -> Result<async_nats::Message, Failure> {
+        self.ask_bytes(call, HeaderMap::new(), bus_schemas::envelope::encode(question).into()).await
+    }
+    /// # Errors
+    /// As [`Self::ask`].
+    pub async fn ask_bytes(&self, call: &str, headers: HeaderMap, payload: Bytes) -> Result<async_nats::Message, Failure> {
+        let bytes = payload.len();
+        if bytes > bus_schemas::limits::CROSSING_BYTES_MAX {
+            let limit = bus_schemas::limits::CROSSING_BYTES_MAX;
+            return Err(Failure::new(Code::TooLarge, format!("{bytes} bytes, at most {limit} go in one message")));
+        }
+        let mut request = Request::new().payload(payload).timeout(Some(ANSWER_WAIT));
+        if !headers.is_empty() {
+            request = request.headers(headers);
+        }
+        let answer = self.bus.client.send_request(subject::api(&self.asker(), call), request).await.map_err(|error| {
+            let why = match error.kind() {
+                async_nats::RequestErrorKind::NoResponders => "no gateway is listening".to_owned(),
+                async_nats::RequestErrorKind::TimedOut => format!("no answer within {} s", ANSWER_WAIT.as_secs()),
+                async_nats::RequestErrorKind::MaxPayloadExceeded
+                | async_nats::RequestErrorKind::InvalidSubject
+                | async_nats::RequestErrorKind::Other => error.to_string(),
+            };
+            Failure::new(Code::Unavailable, format!("{call} at {}", self.context.nats_url)).cause(why)
+        })?;
+        match error_of(&answer) {
+            Some(failure) => Err(failure),
+            None => Ok(answer),
+        }
+    }
+}
+
+/// # Errors
+/// Where the document is missing or not signed by the network.
+pub fn network(context: &Context) -> Result<NetworkDocument, Failure> {
+    let document = bus::keys::read_network(&context.network_file).map_err(|error| Failure::new(Code::BadFile, format!("{error:#}")))?;
+    if document.network != context.network {
+        return Err(Failure::new(Code::WrongNetwork, format!("{} is about {}", context.network_file.display(), document.network)));
+    }
+    Ok(document)
+}
+
+/// # Errors
+/// Where the hub cannot be reached.
+pub async fn connect(context: &Context, login: Login, inbox_prefix: &str, wait: Duration) -> Result<Bus, Failure> {
+    let how = Connect {
+        urls: context.nats_url.clone(),
+        login,
+        ca: context.ca.clone(),
+        name: "mesh".into(),
+        inbox_prefix: inbox_prefix.to_owned(),
+        wait,
+    };
+    Bus::connect(how, &Health::default()).await.map_err(|error| {
+        let failure = Failure::from(error);
+        if failure.code() == Code::Internal {
+            let unreachable = Failure::new(Code::Unreachable, format!("context {}, network {}", context.name, context.network_name));
+            unreachable.tried(format!("tried {}", context.nats_url)).cause(failure.problem.detail)
+        } else {
+            failure
+        }
+    })
+}
+
+/// The network's own error, where the answer is one.
+fn error_of(answer: &async_nats::Message) -> Option<Failure> {
+    let code = answer.headers.as_ref()?.get(header::SERVICE_ERROR_CODE)?;
+    Some(match serde_json::from_slice::<ErrorBody>(&answer.payload) {
+        Ok(body) => body.into(),
+        Err(_) => {
+            let text = answer.headers.as_ref().and_then(|headers| headers.get(header::SERVICE_ERROR)).map_or("", |text| text.as_str());
+            Failure::new(code.as_str().parse().unwrap_or(Code::Internal), text)
+        }
+    })
+}
+
+/// # Errors
+/// Where the answer is not what this program expects: another version, or a fault of ours.
+pub fn read<A: DeserializeOwned>(call: &str, bytes: &[u8]) -> Result<A, Failure> {
+    serde_json::from_slice(bytes).map_err(|error| Failure::ours(format!("the answer to {call} cannot be read: {error}")))
+}
+
+/// A file, or stdin for `-`.
+///
+/// # Errors
+/// Where it cannot be read, or is larger than any input may be.
+pub fn read_input(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
+    use std::io::Read;
+    let bad =
+        |error: std::io::Error| Failure::new(Code::BadFile, format!("{}: {error}", path.display())).next("give a file that can be read");
+    let mut bytes = Vec::new();
+    let max = bus_schemas::limits::BLOB_BYTES_MAX as u64;
+    if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(max + 1).read_to_end(&mut bytes).map_err(bad)?;
+    } else {
+        std::fs::File::open(path).map_err(bad)?.take(max + 1).read_to_end(&mut bytes).map_err(bad)?;
+    }
+    if bytes.len() as u64 > max {
+        return Err(
+            Failure::new(Code::TooLarge, format!("{}: more than {max} bytes", path.display())).next("split the input into several jobs")
+        );
+    }
+    Ok(bytes)
+}
+
+/// As [`Problem`], checked against what was written: JSON of a job.
+///
+/// # Errors
+/// What is wrong with the job, by code.
+pub fn parse_job(bytes: &[u8]) -> Result<bus_schemas::job::JobSpec, Problem> {
+    bus_schemas::job::JobSpec::parse(Form::Json, bytes)
+}

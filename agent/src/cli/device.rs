@@ -1,0 +1,398 @@
+//! This machine as a device: `init`, `start`, `stop`, `status`, `metrics`.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use bus::connect::{Connect, Login};
+use bus::{Bus, Health};
+use bus_schemas::mana::mana_text;
+use bus_schemas::subject::local;
+use bus_schemas::{Code, DeviceId, MemberId, NetworkId};
+use bytes::Bytes;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::args::{Cli, InitArgs, StartArgs, StatusArgs, StopArgs};
+use super::client::Session;
+use super::context::{Context, Contexts, Device, Identity};
+use super::duration;
+use super::failure::{Done, End, Failure};
+use super::output::Output;
+use crate::dev::child::signal;
+use crate::dev::leftovers::{command_line, stop_orphan_of};
+use crate::enrol::{self, Who};
+use crate::home::Home;
+use crate::local::Status;
+
+/// The folder of this machine's device.
+pub fn home_folder() -> Option<PathBuf> {
+    Some(Home::discover().root().to_owned())
+}
+
+/// `mesh init`.
+pub async fn init(args: &InitArgs, output: &Output) -> Done {
+    let home = Home::discover();
+    let Some(invite) = &args.join else {
+        #[derive(Serialize)]
+        struct Keys {
+            device: Who<DeviceId>,
+            member: Who<MemberId>,
+            home: PathBuf,
+        }
+        let (device, member) = enrol::keys(&home)?;
+        let keys = Keys { device, member, home: home.root().to_owned() };
+        let human =
+            || format!("{}   {}\n  keys are in {}\nnext: mesh init --join INVITE", keys.device.id, keys.device.did, keys.home.display());
+        output.print("init", &keys, || keys.device.id.to_string(), human);
+        return Ok(End::Fine);
+    };
+    let name = args.name.clone().unwrap_or_else(host_name);
+    let joined = enrol::join(&home, invite, &name).await?;
+    let context = register(&home)?;
+    let human = || {
+        format!(
+            "{}   joined as {name}\n  member   {}\n  home     {}\n  context  {context}\nnext: mesh start",
+            joined.device.id,
+            joined.member.id,
+            joined.home.display()
+        )
+    };
+    output.print("init", &joined, || joined.device.id.to_string(), human);
+    Ok(End::Fine)
+}
+
+/// Makes a context of a device's home, so that its owner's commands find the network. It becomes the current one only where
+/// there is none.
+fn register(home: &Home) -> Result<String, Failure> {
+    let device = home.device()?;
+    let document = bus::keys::read_network(&home.network_json()).map_err(|error| Failure::new(Code::BadFile, format!("{error:#}")))?;
+    let context = Context {
+        name: context_name(&document.name, &device.name),
+        network: device.network,
+        network_name: document.name,
+        nats_url: device.nats_url,
+        ca: home.ca(),
+        member: Identity {
+            id: device.member.id,
+            did: device.member.did,
+            creds: home.member_creds(),
+            inbox_prefix: format!("_INBOX.{}", device.member.id),
+            token_file: home.token(),
+            key: Some(home.member_key()),
+        },
+        gateway_url: device.gateway_url,
+        network_file: home.network_json(),
+        auditor: None,
+        operator: None,
+        device: Some(Device { id: device.device.id, home: home.root().to_owned() }),
+        processes: None,
+        made_by_pid: None,
+    };
+    let contexts = Contexts::of_user()?;
+    let select = contexts.find(None).is_err();
+    contexts.add(context, select)
+}
+
+fn context_name(network: &str, device: &str) -> String {
+    let plain = |text: &str| text.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect::<String>();
+    format!("{}-{}", plain(network), plain(device))
+}
+
+fn host_name() -> String {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy().into_owned();
+    let name = name.split('.').next().unwrap_or_default().chars().take(64).collect::<String>();
+    if name.is_empty() { "device".into() } else { name }
+}
+
+/// `mesh start`.
+pub async fn start(args: &StartArgs, output: &Output) -> Done {
+    let home = Home::discover();
+    let device = home.device()?;
+    if let Some(pid) = running(&home) {
+        return Err(Failure::new(Code::AlreadyRunning, format!("{} runs already (pid {pid})", device.name)));
+    }
+    #[derive(Serialize)]
+    struct Started {
+        device: DeviceId,
+        name: String,
+        pid: u32,
+        home: PathBuf,
+    }
+    let started = |pid: u32| Started { device: device.device.id, name: device.name.clone(), pid, home: home.root().to_owned() };
+    if !args.detach {
+        let stop = bus::shutdown::on_signal()?;
+        if output.format.is_json() {
+            let started = started(std::process::id());
+            output.print("start", &started, || started.device.to_string(), String::new);
+        }
+        crate::run::run_agent(home, stop).await?;
+        return Ok(End::Fine);
+    }
+    let log = home.logs().join("start.log");
+    let bad = |error: std::io::Error| Failure::new(Code::BadFile, format!("{}: {error}", log.display()));
+    home.create()?;
+    let file = std::fs::File::create(&log).map_err(bad)?;
+    let exe = std::env::current_exe()?;
+    let mut child = {
+        use std::os::unix::process::CommandExt;
+        let mut command = std::process::Command::new(exe);
+        command.arg("start").env("MESH_HOME", home.root()).env_remove("MESH_STOP_WITH_PARENT");
+        command.stdin(Stdio::null()).stdout(file.try_clone().map_err(bad)?).stderr(file).process_group(0).spawn()?
+    };
+    let pid = child.id();
+    for _ in 0..300 {
+        if let Some(status) = child.try_wait()? {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            return Err(Failure::from(anyhow::anyhow!("{}", said.trim())).tried(format!("the agent ended ({status})")));
+        }
+        if ask_status(&home).await.is_ok() {
+            let started = started(pid);
+            output.print(
+                "start",
+                &started,
+                || started.device.to_string(),
+                || format!("{} runs (pid {pid})   next: mesh status", started.name),
+            );
+            return Ok(End::Fine);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    Err(Failure::new(Code::Unavailable, format!("{} (pid {pid}) does not answer after 30 s", device.name))
+        .next(format!("read {}", log.display())))
+}
+
+/// The agent of a home, where one runs: its pid file is held by a lock and names a process of this program.
+fn running(home: &Home) -> Option<u32> {
+    let pid = Home::live_pid(&home.agent_pid())?;
+    command_line(pid).filter(|line| line.split(' ').any(|word| word == "start")).map(|_| pid)
+}
+
+/// `mesh stop`.
+pub async fn stop(args: &StopArgs, output: &Output) -> Done {
+    let home = Home::discover();
+    let device = home.device()?;
+    let Some(pid) = running(&home) else {
+        // An agent that was killed may have left its server.
+        let orphan = stop_orphan_of(home.root());
+        let left = orphan.map(|pid| format!("; its orphaned nats-server (pid {pid}) was stopped")).unwrap_or_default();
+        return Err(Failure::new(Code::NotRunning, format!("{} is not running{left}", device.name)));
+    };
+    signal(pid, Signal::TERM);
+    if args.now {
+        // The second one says: do not wait for running work.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        signal(pid, Signal::TERM);
+    }
+    let mut waited = 0;
+    while running(&home) == Some(pid) {
+        if waited > 300 {
+            return Err(Failure::new(Code::Internal, format!("{} (pid {pid}) does not stop", device.name)).next("mesh stop --now"));
+        }
+        waited += 1;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    stop_orphan_of(home.root());
+    #[derive(Serialize)]
+    struct Stopped {
+        device: DeviceId,
+        name: String,
+        pid: u32,
+    }
+    let stopped = Stopped { device: device.device.id, name: device.name, pid };
+    output.print("stop", &stopped, || stopped.device.to_string(), || format!("{} stopped", stopped.name));
+    Ok(End::Fine)
+}
+
+/// Where programs on this machine connect.
+fn local_url(home: &Home) -> Result<String, Failure> {
+    #[derive(Deserialize)]
+    struct Kept {
+        port: u16,
+    }
+    let not_running = || Failure::new(Code::NotRunning, "its own nats-server was never started");
+    let text = bus::keys::read_secret(&home.nats().join("leaf.toml")).map_err(|_| not_running())?;
+    let kept: Kept = toml::from_str(&text).map_err(|_| not_running())?;
+    Ok(format!("nats://127.0.0.1:{}", kept.port))
+}
+
+/// Asks this machine's agent how it does.
+async fn ask_status(home: &Home) -> Result<Status, Failure> {
+    let device = home.device()?;
+    let url = local_url(home)?;
+    let how = Connect {
+        urls: url.clone(),
+        login: Login::None,
+        ca: None,
+        name: "mesh status".into(),
+        inbox_prefix: "_INBOX".into(),
+        wait: Duration::ZERO,
+    };
+    let not_running =
+        |why: String| Failure::new(Code::NotRunning, format!("{} does not answer", device.name)).tried(format!("tried {url}")).cause(why);
+    let bus = Bus::connect(how, &Health::default()).await.map_err(|error| not_running(format!("{error:#}")))?;
+    let answer =
+        bus.ask_bytes(local::STATUS.into(), Bytes::new(), Duration::from_secs(2)).await.map_err(|error| not_running(error.to_string()))?;
+    serde_json::from_slice(&answer).map_err(|error| Failure::ours(format!("the agent's answer cannot be read: {error}")))
+}
+
+#[derive(Serialize)]
+struct StatusView {
+    context: Option<String>,
+    network: Option<NetworkId>,
+    device: Option<Status>,
+    /// Why there is no device here, or it does not answer.
+    device_error: Option<bus_schemas::api::ErrorBody>,
+    fleet: Option<Fleet>,
+    fleet_error: Option<bus_schemas::api::ErrorBody>,
+}
+#[derive(Serialize)]
+struct Fleet {
+    devices: usize,
+    online: usize,
+    jobs: u32,
+}
+
+/// `mesh status`.
+pub async fn status(cli: &Cli, args: &StatusArgs, output: &Output) -> Done {
+    loop {
+        let view = look(cli).await;
+        output.print(
+            "status",
+            &view,
+            || view.device.as_ref().map(|device| device.id.to_string()).unwrap_or_default(),
+            || status_text(&view),
+        );
+        if !args.watch {
+            // Nothing here at all is worth an exit code; one of the two is enough.
+            return match (view.device_error, view.fleet_error) {
+                (Some(_), Some(fleet)) if view.context.is_none() => Err(fleet.into()),
+                _ => Ok(End::Fine),
+            };
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_secs(2)) => (),
+            _ = tokio::signal::ctrl_c() => return Ok(End::Fine),
+        }
+    }
+}
+
+async fn look(cli: &Cli) -> StatusView {
+    let context = Contexts::of_user().and_then(|contexts| contexts.find(cli.global.context.as_deref()));
+    let device = ask_status(&Home::discover()).await;
+    let name = context.as_ref().ok().map(|context| context.name.clone());
+    let network = context.as_ref().ok().map(|context| context.network);
+    let fleet = match context {
+        Ok(context) => fleet(context).await,
+        Err(failure) => Err(failure),
+    };
+    let error = |failure: &Failure| failure.body();
+    StatusView {
+        context: name,
+        network,
+        device_error: device.as_ref().err().map(error),
+        device: device.ok(),
+        fleet_error: fleet.as_ref().err().map(error),
+        fleet: fleet.ok(),
+    }
+}
+
+async fn fleet(context: Context) -> Result<Fleet, Failure> {
+    let session = Session::open_context(context).await?;
+    let list = super::node::all(&session).await?;
+    let online = list.devices.iter().filter(|device| device.online).count();
+    Ok(Fleet { devices: list.devices.len(), online, jobs: list.devices.iter().map(|device| device.jobs).sum() })
+}
+
+fn status_text(view: &StatusView) -> String {
+    let context = view.context.as_ref().map(|context| format!("   context: {context}")).unwrap_or_default();
+    let mut lines = Vec::new();
+    match (&view.device, &view.device_error) {
+        (Some(device), _) => {
+            let link = match (device.link.up, device.link.round_trip_us) {
+                (true, Some(us)) => format!("connected ({} ms round trip)", us / 1000),
+                (true, None) => "connected".into(),
+                (false, _) => format!("not connected: {}", device.link.why.as_deref().unwrap_or("the hub does not answer")),
+            };
+            lines.push(format!("{} / {}   {link}{context}", device.network_name, device.name));
+            let working = match &device.not_working {
+                Some(why) => format!("no: {why}"),
+                None if device.running > 0 => format!("yes: {} running, {} waiting", device.running, device.waiting),
+                None => "idle: takes work".into(),
+            };
+            lines.push(format!("  working   {working}"));
+            let cores = format!("{} of {} cores, {} MiB", device.free.cpu_cores, device.total.cpu_cores, device.free.memory_mb);
+            lines.push(format!("  offers    {cores}   tier {}   kinds: {}", device.tier, device.kinds.join(", ")));
+            device.not_offered.iter().for_each(|why| lines.push(format!("            not offered: {why}")));
+            let totals = &device.totals;
+            lines.push(format!(
+                "  done      {} completed, {} failed, {} mana earned   up {}",
+                totals.completed,
+                totals.failed,
+                mana_text(totals.earned_mmana),
+                duration::show(Duration::from_secs(device.uptime_s))
+            ));
+            if let Some(url) = &device.local_url {
+                lines.push(format!("  local     {url}   outbox {}", device.outbox.unwrap_or(0)));
+            }
+        }
+        (None, Some(error)) => lines.push(format!("no device here: {}   next: {}{context}", error.title, error.next.join(", "))),
+        (None, None) => (),
+    }
+    match (&view.fleet, &view.fleet_error) {
+        (Some(fleet), _) => {
+            lines.push(format!("  network   {} devices, {} online   jobs on them: {}", fleet.devices, fleet.online, fleet.jobs))
+        }
+        (None, Some(error)) => lines.push(format!("  network   {} ({}); next: {}", error.title, error.detail, error.next.join(", "))),
+        (None, None) => (),
+    }
+    lines.join("\n")
+}
+
+/// `mesh metrics`: what the agent counts, as Prometheus reads it; an agent opens no port, so a collector runs this.
+pub async fn metrics(output: &Output) -> Done {
+    let status = ask_status(&Home::discover()).await?;
+    output.print("metrics", &status, || status.id.to_string(), || metrics_text(&status));
+    Ok(End::Fine)
+}
+
+fn metrics_text(status: &Status) -> String {
+    let totals = &status.totals;
+    let gauge = |up: bool| u64::from(up);
+    let rows: [(&str, &str, u64); 17] = [
+        ("mesh_device_offers_total", "counter", totals.offers),
+        ("mesh_device_bids_total", "counter", totals.bids),
+        ("mesh_device_declined_total", "counter", totals.declined),
+        ("mesh_jobs_assigned_total", "counter", totals.assigned),
+        ("mesh_jobs_completed_total", "counter", totals.completed),
+        ("mesh_jobs_failed_total", "counter", totals.failed),
+        ("mesh_jobs_cancelled_total", "counter", totals.cancelled),
+        ("mesh_device_settled_total", "counter", totals.settled),
+        ("mesh_device_earned_mmana_total", "counter", u64::try_from(totals.earned_mmana).unwrap_or(0)),
+        ("mesh_device_forwarded_total", "counter", totals.forwarded),
+        ("mesh_device_messages_dropped_total", "counter", totals.dropped),
+        ("mesh_device_link_up", "gauge", gauge(status.link.up)),
+        ("mesh_device_jobs_waiting", "gauge", status.waiting as u64),
+        ("mesh_device_jobs_running", "gauge", status.running as u64),
+        ("mesh_device_receipts_unsettled", "gauge", status.unsettled as u64),
+        ("mesh_device_outbox_messages", "gauge", status.outbox.unwrap_or(0)),
+        ("mesh_device_uptime_seconds", "gauge", status.uptime_s),
+    ];
+    let mut text = format!("# TYPE mesh_build_info gauge\nmesh_build_info{{program=\"mesh\",version=\"{}\"}} 1\n", status.version);
+    for (name, kind, value) in rows {
+        text.push_str(&format!("# TYPE {name} {kind}\n{name} {value}\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_contexts_are_plain() {
+        assert_eq!(context_name("Acme Co-op", "Lab 3"), "acme-co-op-lab-3");
+        assert!(!host_name().is_empty());
+    }
+}

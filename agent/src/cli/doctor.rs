@@ -1,0 +1,297 @@
+//! `mesh doctor`: looks for what is wrong, changes nothing, says one command for each finding, shows no secret.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::Method;
+use serde::Serialize;
+
+use super::args::{Cli, DoctorArgs};
+use super::client::Session;
+use super::context::{Context, Contexts};
+use super::failure::{Done, EXIT_DOCTOR, End, Failure};
+use super::output::Output;
+use crate::dev::{postgres, tools};
+use crate::home::Home;
+use crate::http::Http;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Pass,
+    Warn,
+    Fail,
+    Skipped,
+}
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Finding {
+    group: &'static str,
+    check: &'static str,
+    verdict: Verdict,
+    detail: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fix: Option<String>,
+}
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    findings: Vec<Finding>,
+}
+
+fn pass(group: &'static str, check: &'static str, detail: impl Into<String>) -> Finding {
+    Finding { group, check, verdict: Verdict::Pass, detail: detail.into(), fix: None }
+}
+fn skipped(group: &'static str, check: &'static str, why: impl Into<String>) -> Finding {
+    Finding { group, check, verdict: Verdict::Skipped, detail: why.into(), fix: None }
+}
+fn bad(group: &'static str, check: &'static str, verdict: Verdict, detail: impl Into<String>, fix: impl Into<String>) -> Finding {
+    Finding { group, check, verdict, detail: detail.into(), fix: Some(fix.into()) }
+}
+fn failed(group: &'static str, check: &'static str, failure: &Failure) -> Finding {
+    let fix = failure.next.first().cloned().unwrap_or_else(|| failure.code().next().to_owned());
+    // "mesh doctor" is where one is already.
+    let fix = if fix == "mesh doctor" { "mesh context ls".to_owned() } else { fix };
+    bad(group, check, Verdict::Fail, failure.body().detail, fix)
+}
+
+/// `mesh doctor`.
+pub async fn run(cli: &Cli, args: &DoctorArgs, output: &Output) -> Done {
+    const GROUPS: [&str; 3] = ["device", "tools", "net"];
+    if let Some(unknown) = args.only.iter().find(|group| !GROUPS.contains(&group.as_str())) {
+        return Err(Failure::new(bus_schemas::Code::Usage, format!("no group \"{unknown}\"; there are {}", GROUPS.join(", "))));
+    }
+    let wanted = |group: &str| args.only.is_empty() || args.only.iter().any(|only| only == group);
+    let mut findings = Vec::new();
+    if wanted("device") {
+        findings.extend(device(&Home::discover()));
+    }
+    if wanted("tools") {
+        findings.extend(programs().await);
+    }
+    if wanted("net") {
+        findings.extend(net(cli).await);
+    }
+    let report = Report { ok: findings.iter().all(|finding| finding.verdict != Verdict::Fail), findings };
+    output.print_list("doctor", &report, &report.findings, |finding| finding.check.to_owned(), || text(&report));
+    Ok(if report.ok { End::Fine } else { End::Exit(EXIT_DOCTOR) })
+}
+
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let mut group = "";
+    for finding in &report.findings {
+        if finding.group != group {
+            group = finding.group;
+            text.push_str(&format!("{group}\n"));
+        }
+        let (colour, word) = match finding.verdict {
+            Verdict::Pass => ("32", "pass"),
+            Verdict::Warn => ("33", "warn"),
+            Verdict::Fail => ("31", "FAIL"),
+            Verdict::Skipped => ("2", "skip"),
+        };
+        text.push_str(&format!("  \x1b[{colour}m{word}\x1b[0m  {:<12} {}\n", finding.check, finding.detail));
+        if let Some(fix) = &finding.fix {
+            text.push_str(&format!("        {:<12} fix: {fix}\n", ""));
+        }
+    }
+    let count = |verdict| report.findings.iter().filter(|finding| finding.verdict == verdict).count();
+    text.push_str(&format!(
+        "{} passed, {} warnings, {} failed, {} skipped",
+        count(Verdict::Pass),
+        count(Verdict::Warn),
+        count(Verdict::Fail),
+        count(Verdict::Skipped)
+    ));
+    text
+}
+
+/// Keys and settings of this machine's device.
+fn device(home: &Home) -> Vec<Finding> {
+    const GROUP: &str = "device";
+    let device = match home.device() {
+        Ok(device) => device,
+        Err(problem) if problem.code == bus_schemas::Code::NotInitialised => {
+            return vec![skipped(GROUP, "identity", "this machine is no device yet (mesh init --join INVITE makes it one)")];
+        }
+        Err(problem) => return vec![failed(GROUP, "identity", &problem.into())],
+    };
+    let mut findings = vec![pass(GROUP, "identity", format!("{} is {} of {}", device.name, device.device.id, device.network))];
+    for (check, path) in [
+        ("device key", home.device_key()),
+        ("member key", home.member_key()),
+        ("login key", home.transport_seed()),
+        ("credentials", home.device_creds()),
+    ] {
+        findings.push(secret(check, &path));
+    }
+    match bus::keys::read_network(&home.network_json()) {
+        Ok(document) if document.network == device.network => {
+            findings.push(pass(GROUP, "network", format!("{}, signed by its own key", document.name)))
+        }
+        Ok(document) => findings.push(bad(
+            GROUP,
+            "network",
+            Verdict::Fail,
+            format!("the document is about {}", document.network),
+            "mesh init --join INVITE",
+        )),
+        Err(error) => findings.push(bad(GROUP, "network", Verdict::Fail, format!("{error:#}"), "mesh init --join INVITE")),
+    }
+    findings.push(match Home::live_pid(&home.agent_pid()) {
+        Some(pid) => pass(GROUP, "agent", format!("runs (pid {pid})")),
+        None => bad(GROUP, "agent", Verdict::Warn, "is not running", "mesh start --detach"),
+    });
+    findings
+}
+
+fn secret(check: &'static str, path: &Path) -> Finding {
+    const GROUP: &str = "device";
+    match std::fs::metadata(path) {
+        Ok(meta) if meta.permissions().mode() & 0o077 == 0 => pass(GROUP, check, "only its owner may read it"),
+        Ok(meta) => {
+            let mode = meta.permissions().mode() & 0o777;
+            bad(GROUP, check, Verdict::Fail, format!("others may read it (mode {mode:o})"), format!("chmod 600 {}", path.display()))
+        }
+        Err(error) => bad(GROUP, check, Verdict::Fail, format!("{}: {error}", path.display()), "mesh init --join INVITE"),
+    }
+}
+
+/// Programs and files that a stack or a device needs.
+async fn programs() -> Vec<Finding> {
+    const GROUP: &str = "tools";
+    let mut findings = Vec::new();
+    findings.push(match tools::nats_server() {
+        Ok(path) => match tools::check_nats_version(&path).await {
+            Ok(version) => pass(GROUP, "nats-server", format!("{version}, {}", path.display())),
+            Err(failure) => failed(GROUP, "nats-server", &failure),
+        },
+        Err(failure) => failed(GROUP, "nats-server", &failure),
+    });
+    findings.push(match postgres::find_bin().await {
+        Ok((path, version)) => pass(GROUP, "postgres", format!("{version}, {}", path.display())),
+        // Only `mesh dev` and servers need it.
+        Err(failure) => Finding { verdict: Verdict::Warn, ..failed(GROUP, "postgres", &failure) },
+    });
+    findings.push(match tools::Tools::find() {
+        Ok(_) => pass(GROUP, "programs", "mesh-gateway, mesh-scheduler and mesh-ledger are here"),
+        Err(failure) => Finding { verdict: Verdict::Warn, ..failed(GROUP, "programs", &failure) },
+    });
+    for (check, variable, below) in
+        [("onnxruntime", "MESH_ONNXRUNTIME", "onnxruntime/libonnxruntime.so"), ("model", "MESH_MODEL_DIR", "models/all-MiniLM-L6-v2")]
+    {
+        let path = tools::set(variable).map(std::path::PathBuf::from).or_else(|| tools::cache_folder().map(|cache| cache.join(below)));
+        findings.push(match path {
+            Some(path) if path.exists() => pass(GROUP, check, path.display().to_string()),
+            Some(path) => {
+                bad(GROUP, check, Verdict::Warn, format!("{} is not there: embed jobs are not offered", path.display()), "make deps")
+            }
+            None => bad(GROUP, check, Verdict::Warn, "no cache folder: HOME is not set", format!("export {variable}=…")),
+        });
+    }
+    findings
+}
+
+/// The network of the context.
+async fn net(cli: &Cli) -> Vec<Finding> {
+    const GROUP: &str = "net";
+    let context = match Contexts::of_user().and_then(|contexts| contexts.find(cli.global.context.as_deref())) {
+        Ok(context) => context,
+        Err(failure) => return vec![failed(GROUP, "context", &failure)],
+    };
+    let mut findings = vec![pass(GROUP, "context", format!("{}, network {}", context.name, context.network_name))];
+    findings.push(match super::client::network(&context) {
+        Ok(document) => pass(GROUP, "document", format!("version {}, signed by the network's key", document.version)),
+        Err(failure) => failed(GROUP, "document", &failure),
+    });
+    findings.push(gateway(&context).await);
+    match Session::open_context(context).await {
+        Ok(session) => {
+            findings.push(pass(
+                GROUP,
+                "hub",
+                format!("nats-server {}, {}", session.bus.client.server_info().version, session.context.nats_url),
+            ));
+            findings.extend(asked(&session).await);
+        }
+        Err(failure) => findings.push(failed(GROUP, "hub", &failure)),
+    }
+    findings
+}
+
+async fn gateway(context: &Context) -> Finding {
+    const GROUP: &str = "net";
+    let url = format!("{}/readyz", context.gateway_url.trim_end_matches('/'));
+    match Http::default().send(Method::GET, &url, &[], Bytes::new()).await {
+        Ok(answer) if answer.status == 200 => pass(GROUP, "gateway", format!("ready, {}", context.gateway_url)),
+        Ok(answer) => {
+            let said = String::from_utf8_lossy(&answer.body).chars().take(200).collect::<String>();
+            bad(GROUP, "gateway", Verdict::Fail, format!("{url} answers {}: {said}", answer.status), "wait, then: mesh doctor --only net")
+        }
+        Err(problem) => bad(
+            GROUP,
+            "gateway",
+            Verdict::Fail,
+            problem.detail,
+            if context.made_by_pid.is_some() { "mesh dev" } else { "ask the operator" },
+        ),
+    }
+}
+
+async fn asked(session: &Session) -> Vec<Finding> {
+    const GROUP: &str = "net";
+    let mut findings = Vec::new();
+    let start = tokio::time::Instant::now();
+    findings.push(match super::node::all(session).await {
+        Ok(list) => {
+            let online = list.devices.iter().filter(|device| device.online).count();
+            let said = format!("answers after {} ms; {online} of {} devices online", start.elapsed().as_millis(), list.devices.len());
+            if online > 0 { pass(GROUP, "service", said) } else { bad(GROUP, "service", Verdict::Warn, said, "mesh start --detach") }
+        }
+        Err(failure) => failed(GROUP, "service", &failure),
+    });
+    findings.push(clock(session).await);
+    findings
+}
+
+/// This machine's clock against the gateway's `Date`: signatures are refused beyond a minute.
+async fn clock(session: &Session) -> Finding {
+    const GROUP: &str = "net";
+    let url = format!("{}/healthz", session.context.gateway_url.trim_end_matches('/'));
+    let answer = Http::default().send(Method::GET, &url, &[], Bytes::new()).await;
+    let date = answer.ok().and_then(|answer| answer.headers.get("date")?.to_str().ok().map(str::to_owned));
+    let there = date.and_then(|date| jiff::fmt::rfc2822::parse(&date).ok()).map(|at| at.timestamp().as_millisecond());
+    let Some(there) = there else { return skipped(GROUP, "clock", "the gateway tells no time") };
+    let here = i64::try_from(bus::hub_time::here_ms()).unwrap_or(0);
+    // The header has whole seconds.
+    let off = Duration::from_millis((here - there - 500).unsigned_abs());
+    let said = format!("{} from the gateway's", super::duration::show(off));
+    match off.as_secs() {
+        0..5 => pass(GROUP, "clock", said),
+        5..60 => bad(GROUP, "clock", Verdict::Warn, said, "timedatectl set-ntp true"),
+        _ => bad(GROUP, "clock", Verdict::Fail, format!("{said}: signatures are refused"), "timedatectl set-ntp true"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_home_that_others_may_read_is_found() {
+        let folder = super::super::context::tests::folder();
+        let path = folder.join("device.key");
+        std::fs::write(&path, "secret words").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let finding = secret("device key", &path);
+        assert_eq!(finding.verdict, Verdict::Fail);
+        assert_eq!(finding.fix, Some(format!("chmod 600 {}", path.display())));
+        assert!(!format!("{finding:?}").contains("secret words"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        assert_eq!(secret("device key", &path).verdict, Verdict::Pass);
+        assert_eq!(device(&Home::at(&folder))[0].verdict, Verdict::Skipped);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,160 @@
+//! Looking at jobs: `ls`, `show`, `explain`, and `cancel`.
+
+use bus_schemas::api::{Explanation, JobList, JobView, ask};
+use bus_schemas::history::{Considered, Verdict};
+use bus_schemas::id::DeviceId;
+use bus_schemas::mana::mana_text;
+
+use crate::cli::args::{Cli, LsArgs};
+use crate::cli::client::Session;
+use crate::cli::failure::{Done, End, Failure};
+use crate::cli::output::{self, Output};
+
+/// One job by id, `job_…` or prefix.
+pub async fn find(session: &Session, id: &str) -> Result<JobView, Failure> {
+    session.ask("job.show", &ask::ById { id: id.to_owned() }).await
+}
+
+pub async fn ls(cli: &Cli, args: &LsArgs, output: &Output) -> Done {
+    let session = Session::open(cli).await?;
+    let question = ask::JobLs { state: args.state, limit: Some(args.limit), cursor: args.cursor.clone() };
+    let list: JobList = session.ask("job.ls", &question).await?;
+    output.print_list("job.ls", &list, &list.jobs, |job| job.id.to_string(), || ls_text(&session, &list));
+    Ok(End::Fine)
+}
+
+fn ls_text(session: &Session, list: &JobList) -> String {
+    let context = &session.context;
+    let mut text =
+        format!("{} / {}   connected to {}   context: {}\n", context.network_name, context.member.id, context.nats_url, context.name);
+    if list.jobs.is_empty() {
+        text.push_str("no jobs yet; next: mesh job run embed --text \"hello mesh\"");
+        return text;
+    }
+    let dash = || "-".to_owned();
+    let row = |job: &JobView| {
+        let note =
+            job.error.as_ref().map(|error| format!("{} {}", error.code, error.title)).or_else(|| job.waiting.clone()).unwrap_or_default();
+        [
+            job.short.clone(),
+            job.state.to_string(),
+            job.kind.clone().unwrap_or_else(dash),
+            job.device.map_or_else(dash, |device| device.to_string()),
+            job.cost.clone().unwrap_or_else(dash),
+            job.created_at.clone(),
+            note,
+        ]
+    };
+    text.push_str(&output::table(["JOB", "STATE", "KIND", "DEVICE", "MANA", "CREATED", ""], list.jobs.iter().map(row)));
+    if let Some(cursor) = &list.cursor {
+        text.push_str(&format!("\nmore: mesh job ls --cursor {cursor}"));
+    }
+    text
+}
+
+pub async fn show(cli: &Cli, id: &str, output: &Output) -> Done {
+    let session = Session::open(cli).await?;
+    let job = find(&session, id).await?;
+    output.print("job.show", &job, || job.id.to_string(), || show_text(&job));
+    Ok(End::Fine)
+}
+
+fn show_text(job: &JobView) -> String {
+    let mut text = format!("{}   {}   {}\n  id        {}\n", job.short, job.state, job.kind.as_deref().unwrap_or("?"), job.id);
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            text.push_str(&format!("  {name:<9} {value}\n"));
+        }
+    };
+    line("key", job.key.clone());
+    line("member", Some(job.member.to_string()));
+    line("device", job.device.map(|device| device.to_string()));
+    line("attempts", Some(job.attempts.to_string()));
+    line("created", Some(job.created_at.clone()));
+    line("finished", job.finished_at.clone());
+    line("cost", job.cost.as_ref().map(|cost| format!("{cost} mana")));
+    line("held", job.hold_mmana.filter(|_| job.cost.is_none()).map(|hold| format!("{hold} mana")));
+    line("progress", job.progress.as_ref().map(|progress| format!("{}%   {}", progress.basis_points / 100, progress.stage)));
+    line("waits", job.waiting.clone());
+    line("error", job.error.as_ref().map(|error| format!("{} {}: {}", error.code, error.title, error.detail)));
+    if !job.transitions.is_empty() {
+        text.push_str("  history\n");
+        job.transitions.iter().for_each(|change| {
+            text.push_str(&format!("    {}  {:<13} {} ({})\n", time(change.at), change.to.name(), change.cause, change.actor))
+        });
+    }
+    text
+}
+
+fn time(ms: u64) -> String {
+    let stamp = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+    stamp.map_or_else(|| ms.to_string(), |stamp| format!("{stamp:.3}"))
+}
+
+pub async fn explain(cli: &Cli, id: &str, output: &Output) -> Done {
+    let session = Session::open(cli).await?;
+    let explanation: Explanation = session.ask("job.explain", &ask::ById { id: id.to_owned() }).await?;
+    output.print("job.explain", &explanation, || explanation.id.to_string(), || explain_text(&explanation));
+    Ok(End::Fine)
+}
+
+/// What became of each device that was considered, in words.
+pub fn explain_text(explanation: &Explanation) -> String {
+    let mut text = format!("{}   {}: {}\n", explanation.short, explanation.state, explanation.summary);
+    let winner = explanation.decisions.iter().find_map(|decision| decision.winner);
+    let rows: Vec<[String; 3]> = explanation.devices.iter().map(|device| verdict_row(device, winner)).collect();
+    if !rows.is_empty() {
+        for line in output::table(["DEVICE", "", "WHY"], rows).lines() {
+            text.push_str(&format!("  {line}\n"));
+        }
+    }
+    if let Some(decision) = explanation.decisions.first() {
+        text.push_str(&format!("  decided: {}   (bids were awaited {} ms)\n", decision.why, decision.took_ms));
+    }
+    for attempt in &explanation.attempts {
+        text.push_str(&format!("  attempt {} on {} ended: {} ({})\n", attempt.number, attempt.device, attempt.class, attempt.message));
+    }
+    if let Some(next) = &explanation.next_look_at {
+        let gives_up = explanation.gives_up_at.as_ref().map(|at| format!("; gives up {at}")).unwrap_or_default();
+        text.push_str(&format!("will be looked at again {next}, or when a device changes{gives_up}\n"));
+    }
+    text
+}
+
+fn verdict_row(considered: &Considered, winner: Option<DeviceId>) -> [String; 3] {
+    let (what, why) = match &considered.verdict {
+        Verdict::Out { reasons } => ("out".to_owned(), reasons.join("; ")),
+        Verdict::NotAsked => ("not asked".to_owned(), "others were asked first".to_owned()),
+        Verdict::Declined { reason } => ("declined".to_owned(), reason.clone()),
+        Verdict::NoAnswer => ("no answer".to_owned(), "it did not answer in time".to_owned()),
+        Verdict::Bid { quote, score } => {
+            let won = winner == Some(considered.device);
+            let words = format!(
+                "at most {} mana, done in {} ms; score {} = price {} + reputation {} + resources {} + latency {}, weighted",
+                mana_text(quote.price_mmana.get()),
+                quote.start_in_ms + quote.duration_ms,
+                score.total,
+                score.price,
+                score.reputation,
+                score.resources,
+                score.latency
+            );
+            (if won { "won" } else { "bid" }.to_owned(), words)
+        }
+    };
+    [considered.name.clone(), what, why]
+}
+
+pub async fn ask_cancel(session: &Session, id: &str) -> Result<JobView, Failure> {
+    session.ask("job.cancel", &ask::ById { id: id.to_owned() }).await
+}
+
+pub async fn cancel(cli: &Cli, id: &str, output: &Output) -> Done {
+    let session = Session::open(cli).await?;
+    let job = ask_cancel(&session, id).await?;
+    let human = || {
+        if job.state.is_final() { format!("{} is {}", job.short, job.state) } else { format!("{} is being cancelled", job.short) }
+    };
+    output.print("job.cancel", &job, || job.id.to_string(), human);
+    Ok(End::Fine)
+}

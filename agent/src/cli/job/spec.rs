@@ -1,0 +1,213 @@
+//! What people give on the command line becomes a job.
+
+use std::path::Path;
+
+use bus_schemas::job::{JobSpec, KINDS, Text};
+use bus_schemas::{Code, Problem, limits};
+use serde::Deserialize;
+
+use crate::cli::args::{JobOptions, SubmitArgs};
+use crate::cli::client::{Session, parse_job, read_input};
+use crate::cli::failure::Failure;
+use crate::cli::output::{Output, bytes};
+use crate::cli::{blob, node};
+
+/// A job that was checked here.
+#[derive(Debug, Clone)]
+pub struct Made {
+    pub spec: JobSpec,
+    /// The file's own bytes, where nothing on the command line changes them.
+    verbatim: Option<Vec<u8>>,
+}
+impl Made {
+    /// What is sent.
+    pub fn body(&self) -> Vec<u8> {
+        self.verbatim.clone().unwrap_or_else(|| serde_json::to_vec(&self.spec).unwrap_or_default())
+    }
+}
+
+/// Reads the arguments and the files they name.
+pub fn make(args: &SubmitArgs, output: &Output) -> Result<Made, Failure> {
+    let is_kind = !args.text.is_empty() || args.file.is_some() || KINDS.contains(&args.what.as_str());
+    let (mut spec, verbatim) = if is_kind {
+        let text = match &args.file {
+            Some(file) => {
+                let read = texts_of(file, &read_input(file)?)?;
+                if read.skipped > 0 {
+                    output.warn(&format!("{}: {} empty lines were left out", file.display(), read.skipped));
+                }
+                Text::Many(read.texts)
+            }
+            None => match args.text.as_slice() {
+                [] => {
+                    return Err(Failure::new(Code::MissingField, format!("{} needs --text or --file", args.what))
+                        .next(format!("mesh job run {} --text hello", args.what)));
+                }
+                [one] => Text::One(one.clone()),
+                many => Text::Many(many.to_vec()),
+            },
+        };
+        (JobSpec { kind: args.what.clone(), text: Some(text), ..JobSpec::default() }, None)
+    } else {
+        let bytes = read_input(Path::new(&args.what))?;
+        (parse_job(&bytes)?, Some(bytes))
+    };
+    let changed = apply(&mut spec, &args.options)?;
+    spec.check()?;
+    Ok(Made { spec, verbatim: verbatim.filter(|_| !changed) })
+}
+
+/// Puts the options into the job; whether any changed it. The key travels in a header.
+fn apply(spec: &mut JobSpec, options: &JobOptions) -> Result<bool, Problem> {
+    let before = spec.clone();
+    let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    if let Some(most) = &options.max_mana {
+        let most = most.parse().map_err(|error| Problem::new(Code::BadAmount, format!("--max-mana {most}: {error}")))?;
+        spec.cost_mana = Some(most);
+    }
+    if let Some(limit) = options.run_timeout {
+        spec.timeout_ms = Some(ms(limit));
+    }
+    if let Some(limit) = options.max_wait {
+        spec.max_execution_wait_ms = Some(ms(limit));
+    }
+    if let Some(class) = options.priority {
+        spec.priority = class;
+    }
+    spec.labels.extend(options.label.iter().cloned());
+    Ok(*spec != before)
+}
+
+/// What needs the network: the target's id, and input that is too large for the job itself.
+pub async fn settle(mut made: Made, args: &SubmitArgs, session: &Session, output: &Output) -> Result<Made, Failure> {
+    if let Some(target) = &args.options.target {
+        made.spec.target = Some(node::find(session, target).await?.id);
+        made.verbatim = None;
+    }
+    if made.body().len() > limits::JOB_BYTES_MAX
+        && let Some(text) = made.spec.text.take()
+    {
+        let lines = lines_of(text.as_slice());
+        output.say(&format!("            storing     {} of texts", bytes(lines.len() as u64)));
+        made.spec.inputs = vec![blob::put(session, &lines).await?.cid];
+        made.verbatim = None;
+        made.spec.check()?;
+    }
+    Ok(made)
+}
+
+/// The form in which texts lie in a blob: `{"text":…}` a line.
+fn lines_of(texts: &[String]) -> Vec<u8> {
+    texts.iter().fold(Vec::new(), |mut lines, text| {
+        lines.extend_from_slice(serde_json::json!({ "text": text }).to_string().as_bytes());
+        lines.push(b'\n');
+        lines
+    })
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Read {
+    texts: Vec<String>,
+    skipped: usize,
+}
+
+/// The texts of a file: `.jsonl` one `{"text":…}` a line, anything else one text a line.
+fn texts_of(path: &Path, content: &[u8]) -> Result<Read, Problem> {
+    #[derive(Deserialize)]
+    struct Line {
+        text: String,
+    }
+    let name = path.display();
+    let content =
+        std::str::from_utf8(content).map_err(|error| Problem::new(Code::NotUtf8, format!("{name}: byte {}", error.valid_up_to())))?;
+    let content = content.strip_prefix('\u{feff}').unwrap_or(content);
+    let jsonl = path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("jsonl") || ext.eq_ignore_ascii_case("ndjson"));
+    let mut read = Read { texts: vec![], skipped: 0 };
+    for (number, line) in content.lines().enumerate().map(|(at, line)| (at + 1, line)) {
+        if line.is_empty() {
+            read.skipped += 1;
+        } else if jsonl {
+            let line: Line = serde_json::from_str(line).map_err(|error| {
+                let code = if error.is_data() { Code::WrongType } else { Code::NotJson };
+                Problem::new(code, format!("{name}, line {number}: {error}; each line is {{\"text\":\"…\"}}"))
+            })?;
+            read.texts.push(line.text);
+        } else {
+            read.texts.push(line.to_owned());
+        }
+    }
+    if read.texts.is_empty() {
+        return Err(Problem::new(Code::Empty, format!("{name} holds no text")));
+    }
+    bus_schemas::job::check_texts(&read.texts)?;
+    Ok(read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::output::Format;
+
+    fn args(what: &str, text: &[&str]) -> SubmitArgs {
+        SubmitArgs {
+            what: what.into(),
+            text: text.iter().map(|text| (*text).to_owned()).collect(),
+            file: None,
+            options: JobOptions::default(),
+        }
+    }
+    fn code(args: &SubmitArgs) -> Option<Code> {
+        make(args, &Output::plain(Format::Json)).err().map(|failure| failure.code())
+    }
+
+    #[test]
+    fn a_job_from_words() {
+        let made = make(&args("embed", &["a"]), &Output::plain(Format::Json)).unwrap();
+        assert_eq!(String::from_utf8(made.body()).unwrap(), r#"{"kind":"embed","text":"a"}"#);
+        let mut many = args("embed", &["a", "b"]);
+        many.options.max_mana = Some("1.25".into());
+        many.options.label = vec![("who".into(), "me".into())];
+        let made = make(&many, &Output::plain(Format::Json)).unwrap();
+        assert_eq!(
+            String::from_utf8(made.body()).unwrap(),
+            r#"{"kind":"embed","text":["a","b"],"cost_mana":"1.25","labels":{"who":"me"}}"#
+        );
+    }
+
+    #[test]
+    fn bad_jobs_are_named_here_already() {
+        let long = "x".repeat(limits::TEXT_CHARS_MAX + 1);
+        let cases = [
+            (args("echo", &[]), Code::MissingField),
+            (args("paint", &["a"]), Code::UnknownKind),
+            (args("echo", &[""]), Code::EmptyText),
+            (args("echo", &["a", "b"]), Code::WrongType),
+            (args("embed", &[&long]), Code::TextTooLong),
+            (args("no-such-file.json", &[]), Code::BadFile),
+            (
+                SubmitArgs { options: JobOptions { max_mana: Some("-1".into()), ..JobOptions::default() }, ..args("echo", &["a"]) },
+                Code::BadAmount,
+            ),
+        ];
+        for (args, expected) in cases {
+            assert_eq!(code(&args), Some(expected), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn texts_from_files() {
+        let read = |name: &str, content: &[u8]| {
+            texts_of(Path::new(name), content).map(|read| (read.texts, read.skipped)).map_err(|problem| problem.code)
+        };
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        assert_eq!(read("a.txt", b"one\r\ntwo\n\n three \n"), Ok((texts(&["one", "two", " three "]), 1)));
+        assert_eq!(read("a.jsonl", b"{\"text\":\"a\\nb\",\"n\":1}\n{\"text\":\"c\"}"), Ok((texts(&["a\nb", "c"]), 0)));
+        assert_eq!(read("a.txt", b"{\"text\":\"a\"}"), Ok((texts(&["{\"text\":\"a\"}"]), 0)));
+        assert_eq!(read("a.jsonl", b"nope"), Err(Code::NotJson));
+        assert_eq!(read("a.jsonl", b"{\"txt\":\"a\"}"), Err(Code::WrongType));
+        assert_eq!(read("a.jsonl", b"{\"text\":\"\"}"), Err(Code::EmptyText));
+        assert_eq!(read("a.txt", b"\n\n"), Err(Code::Empty));
+        assert_eq!(read("a.txt", b"\xff\xfe"), Err(Code::NotUtf8));
+        assert_eq!(lines_of(&texts(&["a\nb", "c"])), b"{\"text\":\"a\\nb\"}\n{\"text\":\"c\"}\n");
+    }
+}

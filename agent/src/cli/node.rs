@@ -1,0 +1,143 @@
+//! `mesh node`: the devices of the network.
+
+use bus_schemas::Code;
+use bus_schemas::api::{DeviceInfo, DeviceList};
+
+use super::args::{Cli, NodeCommand};
+use super::client::Session;
+use super::failure::{Done, End, Failure};
+use super::output::{self, Output};
+
+/// `mesh node …`.
+pub async fn run(cli: &Cli, command: &NodeCommand, output: &Output) -> Done {
+    let session = Session::open(cli).await?;
+    match command {
+        NodeCommand::Ls => {
+            let list = all(&session).await?;
+            output.print_list("node.ls", &list, &list.devices, |device| device.id.to_string(), || ls_text(&session, &list));
+        }
+        NodeCommand::Show { device } => {
+            let device = find(&session, device).await?;
+            output.print("node.show", &device, || device.id.to_string(), || show_text(&device));
+        }
+    }
+    Ok(End::Fine)
+}
+
+/// # Errors
+/// Where the network does not answer.
+pub async fn all(session: &Session) -> Result<DeviceList, Failure> {
+    session.ask("device.ls", &serde_json::json!({})).await
+}
+
+/// One device by id, unique prefix of it (with or without `dev_`), or name.
+///
+/// # Errors
+/// Where none or more than one matches.
+pub async fn find(session: &Session, wanted: &str) -> Result<DeviceInfo, Failure> {
+    pick(all(session).await?.devices, wanted)
+}
+
+fn pick(devices: Vec<DeviceInfo>, wanted: &str) -> Result<DeviceInfo, Failure> {
+    let exact = devices.iter().find(|device| device.id.to_string() == wanted || device.did.to_string() == wanted);
+    if let Some(device) = exact {
+        return Ok(device.clone());
+    }
+    let prefix = format!("dev_{}", wanted.strip_prefix("dev_").unwrap_or(wanted));
+    let named: Vec<&DeviceInfo> = devices.iter().filter(|device| device.name == wanted).collect();
+    let matching =
+        if named.is_empty() { devices.iter().filter(|device| device.id.to_string().starts_with(&prefix)).collect() } else { named };
+    match matching.as_slice() {
+        [one] => Ok((*one).clone()),
+        [] => Err(Failure::new(Code::NoSuchDevice, format!("no device \"{wanted}\" among {}", devices.len()))),
+        many => {
+            let ids: Vec<String> = many.iter().map(|device| device.id.to_string()).collect();
+            Err(Failure::new(Code::Ambiguous, format!("\"{wanted}\" fits {}", ids.join(", "))).next("mesh node ls"))
+        }
+    }
+}
+
+fn ls_text(session: &Session, list: &DeviceList) -> String {
+    let context = &session.context;
+    let online = list.devices.iter().filter(|device| device.online).count();
+    let head = format!("{}   {} devices, {online} online   context: {}\n", context.network_name, list.devices.len(), context.name);
+    if list.devices.is_empty() {
+        return format!("{head}none yet; next: mesh init --join INVITE && mesh start");
+    }
+    let row = |device: &DeviceInfo| {
+        [
+            device.name.clone(),
+            device.id.to_string(),
+            device.status.clone(),
+            device.tier.to_string(),
+            device.kinds.join(", "),
+            device.jobs.to_string(),
+            device.member.to_string(),
+        ]
+    };
+    head + &output::table(["NAME", "DEVICE", "STATUS", "TIER", "KINDS", "JOBS", "MEMBER"], list.devices.iter().map(row))
+}
+
+fn show_text(device: &DeviceInfo) -> String {
+    let claimed =
+        device.claimed_tier.filter(|claimed| *claimed != device.tier).map(|claimed| format!(" (claims {claimed})")).unwrap_or_default();
+    let has = |what: &bus_schemas::resources::Resources| {
+        let gpu = if what.gpu_mb > 0 { format!(", GPU {} MiB", what.gpu_mb) } else { String::new() };
+        format!("{} cores, {} MiB, disk {} MiB{gpu}", what.cpu_cores, what.memory_mb, what.storage_mb)
+    };
+    let lines = [
+        ("id", device.id.to_string()),
+        ("key", device.did.to_string()),
+        ("member", device.member.to_string()),
+        ("tier", format!("{}{claimed}", device.tier)),
+        ("kinds", device.kinds.join(", ")),
+        ("can", device.capabilities.join(", ")),
+        ("has", has(&device.total)),
+        ("free", has(&device.free)),
+        ("jobs", device.jobs.to_string()),
+        ("seen", device.last_seen.clone().unwrap_or_else(|| "never".into())),
+        ("version", device.version.clone().unwrap_or_default()),
+    ];
+    let lines: Vec<String> =
+        lines.into_iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("  {name:<8} {value}")).collect();
+    format!("{}   {}\n{}", device.name, device.status, lines.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::resources::Resources;
+
+    fn device(seed: u8, name: &str) -> DeviceInfo {
+        let key = bus_schemas::Signer::from_seed(&[seed; 32]).public();
+        DeviceInfo {
+            id: key.device_id(),
+            did: key,
+            name: name.into(),
+            member: key.member_id(),
+            tier: 1,
+            claimed_tier: None,
+            online: true,
+            status: "idle".into(),
+            last_seen: None,
+            kinds: vec![],
+            capabilities: vec![],
+            total: Resources::default(),
+            free: Resources::default(),
+            jobs: 0,
+            version: None,
+        }
+    }
+
+    #[test]
+    fn a_device_is_found_by_what_people_type() {
+        let devices = vec![device(1, "laptop-a"), device(2, "laptop-b"), device(3, "laptop-b")];
+        let id = devices[0].id.to_string();
+        for wanted in ["laptop-a", &id, &id[..9], &id[4..9], &devices[0].did.to_string()] {
+            assert_eq!(pick(devices.clone(), wanted).unwrap().id, devices[0].id, "{wanted}");
+        }
+        assert_eq!(pick(devices.clone(), "laptop-b").unwrap_err().code(), Code::Ambiguous);
+        assert_eq!(pick(devices.clone(), "").unwrap_err().code(), Code::Ambiguous);
+        assert_eq!(pick(devices, "nope").unwrap_err().exit(), 9);
+    }
+}

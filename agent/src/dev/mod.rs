@@ -1,0 +1,75 @@
+//! `mesh dev`: a whole network on this machine, on loopback, as child processes.
+//!
+//! In: a few flags, and the programs beside this one. Out: a running hub, Postgres, gateway, schedulers, ledger-workers and
+//! devices; every address on stdout; and nothing left behind. `stack` starts it in order and in parallel where it can; `supervise`
+//! restarts what dies and stops it all; `child` is one process; `tools`, `ports`, `postgres`, `place` find and prepare what
+//! they need; `guard` stops the rest where this program itself is killed.
+//!
+//! Not here: any rule of the network. Each part is the program that runs in production, told by environment variables where
+//! the others are.
+
+pub mod child;
+pub mod enrol;
+pub mod guard;
+pub mod leftovers;
+pub mod place;
+pub mod ports;
+pub mod postgres;
+pub mod ready;
+pub mod stack;
+pub mod supervise;
+pub mod tools;
+
+use std::path::PathBuf;
+
+use bus_schemas::Code;
+
+use crate::cli::failure::{Done, End, Failure};
+use crate::cli::output::Output;
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    before_help = "  mesh dev                                two devices, data deleted on exit\n  mesh dev --agents 3 --data-dir ~/mesh   three devices, data kept"
+)]
+pub struct DevArgs {
+    /// Devices.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=26))]
+    pub agents: u8,
+    /// Schedulers.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub schedulers: u8,
+    /// Ledger-workers: one writes, the others stand by.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub ledgers: u8,
+    /// Keep the data here; without it they are temporary.
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Any free ports instead of the usual ones.
+    #[arg(long)]
+    pub random_ports: bool,
+    #[command(flatten)]
+    pub ports: ports::PortArgs,
+}
+
+/// Runs the stack until a signal comes.
+///
+/// # Errors
+/// What kept it from starting. What was started by then is stopped.
+pub async fn run(args: &DevArgs, output: &Output) -> Done {
+    let mut stop = supervise::signals()?;
+    let mut stack = stack::Stack::new(args, output)?;
+    let started = tokio::select! {
+        started = stack.start() => started,
+        () = stop.requested() => Err(Failure::new(Code::Internal, "interrupted")),
+    };
+    if let Err(failure) = started {
+        stack.stop(&mut stop).await;
+        if stop.was_requested() {
+            return Ok(End::Exit(crate::cli::failure::EXIT_INTERRUPTED));
+        }
+        return Err(failure);
+    }
+    let ended = stack.supervise(&mut stop).await;
+    stack.stop(&mut stop).await;
+    ended.map(|()| End::Fine)
+}

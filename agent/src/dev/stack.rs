@@ -1,0 +1,559 @@
+//! Starting the stack: what depends on nothing starts at once, each other part as soon as what it needs is there.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bus_schemas::api::DeviceList;
+use bus_schemas::id::Asker;
+use bus_schemas::{Code, subject};
+use bytes::Bytes;
+use futures::future::try_join_all;
+use hyper::Method;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::child::{Role, Running, Spec};
+use super::enrol::{self, Addresses, Member};
+use super::place::Place;
+use super::ports::{Ports, loopback};
+use super::postgres::Postgres;
+use super::ready::{AuditorIs, ContextsAre, DeviceIs, Event, GatewayAt, MemberIs, NatsAt, OperatorIs, PostgresAt, Process, Ready};
+use super::tools::{Tools, check_nats_version, set};
+use super::{DevArgs, leftovers};
+use crate::cli::context::{self, Auditor, Context, Contexts, Identity};
+use crate::cli::failure::Failure;
+use crate::cli::output::{Output, json};
+use crate::enrol::Joined;
+use crate::http::Http;
+
+/// What means that something hangs.
+const PART_WAIT: Duration = Duration::from_secs(30);
+/// How often a part is asked whether it is ready; short, since a start is a chain of such waits.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The Go servers' memory; what they lend themselves beyond it they must give back.
+const GO_MEMORY: &str = "192MiB";
+
+/// A stack, started or on the way.
+pub struct Stack<'a> {
+    pub(super) args: &'a DevArgs,
+    pub(super) output: &'a Output,
+    pub(super) place: Place,
+    tools: Tools,
+    ports: Ports,
+    pub(super) children: Vec<Running>,
+    pub(super) exits: (mpsc::UnboundedSender<u32>, mpsc::UnboundedReceiver<u32>),
+    pub(super) ready: Option<Ready>,
+    pub(super) guard: Option<std::process::Child>,
+    pub(super) context: Option<String>,
+    began: Instant,
+    /// Held as long as this stack uses the folder.
+    _lock: File,
+}
+
+impl<'a> Stack<'a> {
+    /// Finds programs, ports and a place; starts nothing but the guard.
+    ///
+    /// # Errors
+    /// What is missing, taken or in use.
+    pub fn new(args: &'a DevArgs, output: &'a Output) -> Result<Self, Failure> {
+        let began = Instant::now();
+        let workers = args.schedulers + args.ledgers;
+        let ports = Ports::choose(&args.ports, args.random_ports, args.agents, workers)?;
+        let tools = Tools::find()?;
+        let place = Place::make(args.data_dir.as_deref())?;
+        let lock = lock(&place)?;
+        for name in leftovers::stop_noted(&place.root.join("run")) {
+            output.say(&format!("stopped {name}, which an earlier mesh dev in {} had left running", place.root.display()));
+        }
+        leftovers::homes(&place.root.join("agents")).iter().for_each(|home| {
+            leftovers::stop_orphan_of(home);
+        });
+        let guard = start_guard(&tools, &place)?;
+        let exits = mpsc::unbounded_channel();
+        let children = Vec::new();
+        Ok(Self { args, output, place, tools, ports, children, exits, ready: None, guard: Some(guard), context: None, began, _lock: lock })
+    }
+
+    /// Starts everything and tells so.
+    ///
+    /// # Errors
+    /// What did not start, in its own words; what did stays in `children` and is the caller's to stop.
+    pub async fn start(&mut self) -> Result<(), Failure> {
+        let database = set("DATABASE_URL").map(|url| url.to_string_lossy().into_owned());
+        if !self.output.format.is_json() {
+            self.output.line(&format!("mesh {}  local stack, loopback only", env!("CARGO_PKG_VERSION")));
+        }
+        let (hub, postgres) = tokio::join!(self.hub(), self.postgres(database.is_none()));
+        // Both are kept, so that both are stopped where one did not start.
+        let (hub, postgres) = (self.keep(hub), self.keep(postgres));
+        let (version, postgres) = (hub?, postgres?);
+        let url = |role: &str| database.clone().or_else(|| postgres.as_ref().map(|postgres| postgres.url(role))).unwrap_or_default();
+        let at = self.addresses();
+        self.tell("nats", &format!("{}     nats-server {version}, one node: survives a crash, not a power cut", at.nats));
+        let account = postgres.as_ref().and_then(Postgres::account_name).map(|name| format!(", runs as {name}")).unwrap_or_default();
+        self.tell(
+            "ledger",
+            &match &postgres {
+                Some(_) => format!("postgres, {}{account}", if self.place.temporary { "temporary" } else { "kept" }),
+                None => "postgres of DATABASE_URL".into(),
+            },
+        );
+
+        self.workers(&url("mesh_gateway"), &url("mesh_ledger")).await?;
+        self.tell("gateway", &format!("{}/api (OpenAPI: /api/openapi.json)", at.gateway));
+
+        let invite = self.invite(&url("mesh_gateway")).await?;
+        let (place, ports) = (&self.place, &self.ports);
+        let join = |n: u8| {
+            let (name, invite, at, port) = (enrol::name(n), invite.clone(), at.clone(), ports.devices[usize::from(n)]);
+            async move { enrol::device(place, &invite, &name, port, &at).await.map(|joined| (name, joined)) }
+        };
+        let (member, joined) = tokio::join!(enrol::member(place, &invite), try_join_all((0..self.args.agents).map(join)));
+        let (member, joined) = (member?, joined?);
+        for (name, joined) in &joined {
+            let agent = self.agent(name, &joined.home)?;
+            self.children.push(agent);
+        }
+        let devices = self.devices(&member, &joined).await?;
+        let names: Vec<&str> = joined.iter().map(|(name, _)| name.as_str()).collect();
+        if !self.output.format.is_json() {
+            self.output.line(&format!("  {:<10} {:<6} {}", "agents", names.len(), names.join(", ")));
+        }
+        self.finish(&member, devices, invite, version, url("mesh_reader"))
+    }
+
+    /// Keeps what was started, and gives the rest on.
+    fn keep<T>(&mut self, started: Started<T>) -> Result<T, Failure> {
+        self.children.extend(started.children);
+        started.what
+    }
+
+    fn spec(&self, role: Role, name: &str, program: &Path, args: &[&str]) -> Spec {
+        let args = args.iter().map(Into::into).collect();
+        Spec {
+            role,
+            name: name.into(),
+            program: program.to_owned(),
+            args,
+            env: vec![],
+            log: self.place.log(name),
+            ours: true,
+            http: None,
+            account: None,
+        }
+    }
+
+    pub(super) fn addresses(&self) -> Addresses {
+        Addresses {
+            gateway: format!("http://{}", loopback(self.ports.gateway)),
+            nats: format!("nats://{}", loopback(self.ports.hub)),
+            leaf: format!("nats://{}", loopback(self.ports.leaf)),
+            ws: format!("ws://{}", loopback(self.ports.ws)),
+        }
+    }
+
+    /// Files of the network, the hub, and its streams.
+    async fn hub(&self) -> Started<String> {
+        let mut started = Started::nothing();
+        started.what = async {
+            let at = |port| loopback(port).to_string();
+            let (dir, ports) = (self.place.network(), &self.ports);
+            let dir_text = text(&dir)?;
+            let files = [
+                "bootstrap",
+                "files",
+                "--dir",
+                &dir_text,
+                "--name",
+                "dev",
+                "--client-listen",
+                &at(ports.hub),
+                "--leaf-listen",
+                &at(ports.leaf),
+                "--ws-listen",
+                &at(ports.ws),
+                "--monitor-listen",
+                &at(ports.monitor),
+            ];
+            let (version, files) = tokio::join!(check_nats_version(&self.tools.nats_server), self.run(&files));
+            let version = version?;
+            files?;
+            let conf = dir.join("hub.conf");
+            let mut spec = self.spec(Role::Hub, "hub", &self.tools.nats_server, &["--config", &text(&conf)?]);
+            spec.ours = false;
+            spec.env.push(("GOMEMLIMIT", GO_MEMORY.into()));
+            let hub = self.begin(&spec)?;
+            leftovers::note(&self.place.root.join("run"), "hub", hub.pid, &conf);
+            started.children.push(hub);
+            let hub = &started.children[0];
+            wait_for("the hub", hub, || async { tokio::net::TcpStream::connect(loopback(ports.hub)).await.is_ok() }).await?;
+            let url = self.addresses().nats;
+            self.run(&["bootstrap", "streams", "--dir", &dir_text, "--nats-url", &url, "--grant-mana", "1000000"]).await?;
+            Ok(version)
+        }
+        .await;
+        started
+    }
+
+    async fn postgres(&self, wanted: bool) -> Started<Option<Postgres>> {
+        let mut started = Started::nothing();
+        if !wanted {
+            started.what = Ok(None);
+            return started;
+        }
+        started.what = async {
+            let postgres = Postgres::find(&self.place).await?;
+            postgres.prepare().await?;
+            let spec = postgres.spec(self.place.log("postgres"));
+            started.children.push(self.begin(&spec)?);
+            let running = &started.children[0];
+            leftovers::note(&self.place.root.join("run"), "postgres", running.pid, postgres.data());
+            postgres.wait_ready(running, PART_WAIT).await?;
+            Ok(Some(postgres))
+        }
+        .await;
+        started
+    }
+
+    /// Gateway, ledger-workers and schedulers: none waits for another to start, each says itself when it can work.
+    async fn workers(&mut self, gateway_db: &str, ledger_db: &str) -> Result<(), Failure> {
+        let network = self.place.network();
+        let file = |name: &str| network.join(name).into_os_string();
+        let at = self.addresses();
+        let common = |part: &str| {
+            vec![
+                ("MESH_NATS_URL", at.nats.clone().into()),
+                ("MESH_CREDS", file(&format!("creds/{part}.creds"))),
+                ("MESH_KEY", file(&format!("keys/{part}.key"))),
+                ("MESH_NETWORK", file("network.json")),
+            ]
+        };
+        let mut specs = Vec::new();
+        let mut gateway = self.spec(Role::Gateway, "gateway", &self.tools.gateway, &["run"]);
+        gateway.env = common("gateway");
+        gateway.http = Some(self.ports.gateway);
+        gateway.env.extend([
+            ("DATABASE_URL", gateway_db.into()),
+            ("MESH_ROLE_DEVICE_KEY", file("keys/role-device.nk")),
+            ("MESH_ROLE_MEMBER_KEY", file("keys/role-member.nk")),
+            ("MESH_EDGE_PUB", file("edge.pub")),
+            ("MESH_LEAF_URL", at.leaf.clone().into()),
+            ("MESH_PUBLIC_NATS_URL", at.nats.clone().into()),
+            ("MESH_PUBLIC_URL", at.gateway.clone().into()),
+            ("MESH_DEV_INVITE_FILE", self.place.invite().into_os_string()),
+            // Nobody but us has looked at these devices: they are this machine.
+            ("MESH_ATTEST_CLAIMED", "true".into()),
+        ]);
+        specs.push(gateway);
+        let mut ports = self.ports.workers.iter().copied();
+        let mut more = |role: Role, count: u8, program: &PathBuf, part: &str, db: Option<&str>| {
+            for n in 1..=count {
+                let mut spec = self.spec(role, &format!("{}-{n}", role.name()), program, &["run"]);
+                spec.env = common(part);
+                spec.env.extend(db.map(|db| ("DATABASE_URL", db.into())));
+                spec.http = ports.next();
+                specs.push(spec);
+            }
+        };
+        more(Role::Ledger, self.args.ledgers, &self.tools.ledger, "ledger", Some(ledger_db));
+        more(Role::Scheduler, self.args.schedulers, &self.tools.scheduler, "scheduler", None);
+        let first = self.children.len();
+        for mut spec in specs {
+            spec.env.extend(spec.http.map(|port| ("MESH_HTTP", loopback(port).to_string().into())));
+            let child = self.begin(&spec)?;
+            self.children.push(child);
+        }
+        let http = Http::default();
+        let ready = self.children[first..].iter().filter_map(|child| child.spec.http.map(|port| (child, port))).map(|(child, port)| {
+            let http = &http;
+            let url = format!("http://{}/readyz", loopback(port));
+            wait_for(&child.spec.name, child, move || {
+                let url = url.clone();
+                async move { http.send(Method::GET, &url, &[], Bytes::new()).await.is_ok_and(|answer| answer.status == 200) }
+            })
+        });
+        try_join_all(ready).await.map(|_| ())
+    }
+
+    fn agent(&self, name: &str, home: &Path) -> Result<Running, Failure> {
+        let mut spec = self.spec(Role::Agent, name, &self.tools.mesh, &["start"]);
+        spec.env = vec![("MESH_HOME", home.into()), ("NATS_SERVER_BIN", self.tools.nats_server.clone().into())];
+        self.begin(&spec)
+    }
+
+    /// The line that lets devices and members in.
+    async fn invite(&self, database: &str) -> Result<String, Failure> {
+        let network = text(&self.place.network().join("network.json"))?;
+        let url = self.addresses().gateway;
+        let args = ["invite", "--network", &network, "--url", &url, "--label", "mesh dev"];
+        let said = self.run_with(&args, &[("DATABASE_URL", database)]).await?;
+        let line = said.lines().map(str::trim).find(|line| line.starts_with("mesh1.")).map(str::to_owned);
+        let line = line.ok_or_else(|| Failure::ours(format!("no invite in what mesh-gateway said: {said}")))?;
+        bus::keys::write_secret(&self.place.invite(), line.as_bytes())?;
+        Ok(line)
+    }
+
+    /// Waits until every device is seen by the network, and says what each is.
+    async fn devices(&mut self, member: &Member, joined: &[(String, Joined)]) -> Result<Vec<DeviceIs>, Failure> {
+        let token = bus::keys::read_secret(&member.home.token())?;
+        let http = Http::default().with_bearer(&token);
+        let url = format!("{}/api/v1/devices", self.addresses().gateway);
+        let until = Instant::now() + PART_WAIT;
+        loop {
+            let list = http.get::<DeviceList>(&url).await;
+            let seen = |joined: &Joined| list.as_ref().ok()?.devices.iter().find(|device| device.id == joined.device.id && device.online);
+            let found: Vec<_> = joined.iter().map(|(_, joined)| seen(joined)).collect();
+            if found.iter().all(Option::is_some) {
+                let pairs = joined.iter().zip(found).zip(&self.ports.devices);
+                let is = |(((name, joined), seen), port): ((&(String, Joined), Option<&bus_schemas::api::DeviceInfo>), &u16)| DeviceIs {
+                    id: joined.device.id,
+                    did: joined.device.did,
+                    member: joined.member.id,
+                    name: name.clone(),
+                    tier: seen.map_or(0, |seen| seen.tier),
+                    local_url: format!("nats://{}", loopback(*port)),
+                    home: joined.home.clone(),
+                };
+                return Ok(pairs.map(is).collect());
+            }
+            if let Some(dead) = self.children.iter().find(|child| child.status().is_some()) {
+                return Err(did_not_start(&dead.spec.name, dead));
+            }
+            if Instant::now() > until {
+                let missing: Vec<&str> =
+                    joined.iter().zip(&found).filter(|(_, seen)| seen.is_none()).map(|((name, _), _)| name.as_str()).collect();
+                let failure = Failure::new(Code::Unavailable, format!("{} did not come online", missing.join(", ")));
+                let words = missing.iter().map(|name| super::child::last_words(&self.place.log(name))).collect::<Vec<_>>().join("\n");
+                return Err(failure
+                    .tried(words)
+                    .cause(list.err().map_or_else(|| "no heartbeat came".into(), |problem| problem.to_string())));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    fn finish(&mut self, member: &Member, devices: Vec<DeviceIs>, invite: String, version: String, reader: String) -> Result<(), Failure> {
+        let document = bus::keys::read_network(&self.place.network().join("network.json"))?;
+        let at = self.addresses();
+        let creds = |name: &str| self.place.network().join("creds").join(format!("{name}.creds"));
+        let auditor = Auditor { creds: creds("auditor"), inbox_prefix: "_INBOX.auditor".into(), js_prefix: subject::AUDIT_PREFIX.into() };
+        let operator = OperatorIs { creds: creds("operator"), inbox_prefix: "_INBOX.operator".into() };
+        let inbox_prefix = format!("_INBOX.{}", member.id);
+        let context = Context {
+            name: "dev".into(),
+            network: document.network,
+            network_name: document.name.clone(),
+            nats_url: at.nats.clone(),
+            ca: None,
+            member: Identity {
+                id: member.id,
+                did: member.did,
+                creds: member.home.member_creds(),
+                inbox_prefix: inbox_prefix.clone(),
+                token_file: member.home.token(),
+                key: Some(member.home.member_key()),
+            },
+            gateway_url: at.gateway.clone(),
+            network_file: self.place.network().join("network.json"),
+            auditor: Some(auditor.clone()),
+            operator: Some(operator.creds.clone()),
+            device: None,
+            processes: Some(self.place.processes()),
+            made_by_pid: Some(std::process::id()),
+        };
+        let file = |name: &str| self.place.contexts().join(format!("{name}.json"));
+        context.write(&file("mesh"))?;
+        context::write_json(&file("nats-member"), &context.nats_context())?;
+        context::write_json(
+            &file("nats-operator"),
+            &context::nats_context("mesh operator", &at.nats, &operator.creds, &operator.inbox_prefix),
+        )?;
+        let contexts = Contexts::of_user()?;
+        let name = contexts.add(context, true)?;
+        self.context = Some(name.clone());
+        let selected = contexts.current().as_deref() == Some(name.as_str());
+        let processes = self.note_processes()?;
+        let ready = Ready {
+            event: "ready",
+            network: document.network,
+            data_dir: self.place.root.clone(),
+            gateway: GatewayAt { url: at.gateway },
+            nats: NatsAt { url: at.nats, leaf_url: at.leaf, ws_url: at.ws, version },
+            postgres: PostgresAt { url: reader },
+            member: MemberIs {
+                id: member.id,
+                did: member.did,
+                creds: member.home.member_creds(),
+                token_file: member.home.token(),
+                submit_subject: subject::submit(&Asker::Member(member.id)),
+                inbox_prefix,
+                key: member.home.member_key(),
+            },
+            auditor: AuditorIs { creds: auditor.creds, js_prefix: auditor.js_prefix, inbox_prefix: auditor.inbox_prefix },
+            operator,
+            invite,
+            devices,
+            processes,
+            contexts: ContextsAre {
+                mesh: name.clone(),
+                mesh_file: contexts.path(&name),
+                nats_member: file("nats-member"),
+                nats_operator: file("nats-operator"),
+            },
+            temporary: self.place.temporary,
+            started_in_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        };
+        self.announce(&ready, selected);
+        self.ready = Some(ready);
+        Ok(())
+    }
+
+    fn announce(&self, ready: &Ready, selected: bool) {
+        if self.output.format.is_json() {
+            self.output.line(&json("dev", ready));
+            return;
+        }
+        let data = if ready.temporary {
+            "temporary, deleted on exit; keep it with --data-dir DIR".to_owned()
+        } else {
+            format!("kept in {}", ready.data_dir.display())
+        };
+        let flag = if selected { String::new() } else { format!(" -c {}", ready.contexts.mesh) };
+        let line = |name: &str, what: &str| self.output.line(&format!("  {name:<10} {what}"));
+        line("member", &format!("{}   context: {}", ready.member.id, ready.contexts.mesh));
+        line("data", &data);
+        line("files", &format!("token {}   contexts for nats {}", ready.member.token_file.display(), self.place.contexts().display()));
+        line("invite", &ready.invite);
+        #[allow(clippy::cast_precision_loss)] // for people
+        let seconds = ready.started_in_ms as f64 / 1000.0;
+        self.output.say(&format!("ready after {seconds:.1} s; Ctrl-C stops it all"));
+        self.output.line(&format!("next: mesh{flag} job run embed --text \"hello mesh\""));
+    }
+
+    /// Tells people that a part is ready.
+    fn tell(&self, part: &str, what: &str) {
+        if !self.output.format.is_json() {
+            self.output.line(&format!("  {part:<10} ready  {what}"));
+        }
+    }
+    /// Tells programs, and people on stderr, what happened.
+    pub(super) fn event(&self, event: &Event) {
+        if self.output.format.is_json() {
+            self.output.line(&json("dev", event));
+        } else {
+            self.output.say(&event.text());
+        }
+    }
+
+    /// Starts a child and tells so.
+    pub(super) fn begin(&self, spec: &Spec) -> Result<Running, Failure> {
+        let running = spec.start(&self.exits.0)?;
+        if self.output.format.is_json() {
+            self.event(&Event::Started { role: spec.role, name: spec.name.clone(), pid: running.pid });
+        }
+        Ok(running)
+    }
+
+    /// All processes, the devices' own servers among them; also written where `mesh bench` looks.
+    pub(super) fn note_processes(&self) -> Result<Vec<Process>, Failure> {
+        let mut processes = Vec::new();
+        for child in self.children.iter().filter(|child| child.status().is_none()) {
+            let http = child.spec.http.map(|port| format!("http://{}", loopback(port)));
+            processes.push(Process { role: child.spec.role, name: child.spec.name.clone(), pid: child.pid, http });
+            if child.spec.role == Role::Agent
+                && let Some(pid) = leftovers::orphan_of(&self.place.agent(&child.spec.name))
+            {
+                processes.push(Process { role: Role::Leaf, name: format!("{}-leaf", child.spec.name), pid, http: None });
+            }
+        }
+        context::write_json(&self.place.processes(), &processes)?;
+        Ok(processes)
+    }
+
+    /// Runs `mesh-gateway` to its end; what it said.
+    async fn run(&self, args: &[&str]) -> Result<String, Failure> {
+        self.run_with(args, &[]).await
+    }
+    async fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Result<String, Failure> {
+        let mut command = tokio::process::Command::new(&self.tools.gateway);
+        command.args(args).envs(env.iter().copied()).stdin(std::process::Stdio::null()).process_group(0).kill_on_drop(true);
+        let shown = format!("mesh-gateway {}", args.iter().take(2).copied().collect::<Vec<_>>().join(" "));
+        let output = command.output().await.map_err(|error| Failure::new(Code::MissingTool, format!("{shown}: {error}")))?;
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Failure::from(anyhow::anyhow!("{said}")).tried(shown))
+    }
+}
+
+/// What a part of the start gave, and the children that run whether or not it went well.
+struct Started<T> {
+    children: Vec<Running>,
+    what: Result<T, Failure>,
+}
+impl<T> Started<T> {
+    fn nothing() -> Self {
+        Self { children: vec![], what: Err(Failure::ours("not started")) }
+    }
+}
+
+/// Looks again until the child can work, it ends, or it hangs.
+async fn wait_for<F: Future<Output = bool>>(what: &str, child: &Running, look: impl Fn() -> F) -> Result<(), Failure> {
+    let until = Instant::now() + PART_WAIT;
+    loop {
+        // First whether it lives: another program may answer on its port.
+        if child.status().is_some() {
+            return Err(did_not_start(what, child));
+        }
+        if look().await {
+            return Ok(());
+        }
+        if Instant::now() > until {
+            let failure = Failure::new(Code::Unavailable, format!("{what} did not become ready within {} s", PART_WAIT.as_secs()));
+            return Err(failure.tried(child.last_words()).next(format!("read {}", child.spec.log.display())));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+fn did_not_start(what: &str, child: &Running) -> Failure {
+    let words = child.last_words();
+    let failure = Failure::from(anyhow::anyhow!("{words}"));
+    if failure.code() != Code::Internal {
+        return failure;
+    }
+    Failure::new(Code::Internal, format!("{what} ended while it started ({})", super::child::words(child.status()))).tried(words)
+}
+
+fn text(path: &Path) -> Result<String, Failure> {
+    path.to_str().map(str::to_owned).ok_or_else(|| Failure::new(Code::BadFile, format!("{} is not UTF-8", path.display())))
+}
+
+fn lock(place: &Place) -> Result<File, Failure> {
+    let path = place.root.join("run").join("lock");
+    let file = File::create(&path).map_err(|error| Failure::new(Code::BadFile, format!("{}: {error}", path.display())))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(_) => {
+            let why = format!("another mesh dev uses {}", place.root.display());
+            Err(Failure::new(Code::AlreadyRunning, why).next("mesh dev --data-dir DIR"))
+        }
+    }
+}
+
+fn start_guard(tools: &Tools, place: &Place) -> Result<std::process::Child, Failure> {
+    use std::os::unix::process::CommandExt;
+    let mut command = std::process::Command::new(&tools.mesh);
+    command.arg("dev-guard").arg(&place.root);
+    if place.temporary {
+        command.arg("--remove").arg(&place.root);
+    }
+    if !place.socket.starts_with(&place.root) {
+        command.arg("--remove").arg(&place.socket);
+    }
+    let null = std::process::Stdio::null;
+    command.stdin(std::process::Stdio::piped()).stdout(null()).stderr(null()).process_group(0);
+    command.spawn().map_err(|error| Failure::ours(format!("{}: {error}", tools.mesh.display())))
+}

@@ -1,0 +1,209 @@
+//! While it runs, and its end: what dies is started again and reported; at a signal everything is stopped in order, by pid.
+
+use std::io::Write;
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal as listen};
+use tokio::time::Instant;
+
+use super::child::{Role, signal, words};
+use super::ready::Event;
+use super::stack::Stack;
+use super::{guard, leftovers};
+use crate::cli::context::Contexts;
+use crate::cli::failure::Failure;
+
+/// SIGINT, SIGTERM and SIGHUP.
+pub struct Signals {
+    streams: [SignalStream; 3],
+    requested: bool,
+}
+
+/// # Errors
+/// Where signals cannot be watched.
+pub fn signals() -> Result<Signals, Failure> {
+    Ok(Signals {
+        streams: [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?],
+        requested: false,
+    })
+}
+impl Signals {
+    /// Waits for the next one.
+    pub async fn requested(&mut self) {
+        let [a, b, c] = &mut self.streams;
+        tokio::select! { _ = a.recv() => (), _ = b.recv() => (), _ = c.recv() => () }
+        self.requested = true;
+    }
+    pub fn was_requested(&self) -> bool {
+        self.requested
+    }
+}
+
+/// Restarts of one process come further apart the more there are.
+fn pause(restarts: u32) -> Duration {
+    match restarts {
+        0 => Duration::ZERO,
+        n => Duration::from_millis(250) * 2_u32.pow(n.min(6) - 1),
+    }
+}
+/// A process that ran this long has earned a quick restart again.
+const STEADY: Duration = Duration::from_secs(60);
+
+/// How long each has to end, in the order in which they are asked; 9.5 s in all.
+const ORDER: [(Role, Duration); 6] = [
+    (Role::Agent, Duration::from_millis(3_500)),
+    (Role::Gateway, Duration::from_millis(1_500)),
+    (Role::Scheduler, Duration::from_millis(1_500)),
+    (Role::Ledger, Duration::from_millis(1_000)),
+    (Role::Postgres, Duration::from_millis(1_000)),
+    (Role::Hub, Duration::from_millis(1_000)),
+];
+
+struct Due {
+    at: Instant,
+    index: usize,
+    why: String,
+    old_pid: u32,
+}
+
+impl Stack<'_> {
+    /// Runs until a signal comes.
+    ///
+    /// # Errors
+    /// Where a program that is to be restarted is gone.
+    pub async fn supervise(&mut self, stop: &mut Signals) -> Result<(), Failure> {
+        let mut due: Vec<Due> = Vec::new();
+        let mut since: Vec<Instant> = vec![Instant::now(); self.children.len()];
+        loop {
+            let next = due.iter().map(|due| due.at).min();
+            tokio::select! {
+                () = stop.requested() => return Ok(()),
+                pid = self.exits.1.recv() => {
+                    let found = self.children.iter().position(|child| Some(child.pid) == pid && child.status().is_some());
+                    let Some(index) = found else { continue };
+                    let child = &mut self.children[index];
+                    if since[index].elapsed() > STEADY {
+                        child.restarts = 0;
+                    }
+                    let why = words(child.status());
+                    if child.spec.role.restarts() {
+                        due.push(Due { at: Instant::now() + pause(child.restarts), index, why, old_pid: child.pid });
+                    } else {
+                        self.down(index, why).await;
+                    }
+                }
+                () = sleep_until(next) => {
+                    let now = Instant::now();
+                    for due in due.extract_if(.., |due| due.at <= now).collect::<Vec<_>>() {
+                        since[due.index] = now;
+                        self.restart(due)?;
+                    }
+                }
+            }
+        }
+    }
+
+    fn restart(&mut self, due: Due) -> Result<(), Failure> {
+        let old = &self.children[due.index];
+        let restarts = old.restarts + 1;
+        let (role, name) = (old.spec.role, old.spec.name.clone());
+        let mut child = old.spec.start(&self.exits.0)?;
+        child.restarts = restarts;
+        let pid = child.pid;
+        let run = self.place.root.join("run");
+        if matches!(role, Role::Hub | Role::Postgres) {
+            let mark = if role == Role::Hub { self.place.network().join("hub.conf") } else { self.place.postgres() };
+            leftovers::note(&run, role.name(), pid, &mark);
+        }
+        self.children[due.index] = child;
+        self.note_processes()?;
+        self.event(&Event::Restarted { role, name, pid, old_pid: due.old_pid, why: due.why });
+        Ok(())
+    }
+
+    /// An agent is gone: it is reported, and its nats-server does not stay behind.
+    async fn down(&mut self, index: usize, why: String) {
+        let child = &self.children[index];
+        let (name, pid) = (child.spec.name.clone(), child.pid);
+        self.event(&Event::Exited { role: child.spec.role, name: name.clone(), pid, why });
+        let home = self.place.agent(&name);
+        let orphan = tokio::task::spawn_blocking(move || leftovers::stop_orphan_of(&home)).await;
+        if let Ok(Some(pid)) = orphan {
+            self.event(&Event::Stopped { role: Role::Leaf, name: format!("{name}-leaf"), pid });
+        }
+        let _ = self.note_processes();
+    }
+
+    /// Stops everything it started, in order, and nothing else; a second signal means at once.
+    pub async fn stop(&mut self, signals: &mut Signals) {
+        if self.ready.is_some() {
+            self.output.say("stopping");
+        }
+        let in_order = async {
+            for (role, wait) in ORDER {
+                let mut children: Vec<_> = self.children.iter_mut().filter(|child| child.spec.role == role).collect();
+                futures::future::join_all(children.iter_mut().map(|child| child.stop(wait))).await;
+            }
+        };
+        let hurried = tokio::select! {
+            () = in_order => false,
+            () = signals.requested() => true,
+        };
+        if hurried {
+            for child in self.children.iter().filter(|child| child.status().is_none()) {
+                signal(child.pid, Signal::KILL);
+            }
+            for child in &mut self.children {
+                child.ended_within(Duration::from_secs(1)).await;
+            }
+        }
+        // Where an agent had to be killed, its server is still there.
+        let homes = leftovers::homes(&self.place.root.join("agents"));
+        let _ = tokio::task::spawn_blocking(move || homes.iter().filter_map(|home| leftovers::stop_orphan_of(home)).count()).await;
+        for name in ["hub", "postgres"] {
+            leftovers::forget(&self.place.root.join("run"), name);
+        }
+        if self.output.format.is_json() && self.ready.is_some() {
+            for child in &self.children {
+                self.event(&Event::Stopped { role: child.spec.role, name: child.spec.name.clone(), pid: child.pid });
+            }
+        }
+        if let (Some(name), Ok(contexts)) = (self.context.take(), Contexts::of_user()) {
+            contexts.remove(&name);
+        }
+        if let Some(mut guard) = self.guard.take() {
+            if let Some(mut stdin) = guard.stdin.take() {
+                let _ = stdin.write_all(&[guard::DONE]);
+            }
+            let _ = guard.wait();
+        }
+        self.place.clear();
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stopping_takes_less_than_ten_seconds() {
+        let all: Duration = ORDER.iter().map(|(_, wait)| *wait).sum();
+        assert!(all < Duration::from_secs(10), "{all:?}");
+        let roles: Vec<&str> = ORDER.iter().map(|(role, _)| role.name()).collect();
+        assert_eq!(roles, ["agent", "gateway", "scheduler", "ledger", "postgres", "hub"]);
+    }
+
+    #[test]
+    fn what_keeps_dying_is_restarted_ever_more_slowly() {
+        let pauses: Vec<u128> = (0..9).map(|n| pause(n).as_millis()).collect();
+        assert_eq!(pauses, [0, 250, 500, 1000, 2000, 4000, 8000, 8000, 8000]);
+    }
+}
