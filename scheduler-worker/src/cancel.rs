@@ -1,0 +1,79 @@
+//! Cancels: a stream that every scheduler follows; only the holder of the job message acts.
+
+use std::collections::HashSet;
+use std::time::Instant;
+
+use bus_schemas::assignment::Verb;
+use bus_schemas::history::CancelRequest;
+use bus_schemas::ledger::VoidReason;
+use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, subject};
+
+use crate::job::Phase;
+use crate::measure;
+use crate::world::World;
+
+/// Jobs that are to be cancelled; a job that is taken later is checked against them.
+#[derive(Default)]
+pub struct Cancels {
+    jobs: HashSet<JobId>,
+    /// Read up to here.
+    pub next_seq: u64,
+}
+impl Cancels {
+    pub fn contains(&self, job: &JobId) -> bool {
+        self.jobs.contains(job)
+    }
+}
+
+impl World {
+    /// A message of `mesh.v1.cancel.<j>`, live or read from the stream.
+    pub fn hear_cancel(&mut self, subject: &str, payload: &[u8], now: Instant) {
+        let read = Batch::decode(payload).and_then(|batch| batch.verify::<CancelRequest>(&mut self.verifier));
+        let cancel = match read.map(|mut all| all.pop()) {
+            Ok(Some(cancel)) => cancel,
+            Ok(None) => return,
+            Err(problem) => {
+                measure::refused("cancel");
+                tracing::warn!(%problem, subject, "a cancel was refused");
+                return;
+            }
+        };
+        let genuine =
+            self.config.network.gateway_keys.contains(&cancel.by()) && cancel.net == self.net && subject == subject::cancel(&cancel.job);
+        if !genuine {
+            measure::refused("cancel");
+            return;
+        }
+        let id = cancel.job;
+        self.cancels.jobs.insert(id);
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if job.cancelled || job.admitted.member != cancel.member {
+            return;
+        }
+        job.cancelled = true;
+        match job.phase {
+            // Whoever has it next reads the flag.
+            Phase::Looking | Phase::Assigning | Phase::Closing => (),
+            Phase::Running => self.cancel_running(&id, now),
+            Phase::Ready { .. } | Phase::Bidding { .. } | Phase::BackOff { .. } | Phase::Waiting { .. } => self.close_cancelled(id),
+        }
+    }
+
+    /// Nothing of it runs: the hold returns, and the job has ended.
+    pub fn close_cancelled(&mut self, id: JobId) {
+        let problem = Problem::new(Code::JobCancelled, "cancelled before it ran");
+        self.close_failed(id, &problem, VoidReason::Cancelled);
+    }
+
+    /// The device stops it; its receipt settles the time used. Asked again by the sweep until something comes.
+    pub fn cancel_running(&mut self, id: &JobId, now: Instant) {
+        let Some(attempt) = self.jobs.get_mut(id).and_then(|job| job.current_mut()) else { return };
+        attempt.cancel_sent = Some(now);
+        let (device, attempt) = (attempt.device, attempt.id);
+        self.cancel_attempts(device, vec![attempt]);
+    }
+
+    pub fn cancel_attempts(&mut self, device: DeviceId, attempts: Vec<AttemptId>) {
+        self.control(device, Verb::Cancel { attempts });
+    }
+}

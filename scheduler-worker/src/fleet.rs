@@ -1,0 +1,363 @@
+//! The devices as this scheduler sees them: who they are (KV `devices`), how they are (signed heartbeats), and what was
+//! measured about them. No socket: messages and the time come in as values.
+//!
+//! Ages are measured on arrival by the monotonic clock. Silence counts only while the bus itself works, which a scheduler
+//! knows by its own heartbeat coming back.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bus_schemas::eligibility::DeviceView;
+use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::network::DeviceRecord;
+use bus_schemas::resources::Resources;
+use bus_schemas::{Batch, Code, DeviceId, NetworkId, Problem, UnixMs, Verifier};
+use serde::Deserialize;
+
+/// Every device has this reputation until the books say otherwise.
+pub const REPUTATION_UNKNOWN: u32 = 50;
+/// Who missed this many bid windows is not waited for until its next bid.
+const MISSED_MAX: u8 = 2;
+/// Heartbeats kept of devices whose record has not arrived yet.
+const STRANGERS_MAX: usize = 256;
+/// More devices than this, and more than half of them silent at once, is taken for a fault of the hub.
+const MASS: usize = 4;
+
+/// KV `reputation`, key = device id: derived from the ledger.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Reputation {
+    pub score: u32,
+    #[serde(default)]
+    pub results: u64,
+}
+
+/// How a device was heard of last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    Never,
+    /// A value read at start: its age is not known.
+    Stored,
+    Live(Instant),
+}
+
+/// One enrolled device.
+pub struct Device {
+    pub record: DeviceRecord,
+    pub view: DeviceView,
+    /// Jobs waiting or running there, and unsettled ones, by its last heartbeat.
+    pub heartbeat: Option<Heartbeat>,
+    heard: Heard,
+    /// Since when it counts as gone; text for people.
+    silent: Option<String>,
+    went_silent: Option<Instant>,
+    unreachable: Option<String>,
+    missed: u8,
+    /// From offer to bid, smoothed, in milliseconds.
+    pub round_trip_ms: u64,
+    /// It said that its queue is full; until then, or until its next receipt.
+    pub full_until: Option<Instant>,
+    /// Where the next receipt of it may lie in RECEIPTS; 0 = not known.
+    pub receipts_from: u64,
+}
+
+impl Device {
+    /// When its last live heartbeat (or any other signed word) arrived.
+    pub fn heard_at(&self) -> Option<Instant> {
+        match self.heard {
+            Heard::Live(at) => Some(at),
+            Heard::Never | Heard::Stored => None,
+        }
+    }
+    /// Heard of lately; it may still take no work.
+    pub fn is_live(&self) -> bool {
+        !self.record.revoked && self.silent.is_none() && matches!(self.heard, Heard::Live(_))
+    }
+    /// Whether its bid is waited for.
+    pub fn is_expected(&self) -> bool {
+        self.missed < MISSED_MAX
+    }
+    pub fn missed_a_window(&mut self) {
+        self.missed = self.missed.saturating_add(1);
+    }
+    pub fn bid_after(&mut self, ms: u64) {
+        self.missed = 0;
+        self.unreachable = None;
+        self.round_trip_ms = if self.round_trip_ms == 0 { ms } else { (self.round_trip_ms * 7 + ms) / 8 };
+        self.refresh();
+    }
+
+    fn refresh(&mut self) {
+        self.view.away = if self.record.revoked {
+            Some("revoked".into())
+        } else if let Some(since) = &self.silent {
+            Some(format!("offline since {since}"))
+        } else {
+            match (&self.heard, &self.unreachable, &self.heartbeat) {
+                (Heard::Never, ..) => Some("never heard of".into()),
+                (Heard::Stored, ..) => Some("not heard of since this scheduler started".into()),
+                (Heard::Live(_), Some(since), _) => Some(format!("nobody listens there since {since}")),
+                (Heard::Live(_), None, Some(heartbeat)) => heartbeat.not_working.clone(),
+                (Heard::Live(_), None, None) => None,
+            }
+        };
+    }
+}
+
+/// What a change of the fleet means for jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Changed {
+    /// A device may take work that it could not take before: waiting jobs look again.
+    pub look_again: bool,
+}
+
+/// All enrolled devices.
+pub struct Fleet {
+    net: NetworkId,
+    silence: Duration,
+    devices: BTreeMap<DeviceId, Device>,
+    strangers: BTreeMap<DeviceId, bytes::Bytes>,
+    reputation: BTreeMap<DeviceId, Reputation>,
+    started: Instant,
+    /// Own heartbeat came back last.
+    bus_works: Instant,
+    /// Silence is counted from here at the earliest: set anew when the bus comes back.
+    silence_from: Instant,
+    /// A mass silence is waited out until then.
+    waiting_out: Option<Instant>,
+}
+
+impl Fleet {
+    pub fn new(net: NetworkId, silence: Duration, now: Instant) -> Self {
+        Self {
+            net,
+            silence,
+            devices: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            reputation: BTreeMap::new(),
+            started: now,
+            bus_works: now,
+            silence_from: now,
+            waiting_out: None,
+        }
+    }
+    pub fn get(&self, device: &DeviceId) -> Option<&Device> {
+        self.devices.get(device)
+    }
+    pub fn get_mut(&mut self, device: &DeviceId) -> Option<&mut Device> {
+        self.devices.get_mut(device)
+    }
+    pub fn views(&self) -> impl Iterator<Item = &DeviceView> {
+        self.devices.values().map(|device| &device.view)
+    }
+    pub fn live(&self) -> impl Iterator<Item = &Device> {
+        self.devices.values().filter(|device| device.is_live())
+    }
+    pub fn name(&self, device: &DeviceId) -> String {
+        self.devices.get(device).map_or_else(|| device.to_string(), |found| found.view.name.clone())
+    }
+    /// Start values count as unknown for this long; until then "nobody has it" cannot be said.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        let known = self.devices.values().all(|device| device.record.revoked || !matches!(device.heard, Heard::Stored));
+        known || now.duration_since(self.started) >= self.silence / 2
+    }
+
+    /// A value of KV `devices` (JSON [`DeviceRecord`]).
+    ///
+    /// # Errors
+    /// Where the value cannot be read.
+    pub fn record(&mut self, value: &[u8], now: Instant, verifier: &mut Verifier) -> Result<Changed, Problem> {
+        let record: DeviceRecord =
+            serde_json::from_slice(value).map_err(|error| Problem::new(Code::WrongType, format!("a device record: {error}")))?;
+        let id = record.device;
+        let changed = match self.devices.get_mut(&id) {
+            Some(known) => {
+                let changed = known.record != record;
+                known.view.member = record.member;
+                known.view.tier = record.tier;
+                known.record = record;
+                known.refresh();
+                changed
+            }
+            None => {
+                let reputation = self.reputation.get(&id);
+                let view = DeviceView {
+                    id,
+                    member: record.member,
+                    name: record.name.clone(),
+                    kinds: vec![],
+                    capabilities: vec![],
+                    trust_scopes: vec![],
+                    federations: vec![],
+                    total: Resources::default(),
+                    reputation: reputation.map_or(REPUTATION_UNKNOWN, |known| known.score.min(100)),
+                    tier: record.tier,
+                    results: reputation.map_or(0, |known| known.results),
+                    away: None,
+                };
+                let mut device = Device {
+                    record,
+                    view,
+                    heartbeat: None,
+                    heard: Heard::Never,
+                    silent: None,
+                    went_silent: None,
+                    unreachable: None,
+                    missed: 0,
+                    round_trip_ms: 0,
+                    full_until: None,
+                    receipts_from: 0,
+                };
+                device.refresh();
+                self.devices.insert(id, device);
+                if let Some(early) = self.strangers.remove(&id) {
+                    // A bad one was a stranger's anyway.
+                    let _ = self.heartbeat(id, &early, true, now, verifier);
+                }
+                true
+            }
+        };
+        Ok(Changed { look_again: changed })
+    }
+
+    /// A value of KV `reputation`.
+    pub fn reputation(&mut self, device: DeviceId, value: &[u8]) {
+        let Ok(known) = serde_json::from_slice::<Reputation>(value) else { return };
+        if let Some(found) = self.devices.get_mut(&device) {
+            found.view.reputation = known.score.min(100);
+            found.view.results = known.results;
+        }
+        self.reputation.insert(device, known);
+    }
+
+    /// A heartbeat on the subject of `device`; `live` = heard just now, else read from the stream at start.
+    ///
+    /// # Errors
+    /// Where it is not that device's own, signed word.
+    pub fn heartbeat(
+        &mut self,
+        device: DeviceId,
+        payload: &bytes::Bytes,
+        live: bool,
+        now: Instant,
+        verifier: &mut Verifier,
+    ) -> Result<Changed, Problem> {
+        let Some(found) = self.devices.get_mut(&device) else {
+            if self.strangers.len() < STRANGERS_MAX {
+                self.strangers.insert(device, payload.clone());
+            }
+            return Ok(Changed { look_again: false });
+        };
+        let heartbeat = Batch::decode(payload)?
+            .verify::<Heartbeat>(verifier)?
+            .into_iter()
+            .next()
+            .ok_or_else(|| Problem::new(Code::Empty, "a heartbeat without a body"))?;
+        if heartbeat.by() != found.record.did || heartbeat.device != device {
+            return Err(Problem::new(Code::WrongSigner, format!("a heartbeat on the subject of {device} is another's")));
+        }
+        if heartbeat.net != self.net {
+            return Err(Problem::new(Code::WrongNetwork, "a heartbeat of another network"));
+        }
+        let heartbeat = heartbeat.into_body();
+        // What is heard live replaces what was read; a stored value never replaces a live one.
+        if !live && found.heard_at().is_some() {
+            return Ok(Changed { look_again: false });
+        }
+        let before = (found.view.away.clone(), found.view.kinds.clone(), found.view.capabilities.clone(), found.view.total);
+        found.view.name.clone_from(&heartbeat.name);
+        found.view.kinds.clone_from(&heartbeat.kinds);
+        found.view.capabilities.clone_from(&heartbeat.capabilities);
+        found.view.trust_scopes.clone_from(&heartbeat.trust_scopes);
+        found.view.federations.clone_from(&heartbeat.federations);
+        found.view.total = heartbeat.total;
+        found.heartbeat = Some(heartbeat);
+        if live {
+            if found.silent.is_some() {
+                tracing::info!(%device, name = found.view.name, "the device is back");
+            }
+            found.heard = Heard::Live(now);
+            found.silent = None;
+            found.went_silent = None;
+            found.unreachable = None;
+        } else {
+            found.heard = Heard::Stored;
+        }
+        found.refresh();
+        let after = (&found.view.away, &found.view.kinds, &found.view.capabilities, &found.view.total);
+        let look_again = (&before.0, &before.1, &before.2, &before.3) != after;
+        Ok(Changed { look_again })
+    }
+
+    /// Its server said that nobody listens: nothing goes there until its next word.
+    pub fn unreachable(&mut self, device: &DeviceId, hub_ms: UnixMs) {
+        if let Some(found) = self.devices.get_mut(device) {
+            found.unreachable = Some(clock(hub_ms));
+            found.refresh();
+        }
+    }
+
+    /// Own heartbeat came back: the bus works.
+    pub fn bus_works(&mut self, now: Instant) {
+        if now.duration_since(self.bus_works) > self.silence / 2 {
+            tracing::info!("the bus works again; silence is counted from now on");
+            self.silence_from = now;
+        }
+        self.bus_works = now;
+    }
+
+    /// Looks who has fallen silent since the last look. Gives the devices that are newly gone.
+    pub fn sweep(&mut self, now: Instant, hub_ms: UnixMs) -> Vec<DeviceId> {
+        if now.duration_since(self.bus_works) > self.silence / 2 {
+            return Vec::new();
+        }
+        let (silence, from) = (self.silence, self.silence_from);
+        let silent_now = |device: &Device| match device.heard {
+            Heard::Live(at) => now.duration_since(at.max(from)) >= silence,
+            // Start values count as unknown until a live one arrives or this has passed.
+            Heard::Stored => now.duration_since(from) >= silence / 2,
+            Heard::Never => false,
+        };
+        let newly: Vec<DeviceId> = self
+            .devices
+            .values()
+            .filter(|device| !device.record.revoked && device.silent.is_none() && silent_now(device))
+            .map(|device| device.record.device)
+            .collect();
+        if newly.is_empty() {
+            return newly;
+        }
+        if let Some(until) = self.waiting_out {
+            if now < until {
+                return Vec::new();
+            }
+        } else {
+            let lately = |device: &&Device| device.went_silent.is_some_and(|at| now.duration_since(at) <= silence / 2);
+            let gone = newly.len() + self.devices.values().filter(lately).count();
+            let there = self.live().count() + gone - newly.len();
+            if there > MASS && gone * 2 > there {
+                self.waiting_out = Some(now + silence * 3);
+                tracing::warn!(gone, there, "more than half of the devices fell silent at once: waiting before their jobs move on");
+                return Vec::new();
+            }
+        }
+        self.waiting_out = None;
+        for id in &newly {
+            if let Some(device) = self.devices.get_mut(id) {
+                device.silent = Some(clock(hub_ms.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(0))));
+                device.went_silent = Some(now);
+                device.refresh();
+                tracing::info!(device = %id, name = device.view.name, "the device is silent");
+            }
+        }
+        newly
+    }
+}
+
+/// Time of day in UTC, for people.
+pub fn clock(ms: UnixMs) -> String {
+    let s = ms / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", s / 3600, s / 60 % 60, s % 60)
+}
+
+#[cfg(test)]
+mod tests;

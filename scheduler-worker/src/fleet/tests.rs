@@ -1,0 +1,139 @@
+use super::*;
+use bus_schemas::Signer;
+
+const SILENCE: Duration = Duration::from_secs(20);
+
+struct World {
+    fleet: Fleet,
+    verifier: Verifier,
+    start: Instant,
+}
+fn net() -> NetworkId {
+    Signer::from_seed(&[99; 32]).public().network_id()
+}
+fn signer(n: u8) -> Signer {
+    Signer::from_seed(&[n; 32])
+}
+fn world(devices: u8) -> World {
+    let start = Instant::now();
+    let mut world = World { fleet: Fleet::new(net(), SILENCE, start), verifier: Verifier::default(), start };
+    for n in 1..=devices {
+        let record = record(n);
+        world.fleet.record(&serde_json::to_vec(&record).unwrap(), start, &mut world.verifier).unwrap();
+    }
+    world
+}
+fn record(n: u8) -> DeviceRecord {
+    let did = signer(n).public();
+    DeviceRecord { device: did.device_id(), did, member: did.member_id(), name: format!("d{n}"), tier: 0, enrolled_at: 1, revoked: false }
+}
+fn heartbeat(n: u8, by: u8) -> bytes::Bytes {
+    let body = Heartbeat {
+        net: net(),
+        device: signer(n).public().device_id(),
+        at: 1,
+        name: format!("d{n}"),
+        version: "1".into(),
+        kinds: vec!["echo".into()],
+        capabilities: vec![],
+        trust_scopes: vec![],
+        federations: vec![],
+        claimed_tier: 0,
+        total: Resources::default(),
+        free: Resources::default(),
+        jobs: vec![],
+        unsettled: vec![],
+        unsettled_more: 0,
+        not_working: None,
+    };
+    signer(by).batch(&[body]).encode().into()
+}
+impl World {
+    fn beat(&mut self, n: u8, at: u64, live: bool) -> Result<Changed, Problem> {
+        let now = self.start + Duration::from_secs(at);
+        self.fleet.heartbeat(signer(n).public().device_id(), &heartbeat(n, n), live, now, &mut self.verifier)
+    }
+    fn sweep(&mut self, at: u64) -> usize {
+        let now = self.start + Duration::from_secs(at);
+        self.fleet.bus_works(now);
+        self.fleet.sweep(now, 0).len()
+    }
+    fn away(&self, n: u8) -> Option<String> {
+        self.fleet.get(&signer(n).public().device_id()).unwrap().view.away.clone()
+    }
+}
+
+#[test]
+fn a_device_comes_goes_and_comes_back() {
+    let mut world = world(1);
+    assert_eq!(world.away(1).unwrap(), "never heard of");
+    world.beat(1, 0, false).unwrap();
+    assert_eq!(world.away(1).unwrap(), "not heard of since this scheduler started");
+    assert!(world.beat(1, 1, true).unwrap().look_again);
+    assert_eq!(world.away(1), None);
+    assert!(!world.beat(1, 6, true).unwrap().look_again, "nothing new");
+    assert_eq!((world.sweep(10), world.sweep(20), world.sweep(26)), (0, 0, 1));
+    assert!(world.away(1).unwrap().starts_with("offline since "));
+    assert!(world.beat(1, 27, true).unwrap().look_again);
+    assert_eq!(world.away(1), None);
+}
+
+#[test]
+fn only_its_own_signature_counts() {
+    let mut world = world(2);
+    let id = signer(1).public().device_id();
+    let mut say = |payload: bytes::Bytes| world.fleet.heartbeat(id, &payload, true, world.start, &mut world.verifier).map_err(|p| p.code);
+    assert_eq!(say(heartbeat(1, 2)), Err(Code::WrongSigner), "signed by a neighbour");
+    assert_eq!(say(heartbeat(2, 2)), Err(Code::WrongSigner), "a neighbour's own");
+    assert!(say(bytes::Bytes::from_static(b"nonsense")).is_err());
+    assert!(say(heartbeat(1, 1)).is_ok());
+}
+
+#[test]
+fn a_heartbeat_before_the_record_is_kept() {
+    let mut world = world(0);
+    assert_eq!(world.beat(3, 0, true), Ok(Changed { look_again: false }));
+    world.fleet.record(&serde_json::to_vec(&record(3)).unwrap(), world.start, &mut world.verifier).unwrap();
+    assert_eq!(world.away(3), None);
+}
+
+#[test]
+fn silence_does_not_count_while_the_bus_is_away() {
+    let mut world = world(1);
+    world.beat(1, 0, true).unwrap();
+    let now = world.start + Duration::from_secs(60);
+    assert_eq!(world.fleet.sweep(now, 0), [], "own heartbeat has not come back either");
+    assert_eq!(world.sweep(61), 0, "back: counted from now");
+    assert_eq!((world.sweep(71), world.sweep(80), world.sweep(82)), (0, 0, 1));
+}
+
+#[test]
+fn a_mass_silence_is_waited_out() {
+    let mut world = world(6);
+    for n in 1..=6 {
+        world.beat(n, 0, true).unwrap();
+    }
+    for at in (5..=20).step_by(5) {
+        world.beat(6, at, true).unwrap();
+        world.sweep(at);
+    }
+    world.beat(6, 25, true).unwrap();
+    assert_eq!(world.sweep(25), 0, "five of six at once");
+    for at in (30..=75).step_by(5) {
+        world.beat(6, at, true).unwrap();
+        world.beat(5, at, true).unwrap();
+        assert_eq!(world.sweep(at), 0, "{at}");
+    }
+    world.sweep(80);
+    world.beat(6, 85, true).unwrap();
+    world.beat(5, 85, true).unwrap();
+    assert_eq!(world.sweep(86), 4, "after a minute they are gone");
+
+    let mut few = self::world(4);
+    for n in 1..=4 {
+        few.beat(n, 0, true).unwrap();
+    }
+    few.sweep(9);
+    few.sweep(18);
+    assert_eq!(few.sweep(25), 4, "four devices may fail together");
+}

@@ -1,0 +1,139 @@
+//! One job in hand: what was admitted, its lease, its attempts, and where it stands.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bus_schemas::eligibility::Needs;
+use bus_schemas::history::{Decision, EndedAttempt, Transition};
+use bus_schemas::job::{AdmittedJob, JobState};
+use bus_schemas::offer::Quote;
+use bus_schemas::{AttemptId, Batch, Cid, DeviceId, MilliMana, Proof, UnixMs};
+
+/// The un-acked message.
+#[derive(Debug, Clone)]
+pub struct Lease {
+    /// Where acks go.
+    pub ack: String,
+    /// The last renewal that the server confirmed; the delivery is the first.
+    pub confirmed: Instant,
+    /// A renewal is on its way.
+    pub asking: bool,
+    pub delivered: u64,
+}
+
+/// A signed body that can be shown to others: by itself, and with the batch it came in where that is at hand.
+#[derive(Debug, Clone)]
+pub struct Evidence {
+    pub proof: Arc<Proof>,
+    pub batch: Option<Arc<Batch>>,
+}
+
+/// One signed assignment of the job.
+#[derive(Debug, Clone)]
+pub struct Attempt {
+    pub id: AttemptId,
+    pub number: u32,
+    pub device: DeviceId,
+    pub evidence: Evidence,
+    /// Hub time.
+    pub assigned_at: UnixMs,
+    pub price: MilliMana,
+    /// When it was sent from here, or taken over.
+    pub at: Instant,
+    /// The device said that it has it.
+    pub accepted: Option<Instant>,
+    /// Hub time and own time of the device's word that it runs.
+    pub started: Option<(UnixMs, Instant)>,
+    /// No word of a start by then: the device is asked.
+    pub start_by: Instant,
+    /// Full heartbeats in a row that did not name it.
+    pub absent: u8,
+    /// A cancel was sent.
+    pub cancel_sent: Option<Instant>,
+}
+
+/// Where a job in hand stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Phase {
+    /// Its past is being looked up.
+    Looking,
+    /// It goes into the next auction; its place in the queue.
+    Ready {
+        place: u64,
+    },
+    Bidding {
+        round: u64,
+    },
+    /// The current attempt was sent; the device's answer is awaited.
+    Assigning,
+    /// A device has it.
+    Running,
+    /// An attempt failed; the next auction is after this.
+    BackOff {
+        until: Instant,
+    },
+    /// Nothing fits now.
+    Waiting {
+        next_look: Instant,
+    },
+    /// It has ended; the books, HISTORY and the ack follow.
+    Closing,
+}
+
+pub struct Job {
+    pub admitted: Arc<AdmittedJob>,
+    pub needs: Needs,
+    pub units: u32,
+    pub timeout_ms: u64,
+    /// Hub time: not placed by then, it fails.
+    pub gives_up_at: UnixMs,
+    /// Content id of the body.
+    pub payload: Cid,
+    pub lease: Lease,
+    pub phase: Phase,
+    /// Assignments known here, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// The attempt in [`Phase::Assigning`] or [`Phase::Running`].
+    pub current: Option<AttemptId>,
+    /// How earlier attempts ended, oldest first; from BACK too.
+    pub ended: Vec<EndedAttempt>,
+    /// Left out as long as others fit.
+    pub avoid: Vec<DeviceId>,
+    pub last_number: u32,
+    pub waited: u32,
+    /// The last reason for waiting that was recorded.
+    pub waiting_why: Option<String>,
+    /// The auction that led to the current attempt, or found nobody.
+    pub decision: Option<Decision>,
+    /// The next best bids of that auction.
+    pub bids_left: VecDeque<(DeviceId, Quote)>,
+    pub cancelled: bool,
+    /// The result was told.
+    pub told: bool,
+    /// Changes of state that no record of HISTORY covers yet.
+    pub transitions: Vec<Transition>,
+}
+
+impl Job {
+    pub fn attempt(&self, id: &AttemptId) -> Option<&Attempt> {
+        self.attempts.iter().find(|attempt| attempt.id == *id)
+    }
+    pub fn current(&self) -> Option<&Attempt> {
+        self.current.as_ref().and_then(|id| self.attempt(id))
+    }
+    pub fn current_mut(&mut self) -> Option<&mut Attempt> {
+        let id = self.current?;
+        self.attempts.iter_mut().find(|attempt| attempt.id == id)
+    }
+    pub fn note(&mut self, to: JobState, at: UnixMs, cause: impl Into<String>, actor: impl Into<String>) {
+        self.transitions.push(Transition { to, at, cause: cause.into(), actor: actor.into() });
+    }
+    /// Neither assigned nor ended.
+    pub fn is_unassigned(&self) -> bool {
+        match self.phase {
+            Phase::Ready { .. } | Phase::Bidding { .. } | Phase::BackOff { .. } | Phase::Waiting { .. } => true,
+            Phase::Looking | Phase::Assigning | Phase::Running | Phase::Closing => false,
+        }
+    }
+}

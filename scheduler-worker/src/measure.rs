@@ -1,0 +1,57 @@
+//! What Prometheus is told.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Names every metric once, so that all are there from the start.
+pub fn describe() {
+    describe_counter!("mesh_auctions_total", "Auctions opened");
+    describe_counter!("mesh_bids_received_total", "Answers to offers, bids and noes");
+    describe_counter!("mesh_jobs_assigned_total", "Assignments that a device accepted");
+    describe_counter!("mesh_jobs_completed_total", "Jobs whose result was told");
+    describe_counter!("mesh_jobs_failed_total", "Jobs that ended without a result");
+    describe_histogram!("mesh_job_assignment_seconds", "From submission to the accepted assignment");
+    describe_histogram!("mesh_job_process_seconds", "From the assignment to the receipt");
+    describe_gauge!("mesh_jobs_pending", "Jobs in hand that wait for an auction or a device");
+    describe_gauge!("mesh_jobs_bidding", "Jobs in an open auction or being assigned");
+    describe_gauge!("mesh_jobs_executing", "Jobs that a device has accepted");
+    for name in [
+        "mesh_auctions_total",
+        "mesh_bids_received_total",
+        "mesh_jobs_assigned_total",
+        "mesh_jobs_completed_total",
+        "mesh_jobs_failed_total",
+    ] {
+        counter!(name).increment(0);
+    }
+}
+
+pub fn auction_opened() {
+    counter!("mesh_auctions_total").increment(1);
+}
+pub fn bids(count: usize) {
+    counter!("mesh_bids_received_total").increment(count as u64);
+}
+pub fn assigned(since_submission: Duration) {
+    counter!("mesh_jobs_assigned_total").increment(1);
+    histogram!("mesh_job_assignment_seconds").record(since_submission.as_secs_f64());
+}
+pub fn receipt(since_assignment: Duration) {
+    histogram!("mesh_job_process_seconds").record(since_assignment.as_secs_f64());
+}
+pub fn completed() {
+    counter!("mesh_jobs_completed_total").increment(1);
+}
+pub fn failed() {
+    counter!("mesh_jobs_failed_total").increment(1);
+}
+/// A message that could not be used.
+pub fn refused(what: &'static str) {
+    counter!("mesh_scheduler_messages_refused_total", "what" => what).increment(1);
+}
+pub fn in_hand(pending: u32, bidding: u32, executing: u32) {
+    gauge!("mesh_jobs_pending").set(pending);
+    gauge!("mesh_jobs_bidding").set(bidding);
+    gauge!("mesh_jobs_executing").set(executing);
+}

@@ -1,0 +1,265 @@
+//! What to do with a delivered job, given its past; and what to do after an attempt ended. Touches nothing.
+
+use bus_schemas::eligibility::Needs;
+use bus_schemas::history::{Back, EndedAttempt};
+use bus_schemas::ledger::{HoldState, VoidReason};
+use bus_schemas::limits::{ATTEMPTS_MAX, BACKOFF_MS};
+use bus_schemas::receipt::{Failure, FailureClass};
+use bus_schemas::{AttemptId, Code, DeviceId, MilliMana, Problem, ReceiptId};
+
+/// What is known about a delivery before anything is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// A hint: it can repeat after a change of leader.
+    pub delivered: u64,
+    /// Since the job message was stored.
+    pub age_ms: u64,
+    /// From this age on a job is looked up first.
+    pub look_first_ms: u64,
+}
+
+/// Whether the past must be looked up: only a first delivery of a young job cannot have one.
+pub fn must_look(arrival: &Arrival) -> bool {
+    arrival.delivered != 1 || arrival.age_ms >= arrival.look_first_ms
+}
+
+/// What was found out about a job's past.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Past {
+    pub delivered: u64,
+    /// The record in BACK, verified.
+    pub back: Option<Back>,
+    /// How the hold stands; `None`: the books do not know the job.
+    pub hold: Option<HoldState>,
+    /// Devices that say they have an attempt of it.
+    pub named: Vec<DeviceId>,
+    /// Live devices that have not spoken since the delivery, by heartbeat or by answer.
+    pub unheard: usize,
+    /// The device that the hold was settled with was asked and does not have the job any more, or is gone.
+    pub payee_forgot: bool,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nobody has it: open an auction, knowing what ended before.
+    Auction { known: Option<Back> },
+    /// This device has an attempt: watch it.
+    TakeOver { device: DeviceId },
+    /// It was paid but the holder did not get to say so: the device still has the receipt that tells the rest.
+    AskPayee { device: DeviceId },
+    /// It was paid and the device knows that: what is left is to acknowledge the message.
+    Finish { attempt: AttemptId, receipt: ReceiptId, device: DeviceId, paid: MilliMana },
+    /// The hold is void: there is nothing to pay with, so the job has ended.
+    Drop { reason: VoidReason },
+    /// The books do not know it: it never was funded.
+    DropUnfunded,
+    /// Not all live devices have spoken.
+    Wait,
+}
+
+/// Decides on what was found. Checks stand in the order of their weight: the books first, then a holder's own word, then the devices'.
+pub fn next_step(past: &Past) -> Step {
+    match &past.hold {
+        None => return Step::DropUnfunded,
+        Some(HoldState::Voided { reason }) => return Step::Drop { reason: *reason },
+        Some(HoldState::Settled { attempt, receipt, device, paid_mmana }) => {
+            return if past.payee_forgot {
+                Step::Finish { attempt: *attempt, receipt: *receipt, device: *device, paid: *paid_mmana }
+            } else if past.named.contains(device) {
+                Step::TakeOver { device: *device }
+            } else {
+                Step::AskPayee { device: *device }
+            };
+        }
+        Some(HoldState::Open) => (),
+    }
+    if let Some(device) = past.named.first() {
+        return Step::TakeOver { device: *device };
+    }
+    // Only the delivery right after the one it was given back from may rely on the record: others may have tried since.
+    let fresh = past.back.as_ref().filter(|back| back.delivered + 1 == past.delivered);
+    match fresh {
+        Some(back) if back.on.is_none() => Step::Auction { known: Some(back.clone()) },
+        Some(_) | None if past.unheard == 0 => Step::Auction { known: past.back.clone() },
+        Some(_) | None => Step::Wait,
+    }
+}
+
+/// What follows the end of an attempt without a result.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Retry {
+    /// Another auction after this many milliseconds.
+    After {
+        ms: u64,
+    },
+    GiveUp(Problem),
+}
+
+/// Whether an attempt that ended like this counts toward [`ATTEMPTS_MAX`]: a device's no and an owner's interruption do not.
+pub fn counts(class: FailureClass) -> bool {
+    match class {
+        FailureClass::DeviceDisconnect | FailureClass::Timeout | FailureClass::ExecutionError => true,
+        FailureClass::DeviceDeclined => false,
+    }
+}
+
+/// Decides after the last of `ended` (oldest first).
+pub fn after_failure(ended: &[EndedAttempt]) -> Retry {
+    let counted = ended.iter().filter(|one| counts(one.failure.class)).count();
+    let Some(last) = ended.last() else { return Retry::After { ms: 0 } };
+    if last.failure.class == FailureClass::ExecutionError && !last.failure.retryable {
+        return Retry::GiveUp(Problem::new(Code::JobFailed, said(last)));
+    }
+    if counted >= ATTEMPTS_MAX as usize {
+        let each: Vec<String> = ended.iter().filter(|one| counts(one.failure.class)).map(said).collect();
+        return Retry::GiveUp(Problem::new(Code::JobFailed, format!("{counted} attempts failed: {}", each.join("; "))));
+    }
+    if counts(last.failure.class) {
+        let ms = BACKOFF_MS.get(counted.saturating_sub(1)).or(BACKOFF_MS.last()).copied().unwrap_or(0);
+        Retry::After { ms }
+    } else {
+        Retry::After { ms: 0 }
+    }
+}
+
+fn said(one: &EndedAttempt) -> String {
+    format!("{} on {}: {}", one.failure.class.name(), one.device, one.failure.message)
+}
+
+/// The failure that a device's silence is.
+pub fn silent(seconds: u64) -> Failure {
+    Failure { class: FailureClass::DeviceDisconnect, message: format!("the device was not heard of for {seconds} s"), retryable: true }
+}
+
+/// Devices that failed this job, to be left out as long as others fit. A job that names one device leaves none out.
+pub fn avoided<'a>(needs: &Needs, ended: impl IntoIterator<Item = &'a EndedAttempt>) -> Vec<DeviceId> {
+    if needs.target.is_some() {
+        return Vec::new();
+    }
+    let mut devices: Vec<DeviceId> = ended.into_iter().map(|one| one.device).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    devices
+}
+
+/// The number of the next attempt. It rises with the delivery as well: a holder that died may have told nobody of its attempts.
+pub fn next_number(last: u32, delivered: u64) -> u32 {
+    (last + 1).max(u32::try_from(delivered).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::{Cid, JobId, NetworkId, Signer};
+    use proptest::prelude::*;
+
+    fn device(n: u8) -> DeviceId {
+        Signer::from_seed(&[n; 32]).public().device_id()
+    }
+    fn net() -> NetworkId {
+        Signer::from_seed(&[9; 32]).public().network_id()
+    }
+    fn back(delivered: u64, on: Option<DeviceId>) -> Back {
+        Back { net: net(), job: JobId(Cid::of(b"j")), at: 1, ended: vec![], waited: 0, last_attempt: 2, delivered, on }
+    }
+    fn ended(class: FailureClass, retryable: bool) -> EndedAttempt {
+        let failure = Failure { class, message: "m".into(), retryable };
+        EndedAttempt { attempt: AttemptId(Cid::of(b"a")), number: 1, device: device(1), failure }
+    }
+
+    #[test]
+    fn only_a_young_first_delivery_has_no_past() {
+        for (delivered, age_ms, look) in [(1, 0, false), (1, 9_999, false), (1, 10_000, true), (2, 0, true), (0, 0, true)] {
+            assert_eq!(must_look(&Arrival { delivered, age_ms, look_first_ms: 10_000 }), look, "{delivered} {age_ms}");
+        }
+    }
+
+    #[test]
+    fn what_follows_from_the_past() {
+        let (attempt, receipt) = (AttemptId(Cid::of(b"a")), ReceiptId(Cid::of(b"r")));
+        let open = Past { delivered: 2, hold: Some(HoldState::Open), ..Past::default() };
+        let settled =
+            Past { hold: Some(HoldState::Settled { attempt, receipt, device: device(1), paid_mmana: MilliMana::ZERO }), ..open.clone() };
+        let voided = |reason| Past { hold: Some(HoldState::Voided { reason }), ..open.clone() };
+        let fresh = back(1, None);
+        let cases = [
+            ("unknown to the books", Past { hold: None, ..open.clone() }, Step::DropUnfunded),
+            ("void", voided(VoidReason::Expired), Step::Drop { reason: VoidReason::Expired }),
+            ("paid, not told", settled.clone(), Step::AskPayee { device: device(1) }),
+            ("paid, device has it", Past { named: vec![device(1)], ..settled.clone() }, Step::TakeOver { device: device(1) }),
+            (
+                "paid, device forgot",
+                Past { payee_forgot: true, ..settled.clone() },
+                Step::Finish { attempt, receipt, device: device(1), paid: MilliMana::ZERO },
+            ),
+            ("a device has it", Past { named: vec![device(2)], unheard: 3, ..open.clone() }, Step::TakeOver { device: device(2) }),
+            (
+                "given back last time",
+                Past { back: Some(fresh.clone()), unheard: 3, ..open.clone() },
+                Step::Auction { known: Some(fresh.clone()) },
+            ),
+            ("given back while running", Past { back: Some(back(1, Some(device(1)))), unheard: 1, ..open.clone() }, Step::Wait),
+            ("given back long ago", Past { delivered: 3, back: Some(fresh.clone()), unheard: 1, ..open.clone() }, Step::Wait),
+            (
+                "old record, all heard",
+                Past { delivered: 3, back: Some(fresh.clone()), ..open.clone() },
+                Step::Auction { known: Some(fresh) },
+            ),
+            ("not all heard", Past { unheard: 1, ..open.clone() }, Step::Wait),
+            ("all heard", open, Step::Auction { known: None }),
+        ];
+        for (what, past, expected) in cases {
+            assert_eq!(next_step(&past), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn retries_by_class() {
+        use FailureClass::{DeviceDeclined, DeviceDisconnect, ExecutionError, Timeout};
+        let after = |ms| Retry::After { ms };
+        let all = |classes: &[FailureClass]| classes.iter().map(|class| ended(*class, true)).collect::<Vec<_>>();
+        let cases = [
+            (all(&[]), after(0)),
+            (all(&[DeviceDisconnect]), after(250)),
+            (all(&[DeviceDisconnect, Timeout]), after(500)),
+            (all(&[DeviceDisconnect, Timeout, ExecutionError]), after(1000)),
+            (all(&[DeviceDeclined; 9]), after(0)),
+            (all(&[Timeout, DeviceDeclined, DeviceDeclined]), after(0)),
+            (all(&[DeviceDeclined, DeviceDeclined, Timeout]), after(250)),
+        ];
+        for (ended, expected) in cases {
+            assert_eq!(after_failure(&ended), expected, "{ended:?}");
+        }
+        let Retry::GiveUp(problem) = after_failure(&all(&[Timeout; 4])) else { panic!("four are enough") };
+        assert!(problem.code == Code::JobFailed && problem.detail.starts_with("4 attempts failed: Timeout on dev_"), "{problem:?}");
+        assert!(matches!(after_failure(&[ended(ExecutionError, false)]), Retry::GiveUp(_)));
+    }
+
+    #[test]
+    fn failing_devices_are_left_out() {
+        let one = ended(FailureClass::Timeout, true);
+        assert_eq!(avoided(&Needs::default(), [&one, &one]), [device(1)]);
+        assert!(avoided(&Needs { target: Some(device(1)), ..Needs::default() }, [&one]).is_empty());
+        assert_eq!([(0, 1), (3, 2), (0, 4)].map(|(last, delivered)| next_number(last, delivered)), [1, 4, 4]);
+    }
+
+    proptest! {
+        #[test]
+        fn an_open_job_with_nobody_near_is_never_lost(delivered in 0_u64..9, given in proptest::option::of(0_u64..9), unheard in 0_usize..4) {
+            let past = Past { delivered, back: given.map(|d| back(d, None)), hold: Some(HoldState::Open), unheard, ..Past::default() };
+            match next_step(&past) {
+                Step::Auction { .. } => prop_assert!(unheard == 0 || given.is_some_and(|d| d + 1 == delivered)),
+                Step::Wait => prop_assert!(unheard > 0),
+                other => prop_assert!(false, "{:?}", other),
+            }
+        }
+
+        #[test]
+        fn retries_end(classes in proptest::collection::vec(0_usize..3, 0..12)) {
+            let counting = [FailureClass::DeviceDisconnect, FailureClass::Timeout, FailureClass::ExecutionError];
+            let all: Vec<EndedAttempt> = classes.iter().map(|c| ended(counting[*c], true)).collect();
+            prop_assert_eq!(matches!(after_failure(&all), Retry::GiveUp(_)), all.len() >= 4);
+        }
+    }
+}

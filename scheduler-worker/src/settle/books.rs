@@ -1,0 +1,147 @@
+//! One batch of endings: ask the books, write HISTORY, tell devices and members, ack.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus_schemas::assignment::{Closed, Verb};
+use bus_schemas::history::HistoryRecord;
+use bus_schemas::job::JobState;
+use bus_schemas::ledger::{HoldState, LedgerOutcome, Op, RefusalKind, VoidReason};
+use bus_schemas::{Batch, Code, DeviceId, InstanceId, Problem};
+use serde_bytes::ByteBuf;
+
+use super::{Ended, Item, ack_all, ask_device, store_history};
+use crate::crash;
+use crate::job::Evidence;
+use crate::ledger::Asker;
+use crate::tell;
+
+/// What is left to do after the books have spoken about one job.
+struct Verdict {
+    /// Tell the device of the attempt.
+    closed: Option<Closed>,
+    /// HISTORY gets the record; otherwise whoever closed the hold has written it.
+    write: bool,
+    /// The hold is still open and nobody will close it.
+    void: bool,
+}
+
+pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> Ended {
+    let (assignments, receipts) = evidence(&items);
+    let ops: Vec<Op> = items.iter().filter_map(|item| item.op.clone()).collect();
+    let outcomes = if ops.is_empty() { vec![] } else { asker.ask(ops, assignments, receipts).await };
+    crash::at("after_settle");
+    let mut outcomes = outcomes.into_iter();
+    let mut closed = BTreeMap::<DeviceId, Vec<Closed>>::new();
+    let mut records: Vec<HistoryRecord> = Vec::with_capacity(items.len());
+    let mut messages = Vec::with_capacity(items.len());
+    let mut voids = Vec::new();
+    for item in &mut items {
+        let outcome = if item.op.is_some() { outcomes.next() } else { None };
+        let verdict = judge(item, outcome);
+        if let (Some(one), Some(paid)) = (verdict.closed, &item.paid) {
+            closed.entry(paid.device).or_default().push(one);
+        }
+        if verdict.void {
+            voids.push(Op::Void { job: item.job, reason: VoidReason::Failed });
+        }
+        if !verdict.write {
+            continue;
+        }
+        messages.extend(last_word(item));
+        records.push(item.record.clone());
+    }
+    if !voids.is_empty() {
+        asker.ask(voids, vec![], vec![]).await;
+    }
+    store_history(&asker.bus, &asker.signer, records).await;
+    crash::at("after_history");
+    let told: Vec<Closed> = closed.values().flatten().cloned().collect();
+    for (device, attempts) in closed {
+        let (asker, s) = (asker.clone(), s.clone());
+        // A device that misses this sends its receipt again and is told then.
+        tokio::spawn(async move { ask_device(&asker, s, device, Verb::Closed { attempts }, Duration::from_secs(5)).await });
+    }
+    for out in messages {
+        let _ = asker.bus.client.publish_with_headers(out.subject, out.headers.unwrap_or_default(), out.payload).await;
+    }
+    let acks = items.into_iter().map(|item| (item.job, item.ack)).collect();
+    Ended { jobs: ack_all(&asker.bus, acks).await, closed: told }
+}
+
+/// Reads the books' answer into the record, and says what is left to do.
+fn judge(item: &mut Item, outcome: Option<LedgerOutcome>) -> Verdict {
+    let attempt = match &item.op {
+        Some(Op::Settle { attempt, .. }) => Some(*attempt),
+        _ => None,
+    };
+    let ours = item.paid.as_ref().map(|paid| paid.receipt);
+    let closed = |paid_mmana, not_paid: Option<String>| attempt.map(|attempt| Closed { attempt, paid_mmana, not_paid });
+    match outcome {
+        None => Verdict { closed: None, write: true, void: false },
+        Some(LedgerOutcome::Done(done)) => match done.hold.map(|hold| hold.state) {
+            Some(HoldState::Settled { receipt, paid_mmana, .. }) if ours == Some(receipt) => {
+                if let Some(end) = item.end() {
+                    end.paid_mmana = Some(paid_mmana);
+                }
+                Verdict { closed: closed(Some(paid_mmana), None), write: true, void: false }
+            }
+            Some(HoldState::Settled { .. }) => {
+                Verdict { closed: closed(None, Some("another receipt settled the job".into())), write: false, void: false }
+            }
+            Some(HoldState::Voided { .. } | HoldState::Open) | None => Verdict { closed: closed(None, None), write: true, void: false },
+        },
+        Some(LedgerOutcome::Refused { code, why, detail }) => {
+            let settled_otherwise = why == RefusalKind::AlreadySettled;
+            let still_open = attempt.is_some() && !settled_otherwise && why != RefusalKind::AlreadyVoided && why != RefusalKind::UnknownJob;
+            if attempt.is_some() && !settled_otherwise {
+                tracing::error!(job = ?item.job, %code, detail, "the books refused to settle a job");
+                if let Some(end) = item.end() {
+                    end.problem = Some(Problem::new(Code::Refused, detail.clone()));
+                }
+            }
+            Verdict { closed: closed(None, Some(detail)), write: !settled_otherwise, void: still_open }
+        }
+    }
+}
+
+/// What the member is told when all is written.
+fn last_word(item: &mut Item) -> Option<crate::world::Out> {
+    let (at, job) = (item.record.at, item.job);
+    let admitted = Arc::clone(&item.admitted);
+    let end = item.end()?;
+    match (&end.problem, end.state) {
+        (Some(problem), state) if state != JobState::Completed => tell::ended_without_result(&admitted, state, at, problem),
+        (_, state) => {
+            let told = bus_schemas::api::WatchState { device: end.device, price_mmana: end.paid_mmana, ..tell::state(job, state, at) };
+            tell::message(&admitted, "state", &told)
+        }
+    }
+}
+
+/// The signed bodies that the commands cite: a whole batch where most of it is cited, single proofs otherwise.
+fn evidence(items: &[Item]) -> (Vec<ByteBuf>, Vec<ByteBuf>) {
+    let paid = || items.iter().filter_map(|item| item.paid.as_ref());
+    (pack(paid().map(|paid| &paid.assignment)), pack(paid().map(|paid| &paid.evidence)))
+}
+
+fn pack<'a>(all: impl Iterator<Item = &'a Evidence> + Clone) -> Vec<ByteBuf> {
+    let mut cited: HashMap<*const Batch, usize> = HashMap::new();
+    for batch in all.clone().filter_map(|one| one.batch.as_ref()) {
+        *cited.entry(Arc::as_ptr(batch)).or_default() += 1;
+    }
+    let mut packed = Vec::new();
+    for one in all {
+        match &one.batch {
+            Some(batch) if cited.get(&Arc::as_ptr(batch)).is_none_or(|count| count * 2 >= batch.b.len()) => {
+                // The first to cite a batch brings it, the others find it there.
+                if cited.remove(&Arc::as_ptr(batch)).is_some() {
+                    packed.push(ByteBuf::from(batch.encode()));
+                }
+            }
+            Some(_) | None => packed.push(ByteBuf::from(one.proof.encode())),
+        }
+    }
+    packed
+}

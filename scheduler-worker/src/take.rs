@@ -1,0 +1,123 @@
+//! Takes a delivered job message: verify, parse, and put the job in hand; or refuse it for good with a record.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bus::pull::Delivery;
+use bus_schemas::eligibility::Needs;
+use bus_schemas::job::{AdmittedJob, JobSpec};
+use bus_schemas::{Cid, Code, JobId, Problem, Proof};
+
+use crate::job::{Job, Lease, Phase};
+use crate::measure;
+use crate::next_step::{Arrival, must_look};
+use crate::world::{Done, World};
+
+impl World {
+    /// Takes deliveries that arrived together.
+    pub fn take(&mut self, deliveries: Vec<Delivery>, now: Instant) {
+        let mut look = Vec::new();
+        for delivery in deliveries {
+            match self.read(&delivery, now) {
+                Ok(job) => self.put_in_hand(job, &delivery, &mut look),
+                Err(problem) => self.refuse(&delivery, &problem),
+            }
+        }
+        if !look.is_empty() {
+            self.look_up(look, now);
+        }
+    }
+
+    /// Only what a gateway of this network signed is a job.
+    fn read(&mut self, delivery: &Delivery, now: Instant) -> Result<Job, Problem> {
+        let admitted = Proof::decode(&delivery.payload)?.verify::<AdmittedJob>(&mut self.verifier)?;
+        if !self.config.network.gateway_keys.contains(&admitted.by()) {
+            return Err(Problem::new(Code::WrongSigner, format!("not admitted by a gateway of this network but by {}", admitted.by())));
+        }
+        if admitted.net != self.net {
+            return Err(Problem::new(Code::WrongNetwork, "a job of another network"));
+        }
+        if bus_schemas::subject::job(admitted.class, &admitted.job) != delivery.subject {
+            return Err(Problem::new(Code::WrongSigner, "the job stands on the subject of another"));
+        }
+        let admitted = admitted.into_body();
+        let spec = JobSpec::parse(admitted.form, &admitted.body)?;
+        let lease = Lease {
+            ack: delivery.ack_subject.clone(),
+            confirmed: now,
+            asking: false,
+            delivered: u64::try_from(delivery.delivered).unwrap_or(0),
+        };
+        Ok(Job {
+            needs: Needs::from(&spec),
+            units: spec.units(),
+            timeout_ms: spec.timeout_ms(),
+            gives_up_at: admitted.submitted_at.saturating_add(spec.max_execution_wait_ms()),
+            payload: Cid::of(&admitted.body),
+            lease,
+            phase: Phase::Looking,
+            attempts: Vec::new(),
+            current: None,
+            ended: Vec::new(),
+            avoid: Vec::new(),
+            last_number: 0,
+            waited: 0,
+            waiting_why: None,
+            decision: None,
+            bids_left: VecDeque::new(),
+            cancelled: self.cancels.contains(&admitted.job),
+            told: false,
+            transitions: Vec::new(),
+            admitted: Arc::new(admitted),
+        })
+    }
+
+    fn put_in_hand(&mut self, job: Job, delivery: &Delivery, look: &mut Vec<JobId>) {
+        let id = job.admitted.job;
+        if let Some(known) = self.jobs.get_mut(&id) {
+            // It came again to us: a renewal was late. We still know all about it, so only the lease is new.
+            known.lease = job.lease;
+            return;
+        }
+        let arrival = Arrival {
+            delivered: job.lease.delivered,
+            age_ms: self.hub_ms().saturating_sub(delivery.stored_at),
+            look_first_ms: u64::try_from(self.config.timings.look_first.as_millis()).unwrap_or(u64::MAX),
+        };
+        let cancelled = job.cancelled;
+        self.jobs.insert(id, job);
+        if must_look(&arrival) {
+            look.push(id);
+        } else if cancelled {
+            self.close_cancelled(id);
+        } else {
+            self.make_ready(id);
+        }
+    }
+
+    /// A message that is no job of ours can only be a fault or an attack: it leaves the queue and is kept for the operator.
+    fn refuse(&mut self, delivery: &Delivery, problem: &Problem) {
+        measure::refused("job");
+        tracing::error!(subject = delivery.subject, seq = delivery.stream_seq, %problem, "a message of JOBS is no job of this network");
+        let record = serde_json::json!({
+            "stream": bus_schemas::stream::JOBS,
+            "subject": delivery.subject,
+            "seq": delivery.stream_seq,
+            "code": problem.code,
+            "detail": problem.detail,
+        });
+        let (bus, ack) = (self.bus.clone(), delivery.ack_subject.clone());
+        self.spawn(async move {
+            let kept =
+                bus.store(bus_schemas::subject::DLQ.to_owned(), None, record.to_string().into(), std::time::Duration::from_secs(10)).await;
+            match kept {
+                Ok(_) => {
+                    let _ = bus.ack_confirmed(&ack).await;
+                }
+                Err(error) => tracing::warn!(%error, "the refused message stays in JOBS"),
+            }
+            Done::Sent
+        });
+    }
+}

@@ -1,0 +1,326 @@
+//! Watches what devices say about the jobs they have: receipts, events, heartbeats.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bus_schemas::assignment::Closed;
+use bus_schemas::event::{Event, EventKind};
+use bus_schemas::history::{AttemptEnded, EndedAttempt, HistoryEvent, HistoryRecord};
+use bus_schemas::job::JobState;
+use bus_schemas::ledger::{HoldState, HoldView};
+use bus_schemas::limits::CROSSING_BYTES_MAX;
+use bus_schemas::receipt::{Failure, FailureClass, Outcome, Receipt, ReceiptMessage};
+use bus_schemas::{AttemptId, Batch, DeviceId, Form, JobId, Problem, Proof, ReceiptId, Verified, subject};
+use bytes::Bytes;
+
+use crate::crash;
+use crate::job::{Evidence, Phase};
+use crate::measure;
+use crate::next_step::{Retry, after_failure, avoided};
+use crate::settle::Carried;
+use crate::tell::{receipt_view, result_json};
+use crate::world::{Done, World};
+
+/// Missing from so many full heartbeats in a row, a job has ended on its device.
+const ABSENT_MAX: u8 = 2;
+
+/// A receipt for a job that is not in hand here.
+#[derive(Clone, Copy)]
+pub struct Stray {
+    pub job: JobId,
+    pub attempt: AttemptId,
+    pub receipt: ReceiptId,
+    pub device: DeviceId,
+}
+/// What the books say about strays.
+pub struct StrayAnswers(pub Vec<(Stray, Option<HoldView>)>);
+
+impl World {
+    /// A message on `mesh.v1.dev.<d>.receipt.<s>` or `….receipt.any`.
+    pub fn hear_receipts(&mut self, message: &async_nats::Message, now: Instant) {
+        let Some(device) = subject::device_of(&message.subject) else { return };
+        if let Err(problem) = self.read_receipts(device, &message.payload, now) {
+            measure::refused("receipt");
+            tracing::warn!(%device, %problem, "receipts were refused");
+        }
+    }
+
+    fn read_receipts(&mut self, device: DeviceId, payload: &Bytes, now: Instant) -> Result<(), Problem> {
+        let Some(did) = self.fleet.get(&device).map(|found| found.record.did) else {
+            return Err(Problem::new(bus_schemas::Code::NoSuchDevice, "receipts of a device that is not enrolled"));
+        };
+        let message: ReceiptMessage = bus_schemas::strict::decode(Form::Msgpack, payload, CROSSING_BYTES_MAX)?;
+        let receipts = message.receipts.verify::<Receipt>(&mut self.verifier)?;
+        if message.receipts.k != did {
+            return Err(Problem::new(bus_schemas::Code::WrongSigner, "receipts signed by another key than the device's"));
+        }
+        if let Some(found) = self.fleet.get_mut(&device) {
+            found.full_until = None;
+        }
+        self.try_open = true;
+        let carried = Arc::new(Carried { device, payload: payload.clone(), heard_ms: self.hub_ms(), heard: now });
+        let proofs = message.receipts.proofs();
+        let batch = Arc::new(message.receipts);
+        let results = message.results.into_iter().map(Some).chain(std::iter::repeat(None)).map(Option::flatten);
+        for ((receipt, proof), result) in receipts.into_iter().zip(proofs).zip(results) {
+            if receipt.device != device || receipt.net != self.net {
+                measure::refused("receipt");
+                continue;
+            }
+            self.hear_receipt(receipt, proof, &batch, result.map(serde_bytes::ByteBuf::into_vec), &carried, now);
+        }
+        crash::at("after_receipt");
+        Ok(())
+    }
+
+    fn hear_receipt(
+        &mut self,
+        receipt: Verified<Receipt>,
+        proof: Proof,
+        batch: &Arc<Batch>,
+        result: Option<Vec<u8>>,
+        carried: &Arc<Carried>,
+        now: Instant,
+    ) {
+        let id = ReceiptId(receipt.cid());
+        let did = receipt.by();
+        let receipt = receipt.into_body();
+        let Some(job) = self.jobs.get_mut(&receipt.job) else {
+            let stray = Stray { job: receipt.job, attempt: receipt.attempt, receipt: id, device: receipt.device };
+            match self.closed.get(&receipt.attempt).cloned() {
+                Some(closed) => self.closing.tell_closed(receipt.device, closed),
+                None => self.closing.strays.push(stray),
+            }
+            self.need_tick(now);
+            return;
+        };
+        // Its end is on its way; `closed` will follow.
+        if job.phase == Phase::Closing {
+            return;
+        }
+        let Some(attempt) = job.attempts.iter().find(|attempt| attempt.id == receipt.attempt && attempt.device == receipt.device) else {
+            // An attempt that another scheduler began: the device shows its assignment when asked.
+            if job.phase != Phase::Looking {
+                self.adopt(receipt.device, vec![receipt.job], None);
+            }
+            return;
+        };
+        let (assignment, since, is_current) = (attempt.evidence.clone(), attempt.at, job.current == Some(attempt.id));
+        let evidence = Evidence { proof: Arc::new(proof), batch: Some(Arc::clone(batch)) };
+        measure::receipt(now.duration_since(since));
+        if is_current && job.phase == Phase::Assigning {
+            // The receipt is quicker than the answer to the assignment.
+            self.accepted(&receipt.job, now);
+        }
+        match receipt.outcome.clone() {
+            Outcome::Completed(signed) => match result_json(&signed, result.as_deref()) {
+                Ok(told) => {
+                    let view = receipt_view(&receipt, id, did, &evidence.proof, &assignment.proof);
+                    self.tell_result(&receipt.job, told, view);
+                    crash::at("after_tell");
+                    self.settle(receipt, id, evidence, result, carried, now);
+                }
+                Err(what) => {
+                    let failure = Failure { class: FailureClass::ExecutionError, message: what, retryable: true };
+                    self.failed_there(&receipt, failure, is_current, now);
+                }
+            },
+            Outcome::Failed(failure) => self.failed_there(&receipt, failure, is_current, now),
+            // The member asked for it, and what was used until then is paid.
+            Outcome::Cancelled if self.jobs.get(&receipt.job).is_some_and(|job| job.cancelled) => {
+                self.settle(receipt, id, evidence, None, carried, now);
+            }
+            Outcome::Cancelled => {
+                let failure = Failure { class: FailureClass::DeviceDeclined, message: "stopped on the device".into(), retryable: true };
+                self.failed_there(&receipt, failure, is_current, now);
+            }
+        }
+    }
+
+    /// A receipt that is not paid.
+    fn failed_there(&mut self, receipt: &Receipt, failure: Failure, is_current: bool, now: Instant) {
+        let closed = Closed { attempt: receipt.attempt, paid_mmana: None, not_paid: Some(failure.message.clone()) };
+        self.closed.insert(closed.clone());
+        self.closing.tell_closed(receipt.device, closed);
+        self.need_tick(now);
+        if is_current {
+            self.attempt_ended(&receipt.job, failure, now);
+        }
+    }
+
+    /// The current attempt ended without a result: record it, and let the job go on or fail.
+    pub fn attempt_ended(&mut self, id: &JobId, failure: Failure, now: Instant) {
+        let at = self.hub_ms();
+        let actor = self.actor();
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let Some(attempt) = job.current().cloned() else { return };
+        let ended = EndedAttempt { attempt: attempt.id, number: attempt.number, device: attempt.device, failure: failure.clone() };
+        tracing::info!(job = ?id, attempt = attempt.number, device = %attempt.device, class = failure.class.name(), message = failure.message, "an attempt ended");
+        job.ended.push(ended);
+        job.avoid = avoided(&job.needs, &job.ended);
+        let next = after_failure(&job.ended);
+        if matches!(next, Retry::After { .. }) {
+            job.note(JobState::Submitted, at, format!("{}: {}", failure.class.name(), failure.message), actor);
+        }
+        let record = HistoryRecord {
+            net: self.net,
+            member: job.admitted.member,
+            job: *id,
+            at,
+            transitions: std::mem::take(&mut job.transitions),
+            what: HistoryEvent::AttemptEnded(Box::new(AttemptEnded {
+                attempt: attempt.id,
+                number: attempt.number,
+                device: attempt.device,
+                assigned_at: attempt.assigned_at,
+                failure,
+                decision: job.decision.take().unwrap_or_else(|| crate::wait::no_decision(at)),
+            })),
+        };
+        self.record(record, now);
+        self.off_device(id);
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        if job.cancelled {
+            self.close_cancelled(*id);
+            return;
+        }
+        match next {
+            Retry::GiveUp(problem) => self.close_failed(*id, &problem, bus_schemas::ledger::VoidReason::Failed),
+            Retry::After { ms: 0 } => self.make_ready(*id),
+            Retry::After { ms } => {
+                let until = now + std::time::Duration::from_millis(ms);
+                job.phase = Phase::BackOff { until };
+                self.back_off_by(until);
+            }
+        }
+    }
+
+    /// A message on `mesh.v1.dev.<d>.evt.<kind>`: everybody's, so most are for jobs that are not in hand here.
+    pub fn hear_events(&mut self, message: &async_nats::Message, now: Instant) {
+        let Some(device) = subject::device_of(&message.subject) else { return };
+        if !self.on_device.get(&device).is_some_and(|jobs| !jobs.is_empty()) {
+            return;
+        }
+        let Some(did) = self.fleet.get(&device).map(|found| found.record.did) else { return };
+        let events = match Batch::decode(&message.payload).and_then(|batch| batch.verify::<Event>(&mut self.verifier)) {
+            Ok(events) => events,
+            Err(problem) => {
+                measure::refused("event");
+                tracing::warn!(%device, %problem, "events were refused");
+                return;
+            }
+        };
+        let at = self.hub_ms();
+        for event in events {
+            if event.by() != did || event.device != device || event.net != self.net {
+                measure::refused("event");
+                continue;
+            }
+            let Some(job) = self.jobs.get_mut(&event.job).filter(|job| job.current == Some(event.attempt)) else { continue };
+            let id = event.job;
+            match &event.what {
+                EventKind::Started => {
+                    let Some(attempt) = job.current_mut().filter(|attempt| attempt.started.is_none()) else { continue };
+                    attempt.started = Some((at, now));
+                    job.note(JobState::Executing, at, "started", device.to_string());
+                    self.tell_matched(&id);
+                }
+                EventKind::Progress(progress) => {
+                    let progress = progress.clone();
+                    self.tell_progress(&id, &progress);
+                }
+                EventKind::Dropped { reason } => {
+                    let failure = Failure { class: FailureClass::DeviceDeclined, message: reason.clone(), retryable: true };
+                    self.attempt_ended(&id, failure, now);
+                }
+            }
+        }
+    }
+
+    /// A live heartbeat: which of our jobs does it name, and which does it miss?
+    pub fn hear_heartbeat(&mut self, message: &async_nats::Message, now: Instant) {
+        let Some(device) = subject::device_of(&message.subject) else { return };
+        match self.fleet.heartbeat(device, &message.payload, true, now, &mut self.verifier) {
+            Ok(changed) => self.look_again |= changed.look_again,
+            Err(problem) => {
+                measure::refused("heartbeat");
+                tracing::warn!(%device, %problem, "a heartbeat was refused");
+                return;
+            }
+        }
+        self.looks_heard(device, now);
+        let Some(heartbeat) = self.fleet.get(&device).and_then(|found| found.heartbeat.as_ref()) else { return };
+        let Some(ours) = self.on_device.get(&device).filter(|ours| !ours.is_empty()) else { return };
+        let complete = heartbeat.unsettled_more == 0;
+        let settled_in = self.config.timings.heartbeat / 2;
+        let (mut ended_there, mut lost) = (Vec::new(), Vec::new());
+        for id in ours {
+            let Some(job) = self.jobs.get_mut(id) else { continue };
+            let Some(attempt) = job.current_mut() else { continue };
+            // What was assigned a moment ago may not have been there when the list was made.
+            if attempt.accepted.is_none_or(|at| now.duration_since(at) < settled_in) || heartbeat.jobs.contains(id) {
+                attempt.absent = 0;
+            } else if heartbeat.unsettled.contains(id) {
+                ended_there.push(*id);
+            } else if complete {
+                attempt.absent += 1;
+                if attempt.absent >= ABSENT_MAX {
+                    lost.push(*id);
+                }
+            }
+        }
+        if !ended_there.is_empty() {
+            // It ended there, but its receipt has not reached us.
+            ended_there.sort_unstable();
+            self.adopt(device, ended_there, None);
+        }
+        lost.sort_unstable();
+        for id in lost {
+            let failure =
+                Failure { class: FailureClass::DeviceDisconnect, message: "the device does not have it any more".into(), retryable: true };
+            self.attempt_ended(&id, failure, now);
+        }
+    }
+
+    /// Asks the books about receipts of jobs that are not in hand here.
+    pub fn look_up_strays(&mut self) {
+        if self.closing.strays.is_empty() {
+            return;
+        }
+        let strays = std::mem::take(&mut self.closing.strays);
+        for some in strays.chunks(bus_schemas::limits::STEP_MAX) {
+            let some = some.to_vec();
+            let asker = self.ledger();
+            self.spawn(async move {
+                let holds = asker.look(&some.iter().map(|stray| stray.job).collect::<Vec<_>>()).await;
+                Done::Strays(StrayAnswers(some.into_iter().zip(holds.unwrap_or_default()).collect()))
+            });
+        }
+    }
+
+    /// Tells devices what became of receipts that nobody here waited for. An open hold is left alone: the job is in another
+    /// scheduler's hand, or will be.
+    pub fn strays_answered(&mut self, answers: StrayAnswers) {
+        let mut told = BTreeMap::<DeviceId, Vec<Closed>>::new();
+        for (stray, hold) in answers.0 {
+            let closed =
+                |paid, not_paid: Option<&str>| Closed { attempt: stray.attempt, paid_mmana: paid, not_paid: not_paid.map(str::to_owned) };
+            let verdict = match hold.map(|hold| hold.state) {
+                Some(HoldState::Open) => continue,
+                Some(HoldState::Settled { receipt, paid_mmana, .. }) if receipt == stray.receipt => closed(Some(paid_mmana), None),
+                Some(HoldState::Settled { .. }) => closed(None, Some("another receipt settled the job")),
+                Some(HoldState::Voided { .. }) => closed(None, Some("the job had ended")),
+                None => closed(None, Some("the books do not know the job")),
+            };
+            self.closed.insert(verdict.clone());
+            told.entry(stray.device).or_default().push(verdict);
+        }
+        for (device, closed) in told {
+            for one in closed {
+                self.closing.tell_closed(device, one);
+            }
+        }
+        self.need_tick(Instant::now());
+    }
+}
