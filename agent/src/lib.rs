@@ -1,1 +1,38 @@
-//! agent
+//! The device: it answers offers, runs what it is assigned, and signs what came of it. And the `mesh` command line.
+//!
+//! ```text
+//! Offer ─> bidding ─> Bid                             AssignRequest ─> work ─> executor ─> Receipt
+//! this machine: submit ─> OUTBOX ─> outbox ─> hub     hub: watch ─> local ─> result.<job>
+//! ```
+//!
+//! `bidding`, `work` and `receipts` decide and touch nothing; `run` listens and carries out. `identity` is the only module that has
+//! the keys, `link` says what is believed of all that comes down, `leaf` runs the device's own nats-server.
+//!
+//! Not here, on purpose: which device is chosen (the scheduler), what a device is paid (the ledger), and the model's arithmetic
+//! (`agent-embed`).
+
+pub mod home;
+pub mod http;
+pub mod identity;
+
+pub mod hardware;
+pub mod enrol;
+
+pub mod leaf;
+pub mod link;
+
+pub mod bidding;
+pub mod receipts;
+pub mod work;
+
+pub mod blobs;
+pub mod executor;
+pub mod local;
+pub mod outbox;
+
+pub mod run;
+
+mod crash;
+
+pub mod cli;
+pub mod dev;

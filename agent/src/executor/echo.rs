@@ -1,0 +1,43 @@
+//! `echo`: gives the text back. For tests, and to see how fast everything else is.
+
+use bus_schemas::event::Progress;
+use bus_schemas::resources::Resources;
+use serde::Serialize;
+
+use super::{Control, Ended, Executor};
+
+pub const KIND: &str = "echo";
+
+pub struct Echo;
+
+/// The result: `{"text":…}`.
+pub fn result(text: &str) -> Vec<u8> {
+    #[derive(Serialize)]
+    struct Result<'a> {
+        text: &'a str,
+    }
+    // A struct of one text always encodes.
+    serde_json::to_vec(&Result { text }).unwrap_or_default()
+}
+
+impl Executor for Echo {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+    fn needs(&self) -> Resources {
+        Resources::default()
+    }
+    fn available(&self) -> Result<(), String> {
+        Ok(())
+    }
+    fn prepare(&mut self) -> Result<(), Ended> {
+        Ok(())
+    }
+    fn run(&mut self, texts: &[String], _tell: &mut dyn FnMut(Progress) -> Control) -> Result<Vec<u8>, Ended> {
+        Ok(result(texts.first().map_or("", String::as_str)))
+    }
+    fn release(&mut self) {}
+    fn is_loaded(&self) -> bool {
+        false
+    }
+}

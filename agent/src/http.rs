@@ -1,0 +1,146 @@
+//! A small HTTP client for the gateway: JSON out, JSON or bytes in, errors as [`Problem`]s.
+
+use std::time::Duration;
+
+use bus_schemas::api::ErrorBody;
+use bus_schemas::{Code, Problem};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
+use hyper::{Method, Request};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// More than any answer of a gateway; a blob comes in chunks over NATS or as a whole here.
+const ANSWER_BYTES_MAX: usize = bus_schemas::limits::BLOB_BYTES_MAX + (1 << 20);
+/// A door waits up to 5 s for the parts behind it.
+const WAIT: Duration = Duration::from_secs(15);
+
+/// A client that keeps its connections. Cheap to clone.
+#[derive(Clone)]
+pub struct Http {
+    client: Client<HttpConnector, Full<Bytes>>,
+    bearer: Option<String>,
+}
+
+/// An answer of any status.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: hyper::HeaderMap,
+    pub body: Bytes,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self { client: Client::builder(TokioExecutor::new()).build_http(), bearer: None }
+    }
+}
+
+impl Http {
+    /// With this bearer token on every request.
+    #[must_use]
+    pub fn with_bearer(self, token: &str) -> Self {
+        Self { bearer: Some(token.trim().to_owned()), ..self }
+    }
+
+    /// # Errors
+    /// [`Code::Unreachable`] where nobody answers, otherwise the gateway's own error.
+    pub async fn get<A: DeserializeOwned>(&self, url: &str) -> Result<A, Problem> {
+        self.send(Method::GET, url, &[], Bytes::new()).await?.json()
+    }
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn post<Q: Serialize, A: DeserializeOwned>(&self, url: &str, question: &Q) -> Result<A, Problem> {
+        let body = serde_json::to_vec(question).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        self.send(Method::POST, url, &[], body.into()).await?.json()
+    }
+    /// Sends bytes with more headers and gives the answer whatever its status.
+    ///
+    /// # Errors
+    /// [`Code::Unreachable`] where nobody answers; [`Code::BadValue`] where the address is none.
+    pub async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Answer, Problem> {
+        if !url.starts_with("http://") {
+            return Err(Problem::new(Code::BadValue, format!("{url} is no http:// address")));
+        }
+        let mut request = Request::builder().method(method).uri(url).header(CONTENT_TYPE, "application/json");
+        if let Some(token) = &self.bearer {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| Problem::new(Code::BadValue, format!("{url}: {error}")))?;
+        let unreachable = |why: String| Problem::new(Code::Unreachable, format!("{url}: {why}"));
+        let exchange = async {
+            let answer = self.client.request(request).await.map_err(|error| unreachable(chain(&error)))?;
+            let (parts, body) = answer.into_parts();
+            let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| unreachable(error.to_string()))?;
+            Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.to_bytes() })
+        };
+        let late = || unreachable(format!("no answer within {} s", WAIT.as_secs()));
+        tokio::time::timeout(WAIT, exchange).await.unwrap_or_else(|_| Err(late()))
+    }
+}
+
+impl Answer {
+    /// The body of a success.
+    ///
+    /// # Errors
+    /// The gateway's own error where the status is none of success; [`Code::Internal`] where the body is not what was expected.
+    pub fn json<A: DeserializeOwned>(&self) -> Result<A, Problem> {
+        if !(200..300).contains(&self.status) {
+            return Err(self.problem());
+        }
+        let unread = |error: serde_json::Error| Problem::new(Code::Internal, format!("the answer cannot be read: {error}"));
+        serde_json::from_slice(&self.body).map_err(unread)
+    }
+    /// What an answer that is no success says.
+    pub fn problem(&self) -> Problem {
+        match serde_json::from_slice::<ErrorBody>(&self.body) {
+            Ok(body) => body.into(),
+            Err(_) => {
+                let text: String = String::from_utf8_lossy(&self.body).chars().take(200).collect();
+                Problem::new(Code::Unavailable, format!("HTTP status {}: {}", self.status, text.trim()))
+            }
+        }
+    }
+}
+
+/// An error with its causes; hyper's own text stops at "client error (Connect)".
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_speaks_for_itself() {
+        let answer = |status: u16, body: &'static str| Answer { status, headers: hyper::HeaderMap::new(), body: body.into() };
+        assert_eq!(answer(200, "[1]").json::<Vec<u8>>().unwrap(), [1]);
+        assert_eq!(answer(200, "no").json::<Vec<u8>>().unwrap_err().code, Code::Internal);
+        let body = r#"{"type":"urn:mesh:error:M0403","code":"M0403","title":"t","detail":"d","next":[]}"#;
+        assert_eq!(answer(403, body).json::<u8>().unwrap_err(), Problem::new(Code::BadInvite, "d"));
+        assert_eq!(answer(502, "<html>").json::<u8>().unwrap_err().code, Code::Unavailable);
+    }
+
+    #[tokio::test]
+    async fn nobody_there() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        drop(listener);
+        assert_eq!(Http::default().get::<u8>(&url).await.unwrap_err().code, Code::Unreachable);
+        assert_eq!(Http::default().get::<u8>("ftp://x").await.unwrap_err().code, Code::BadValue);
+    }
+}

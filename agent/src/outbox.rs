@@ -1,0 +1,205 @@
+//! From the device's OUTBOX to the hub: each stored message is published until a stream of the hub has it, then acknowledged here.
+//!
+//! Nothing is lost while the hub is away, and what is sent twice is the same job: its key is made of the place in this OUTBOX.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::{self, consumer::AckPolicy, consumer::pull};
+use bus::Bus;
+use bus::pull::Delivery;
+use bus::store::StoreError;
+use bus_schemas::id::Asker;
+use bus_schemas::limits::{CROSSING_BYTES_MAX, STEP_MAX, SUBMISSION_BYTES_MAX};
+use bus_schemas::receipt::ReceiptMessage;
+use bus_schemas::subject::{self, header, local};
+use bus_schemas::{Code, DeviceId, Form, Problem, PublicKey, strict};
+use futures::StreamExt;
+use futures::future::join_all;
+use tokio_util::sync::CancellationToken;
+
+use crate::local::{Local, subject_words};
+
+/// Headers of a submission that go on to the hub as they are.
+const PASSED_ON: [&str; 4] =
+    [bus_schemas::envelope::HEADER_TYPE, bus_schemas::envelope::HEADER_KEY, bus_schemas::envelope::HEADER_SIG, "Content-Type"];
+/// The stream refuses a message of this size: it will never be stored.
+const MESSAGE_TOO_LARGE: u32 = 10054;
+/// Un-acknowledged messages come again after this; it is renewed while the hub is away.
+const ACK_WAIT: Duration = Duration::from_secs(30);
+
+/// What went on, and what could not.
+#[derive(Default)]
+pub struct Counts {
+    pub forwarded: AtomicU64,
+    pub refused: AtomicU64,
+}
+
+/// Carries one device's OUTBOX to the hub.
+#[derive(Clone)]
+pub struct Forwarder {
+    pub local: Local,
+    pub uplink: Bus,
+    pub device: DeviceId,
+    /// The device's own key: nobody else's receipts go on.
+    pub key: PublicKey,
+    pub counts: Arc<Counts>,
+}
+
+impl Forwarder {
+    /// Runs until `stop`. Submissions and receipts go side by side, so that a full SUBMIT holds up no receipt.
+    ///
+    /// # Errors
+    /// Where the local server refuses the consumers.
+    pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
+        let submissions = self.clone().follow("submissions", local::OUT_SUBMIT, stop.clone());
+        let receipts = self.follow("receipts", local::OUT_RECEIPT, stop);
+        tokio::try_join!(submissions, receipts).map(|_| ())
+    }
+
+    async fn follow(self, name: &str, filter: &str, stop: CancellationToken) -> anyhow::Result<()> {
+        let config = pull::Config {
+            durable_name: Some(name.to_owned()),
+            filter_subject: filter.to_owned(),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: ACK_WAIT,
+            max_ack_pending: 256,
+            ..pull::Config::default()
+        };
+        let context = jetstream::new(self.local.bus.client.clone());
+        context.create_consumer_on_stream(config, local::OUTBOX).await.map_err(|error| anyhow::anyhow!("{error}"))?;
+        let deliveries = bus::pull::deliveries(&self.local.bus, local::OUTBOX, name, STEP_MAX).await?;
+        let mut chunks = deliveries.ready_chunks(STEP_MAX);
+        loop {
+            let chunk = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                chunk = chunks.next() => chunk,
+            };
+            let Some(chunk) = chunk else { return Ok(()) };
+            tokio::select! {
+                // What was not acknowledged comes again at the next start.
+                () = stop.cancelled() => return Ok(()),
+                () = self.carry(chunk) => {}
+            }
+        }
+    }
+
+    /// Carries all of them, trying again while the hub is away.
+    async fn carry(&self, mut left: Vec<Delivery>) {
+        let mut pause = Duration::from_millis(100);
+        let mut held_since = tokio::time::Instant::now();
+        loop {
+            let done = join_all(left.iter().map(|delivery| self.forward(delivery))).await;
+            let mut again = Vec::new();
+            for (delivery, done) in left.into_iter().zip(done) {
+                if done {
+                    if let Err(error) = self.local.bus.ack_confirmed(&delivery.ack_subject).await {
+                        tracing::debug!(%error, "a forwarded message will come again");
+                    }
+                } else {
+                    again.push(delivery);
+                }
+            }
+            if again.is_empty() {
+                return;
+            }
+            left = again;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_secs(2));
+            if held_since.elapsed() > ACK_WAIT / 3 {
+                held_since = tokio::time::Instant::now();
+                for delivery in &left {
+                    let _ = self.local.bus.renew_confirmed(&delivery.ack_subject).await;
+                }
+            }
+        }
+    }
+
+    /// One try; `true`: it is done with, stored by the hub or refused for ever.
+    async fn forward(&self, delivery: &Delivery) -> bool {
+        if delivery.subject == local::OUT_RECEIPT {
+            return self.forward_receipt(delivery).await;
+        }
+        let key = self.key_of(delivery);
+        let headers = headers(&key, delivery.headers.as_ref());
+        let bytes = delivery.payload.len() + headers_bytes(&headers);
+        if delivery.payload.len() > SUBMISSION_BYTES_MAX || bytes > CROSSING_BYTES_MAX {
+            let text = format!("{} bytes, at most {SUBMISSION_BYTES_MAX} are allowed", delivery.payload.len());
+            self.refuse(&key, &Problem::new(Code::TooLarge, text)).await;
+            return true;
+        }
+        let to = subject::submit(&Asker::Device(self.device));
+        match self.uplink.store_once(to, Some(headers), delivery.payload.clone(), Duration::from_secs(5)).await {
+            Ok(_) => {
+                self.counts.forwarded.fetch_add(1, Ordering::Relaxed);
+                true
+            }
+            Err(StoreError::TooLarge(bytes)) => {
+                self.refuse(&key, &Problem::new(Code::TooLarge, format!("{bytes} bytes are more than the hub takes"))).await;
+                true
+            }
+            Err(StoreError::Refused { err_code: MESSAGE_TOO_LARGE, description }) => {
+                self.refuse(&key, &Problem::new(Code::TooLarge, description)).await;
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, key, "a submission waits for the hub");
+                false
+            }
+        }
+    }
+
+    async fn forward_receipt(&self, delivery: &Delivery) -> bool {
+        let read: Result<ReceiptMessage, Problem> = strict::decode(Form::Msgpack, &delivery.payload, CROSSING_BYTES_MAX);
+        // Any program on this machine can publish here; what we did not sign would only be refused above.
+        if !read.is_ok_and(|message| message.receipts.k == self.key) {
+            tracing::warn!(seq = delivery.stream_seq, "something in the OUTBOX is no receipt of this device; dropped");
+            self.counts.refused.fetch_add(1, Ordering::Relaxed);
+            return true;
+        }
+        let to = subject::receipt_any(&self.device);
+        match self.uplink.store_once(to, None, delivery.payload.clone(), Duration::from_secs(5)).await {
+            Ok(_) => true,
+            Err(error) => {
+                tracing::debug!(%error, "a receipt waits for the hub");
+                false
+            }
+        }
+    }
+
+    /// The client's own key, or else the place in this OUTBOX: the same message is the same job however often it is sent.
+    fn key_of(&self, delivery: &Delivery) -> String {
+        let given = |name: &str| {
+            let value = delivery.headers.as_ref()?.get(name)?.as_str();
+            (!value.is_empty()).then(|| value.to_owned())
+        };
+        let own = || format!("{}:{}", self.local.outbox_id, delivery.stream_seq);
+        given(header::JOB_KEY).or_else(|| given(header::NATS_MSG_ID)).unwrap_or_else(own)
+    }
+
+    async fn refuse(&self, key: &str, problem: &Problem) {
+        tracing::warn!(key, %problem, "a submission was refused on this machine");
+        self.counts.refused.fetch_add(1, Ordering::Relaxed);
+        let body = serde_json::to_vec(&problem.body()).unwrap_or_default();
+        self.local.tell(&subject_words(key), body.into()).await;
+    }
+}
+
+fn headers(key: &str, given: Option<&HeaderMap>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::JOB_KEY, key);
+    for name in PASSED_ON {
+        if let Some(value) = given.and_then(|given| given.get(name)) {
+            headers.insert(name, value.as_str());
+        }
+    }
+    headers
+}
+
+fn headers_bytes(headers: &HeaderMap) -> usize {
+    let fields =
+        headers.iter().flat_map(|(name, values)| values.iter().map(move |value| name.to_string().len() + value.as_str().len() + 4));
+    12 + fields.sum::<usize>()
+}

@@ -1,0 +1,319 @@
+//! One attempt from its start to its receipt.
+
+use std::time::{Duration, Instant};
+
+use bus_schemas::event::{Event, EventKind};
+use bus_schemas::id::Asker;
+use bus_schemas::receipt::{FailureClass, Outcome, Receipt, ResultRef};
+use bus_schemas::{AttemptId, Cid, InstanceId, Problem, subject};
+use bytes::Bytes;
+
+use super::state::{Agent, Happened, Held, Stage};
+use crate::blobs::{self, Blobs};
+use crate::executor::{Ended, Finished, Order, failure};
+use crate::receipts::{self, Draft, Number, is_inline};
+use crate::work::Was;
+use crate::{bidding, crash};
+
+/// Work that ends within this tells nothing on its way.
+const QUIET: Duration = Duration::from_secs(1);
+const STORE_MAX: Duration = Duration::from_secs(5);
+/// A receipt that no stream took is tried again this soon.
+const AGAIN_SOON: Duration = Duration::from_secs(1);
+
+impl Agent {
+    /// Starts what waits, while there is room.
+    pub fn start_waiting(&mut self) {
+        while let Some(task) = self.work.start_next() {
+            self.start(task.attempt);
+        }
+    }
+
+    fn start(&mut self, attempt: AttemptId) {
+        let Some(held) = self.held.get_mut(&attempt) else {
+            self.work.close(&attempt);
+            return;
+        };
+        held.started = Some(Instant::now());
+        let Some(spec) = held.spec.take() else { return self.fail(&attempt, FailureClass::ExecutionError, "its body is gone", true) };
+        match (spec.text, spec.inputs.first().copied()) {
+            (Some(text), _) => {
+                let texts = text.as_slice().to_vec();
+                self.compute(attempt, spec.kind, texts);
+            }
+            (None, Some(cid)) => {
+                held.stage = Stage::Fetching;
+                let Some(blobs) = self.blobs(&attempt) else { return };
+                let happened = self.happened.clone();
+                tokio::spawn(async move {
+                    let texts = blobs.get(cid).await.and_then(|bytes| blobs::texts(&bytes));
+                    let _ = happened.send(Happened::Fetched { attempt, texts });
+                });
+                self.remember_kind(&attempt, spec.kind);
+            }
+            (None, None) => self.fail(&attempt, FailureClass::ExecutionError, "the job has no input", false),
+        }
+    }
+
+    /// While an input is fetched, what is left of the job is its kind.
+    fn remember_kind(&mut self, attempt: &AttemptId, kind: String) {
+        if let Some(held) = self.held.get_mut(attempt) {
+            held.spec = Some(bus_schemas::job::JobSpec { kind, ..Default::default() });
+        }
+    }
+
+    fn blobs(&self, attempt: &AttemptId) -> Option<Blobs> {
+        let proof = self.held.get(attempt)?.shown.proof()?;
+        Some(Blobs::new(self.uplink.clone(), Asker::Device(self.trust.device), proof.encode()))
+    }
+
+    pub fn on_fetched(&mut self, attempt: AttemptId, texts: Result<Vec<String>, Problem>) {
+        // It may have been cancelled or closed meanwhile.
+        let Some(held) = self.held.get_mut(&attempt).filter(|held| held.stage == Stage::Fetching) else { return };
+        let kind = held.spec.take().map(|spec| spec.kind).unwrap_or_default();
+        match texts {
+            Ok(texts) => self.compute(attempt, kind, texts),
+            Err(problem) => self.fail(&attempt, FailureClass::ExecutionError, &format!("its input: {problem}"), false),
+        }
+    }
+
+    fn compute(&mut self, attempt: AttemptId, kind: String, texts: Vec<String>) {
+        let Some(held) = self.held.get_mut(&attempt) else { return };
+        held.stage = Stage::Computing;
+        let started = held.started.unwrap_or_else(Instant::now);
+        let deadline = started.checked_add(Duration::from_millis(held.assignment.timeout_ms)).unwrap_or(started);
+        let order = Order { attempt, kind, texts, deadline, reins: held.reins.clone() };
+        if self.engines.run(order).is_err() {
+            self.fail(&attempt, FailureClass::ExecutionError, "its engine is gone", true);
+        }
+    }
+
+    pub fn on_finished(&mut self, finished: Finished) {
+        let Finished { attempt, kind, units, result, took } = finished;
+        let Some(held) = self.held.get_mut(&attempt).filter(|held| held.stage == Stage::Computing) else { return };
+        held.took = took;
+        match result {
+            Ok((bytes, cid)) => {
+                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                let learned = bidding::learn(self.speeds.get(&kind).copied(), units, took_us);
+                self.speeds.insert(kind, learned);
+                if is_inline(&bytes) {
+                    let outcome = Outcome::Completed(ResultRef { cid, bytes: bytes.len() as u64 });
+                    self.finish(&attempt, outcome, Some(bytes.into()));
+                } else {
+                    held.stage = Stage::Storing;
+                    self.upload(attempt, bytes, cid);
+                }
+            }
+            Err(Ended::Failed(failure)) => self.finish(&attempt, Outcome::Failed(failure), None),
+            Err(Ended::Stopped) if self.closed.is_some() => {
+                self.fail(&attempt, FailureClass::DeviceDeclined, "its device was stopped by its owner", true);
+            }
+            Err(Ended::Stopped) => self.finish(&attempt, Outcome::Cancelled, None),
+        }
+    }
+
+    /// A large result becomes a blob before its receipt is written.
+    pub fn upload(&mut self, attempt: AttemptId, bytes: Vec<u8>, cid: Cid) {
+        let Some(blobs) = self.blobs(&attempt) else { return };
+        let happened = self.happened.clone();
+        tokio::spawn(async move {
+            let result = ResultRef { cid, bytes: bytes.len() as u64 };
+            let result = blobs.put(cid, bytes.into()).await.map(|()| result);
+            let _ = happened.send(Happened::Uploaded { attempt, result });
+        });
+    }
+
+    pub fn on_uploaded(&mut self, attempt: AttemptId, result: Result<ResultRef, Problem>) {
+        if self.held.get(&attempt).is_none_or(|held| held.stage != Stage::Storing) {
+            return;
+        }
+        match result {
+            Ok(result) => self.finish(&attempt, Outcome::Completed(result), None),
+            Err(problem) => self.fail(&attempt, FailureClass::ExecutionError, &format!("its result could not be stored: {problem}"), true),
+        }
+    }
+
+    /// Stops an attempt: what waits ends now, what computes within a step.
+    pub fn cancel(&mut self, attempt: &AttemptId) {
+        let Some(held) = self.held.get(attempt) else { return };
+        match (self.work.look(attempt), held.stage) {
+            (Was::Running, Stage::Computing) => held.reins.stop(),
+            (Was::Running | Was::Waiting, _) => self.finish(attempt, Outcome::Cancelled, None),
+            (Was::Done | Was::Unknown, _) => {}
+        }
+    }
+
+    /// An attempt lost its place in the queue to another one.
+    pub fn dropped(&mut self, attempt: &AttemptId) {
+        let message = "its place in the device's queue went to a newer job";
+        self.event(attempt, EventKind::Dropped { reason: message.into() });
+        self.fail(attempt, FailureClass::DeviceDeclined, message, true);
+    }
+
+    fn fail(&mut self, attempt: &AttemptId, class: FailureClass, message: &str, retryable: bool) {
+        self.finish(attempt, Outcome::Failed(failure(class, message, retryable)), None);
+    }
+
+    fn finish(&mut self, attempt: &AttemptId, outcome: Outcome, result: Option<Bytes>) {
+        let Some(draft) = self.end(attempt, outcome, result) else { return };
+        let Some(to) = self.held.get(attempt).map(|held| held.to.clone()) else { return };
+        self.send_receipts(&to, vec![draft]);
+    }
+
+    /// Ends an attempt in the queue and writes its receipt; `None` where it has ended before.
+    pub fn end(&mut self, attempt: &AttemptId, outcome: Outcome, result: Option<Bytes>) -> Option<Draft> {
+        let held = self.held.get_mut(attempt)?;
+        held.spec = None;
+        held.stage = Stage::Waiting;
+        let waited = held.started.unwrap_or_else(Instant::now).duration_since(held.arrived);
+        let count = match &outcome {
+            Outcome::Completed(_) => &mut self.totals.completed,
+            Outcome::Failed(_) => &mut self.totals.failed,
+            Outcome::Cancelled => &mut self.totals.cancelled,
+        };
+        *count += 1;
+        let receipt = Receipt {
+            net: self.trust.net,
+            device: self.trust.device,
+            job: held.assignment.job,
+            attempt: *attempt,
+            at: bus::hub_time::here_ms(),
+            outcome,
+            claimed_ms: claimed_ms(held),
+            waited_ms: u64::try_from(waited.as_millis()).unwrap_or(0),
+        };
+        self.work.finish(attempt);
+        Some(Draft { receipt, result })
+    }
+
+    /// Signs receipts, at most 64 a message, and sends them.
+    pub fn send_receipts(&mut self, to: &InstanceId, drafts: Vec<Draft>) {
+        if drafts.is_empty() {
+            return;
+        }
+        crash::point("before_receipt");
+        for pack in receipts::pack(drafts) {
+            let bytes = receipts::sign(&self.signer, &pack);
+            let attempts = pack.iter().map(|draft| draft.receipt.attempt);
+            let number = self.unsettled.add(to.clone(), attempts, bytes, self.now());
+            let kept = pack.iter().filter_map(|draft| self.held.get_mut(&draft.receipt.attempt)?.kept.take()).collect();
+            self.deliver(number, false, kept);
+        }
+    }
+
+    /// Sends a message that was sent before, to its scheduler or to any.
+    pub fn send_message(&mut self, number: Number, to_any: bool) {
+        self.deliver(number, to_any, vec![]);
+    }
+
+    /// Straight to the hub, or into the OUTBOX where that fails.
+    fn deliver(&mut self, number: Number, to_any: bool, kept: Vec<u64>) {
+        let Some(message) = self.unsettled.get(number) else { return };
+        let device = &self.trust.device;
+        let to = if to_any { subject::receipt_any(device) } else { subject::receipt(device, &message.to) };
+        let (bytes, uplink, local, happened) = (message.bytes.clone(), self.uplink.clone(), self.local.clone(), self.happened.clone());
+        self.sending += 1;
+        tokio::spawn(async move {
+            let stored = match (uplink.store_once(to, None, bytes.clone(), STORE_MAX).await, &local) {
+                (Ok(_), _) => true,
+                (Err(error), Some(local)) => {
+                    tracing::info!(%error, "receipts go through the outbox");
+                    local.bus.store_once(subject::local::OUT_RECEIPT.into(), None, bytes, STORE_MAX).await.is_ok()
+                }
+                (Err(error), None) => {
+                    tracing::info!(%error, "receipts are sent again later");
+                    false
+                }
+            };
+            let _ = happened.send(Happened::Sent { number, stored, kept });
+        });
+    }
+
+    pub fn on_sent(&mut self, number: Number, stored: bool, kept: Vec<u64>) {
+        self.sending = self.sending.saturating_sub(1);
+        let now = self.now();
+        if stored {
+            crash::point("after_receipt");
+            self.unsettled.stored(number);
+            self.unsettled.sent(number, now, self.timings.renewal);
+            if let (false, Some(local)) = (kept.is_empty(), self.local.clone()) {
+                tokio::spawn(async move {
+                    for seq in kept {
+                        local.forget(seq).await;
+                    }
+                });
+            }
+        } else {
+            self.unsettled.sent(number, now, AGAIN_SOON);
+        }
+    }
+
+    pub fn is_computing(&self) -> bool {
+        self.held.values().any(|held| held.started.is_some() && held.stage != Stage::Waiting)
+    }
+
+    /// Tells how far running work is, once it has run for a second.
+    pub fn look(&mut self) {
+        let long = self.held.iter().filter(|(_, held)| held.stage != Stage::Waiting && held.started.is_some_and(|at| at.elapsed() > QUIET));
+        let news: Vec<(AttemptId, bool, bus_schemas::event::Progress)> =
+            long.map(|(attempt, held)| (*attempt, held.told.is_none(), progress(held))).collect();
+        for (attempt, first, progress) in news {
+            if first {
+                self.event(&attempt, EventKind::Started);
+            }
+            let Some(held) = self.held.get_mut(&attempt) else { continue };
+            if first || held.told != Some(progress.basis_points) {
+                held.told = Some(progress.basis_points);
+                self.event(&attempt, EventKind::Progress(progress));
+            }
+        }
+    }
+
+    /// Publishes one event. One that is lost is not missed: the next tells more.
+    fn event(&self, attempt: &AttemptId, what: EventKind) {
+        let Some(held) = self.held.get(attempt) else { return };
+        let to = subject::event(&self.trust.device, what.token());
+        let (net, device, job) = (self.trust.net, self.trust.device, held.assignment.job);
+        let event = Event { net, device, at: bus::hub_time::here_ms(), job, attempt: *attempt, what };
+        let (uplink, payload) = (self.uplink.clone(), self.signer.batch(&[event]).encode());
+        tokio::spawn(async move {
+            if let Err(error) = uplink.store_once(to, None, payload.into(), STORE_MAX).await {
+                tracing::debug!(%error, "an event was not stored");
+            }
+        });
+    }
+
+    /// Takes nothing new, gives back what waits, and stops what runs.
+    pub fn drain(&mut self) {
+        tracing::info!("stopping");
+        self.closed = Some(bus_schemas::offer::Decline::Draining);
+        for attempt in self.work.attempts_at_work() {
+            let computing = self.held.get(&attempt).filter(|held| held.stage == Stage::Computing);
+            match computing {
+                Some(held) => held.reins.stop(),
+                None => self.fail(&attempt, FailureClass::DeviceDeclined, "its device was stopped by its owner", true),
+            }
+        }
+    }
+    /// Nothing is at work and no receipt is on its way.
+    pub fn is_drained(&self) -> bool {
+        self.work.waiting() + self.work.running() + self.sending == 0
+    }
+}
+
+/// Work time in whole milliseconds, rounded up: never less than one.
+fn claimed_ms(held: &Held) -> u64 {
+    u64::try_from(held.took.as_micros().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+}
+
+fn progress(held: &Held) -> bus_schemas::event::Progress {
+    let stage = match held.stage {
+        Stage::Fetching => "fetching",
+        Stage::Storing => "storing",
+        Stage::Waiting | Stage::Computing => "",
+    };
+    let computed = held.reins.progress();
+    let basis_points = if held.stage == Stage::Storing { 10_000 } else { computed.basis_points };
+    if stage.is_empty() { computed } else { bus_schemas::event::Progress { basis_points, stage: stage.into(), ..Default::default() } }
+}

@@ -1,0 +1,111 @@
+//! The heartbeat, which also shows whether the hub is there; receipts that are sent again; and what the agent tells about itself.
+
+use std::time::{Duration, Instant};
+
+use async_nats::Message;
+use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::limits::UNSETTLED_LISTED_MAX;
+use bus_schemas::resources::claimed_tier;
+use bus_schemas::subject;
+use bytes::Bytes;
+
+use super::state::{Agent, Happened};
+
+/// While the hub is away it is tried this often; at first more often, since a fresh link takes less than a tenth of a second.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+const TRY_SOON: Duration = Duration::from_millis(50);
+const SOON: Duration = Duration::from_secs(5);
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
+impl Agent {
+    /// Sends a heartbeat and sets when the next one is due.
+    pub fn beat(&mut self) {
+        self.look_around();
+        self.next_beat = Instant::now() + self.timings.heartbeat;
+        let payload = self.heartbeat(self.not_working());
+        let (bus, to, happened) = (self.uplink.clone(), subject::heartbeat(&self.trust.device), self.happened.clone());
+        tokio::spawn(async move {
+            let start = Instant::now();
+            let answer = bus.store_once(to, None, payload, ANSWER_MAX).await;
+            let _ = happened.send(Happened::Beat(answer.map(|_| start.elapsed()).map_err(|error| error.to_string())));
+        });
+    }
+
+    fn heartbeat(&self, not_working: Option<String>) -> Bytes {
+        let (unsettled, unsettled_more) = self.work.unsettled(UNSETTLED_LISTED_MAX);
+        let heartbeat = Heartbeat {
+            net: self.trust.net,
+            device: self.trust.device,
+            at: bus::hub_time::here_ms(),
+            name: self.device.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kinds: self.kinds.clone(),
+            capabilities: self.capabilities().to_vec(),
+            trust_scopes: vec![],
+            federations: vec![],
+            claimed_tier: claimed_tier(&self.total()),
+            total: self.total(),
+            free: self.free(),
+            jobs: self.work.at_work(),
+            unsettled,
+            unsettled_more,
+            not_working,
+        };
+        self.signer.batch(&[heartbeat]).encode().into()
+    }
+
+    pub fn on_beat(&mut self, answer: Result<Duration, String>) {
+        match answer {
+            Ok(took) => {
+                if !self.link.up {
+                    tracing::info!(round_trip_us = took.as_micros(), "connected to the network");
+                }
+                self.link.up = true;
+                self.link.why = None;
+                self.link.round_trip_us = u64::try_from(took.as_micros()).ok();
+                self.send_again();
+            }
+            Err(why) => {
+                let words = self.local.is_some().then(|| crate::leaf::last_words(&self.home)).flatten();
+                let why = words.map_or_else(|| why.clone(), |words| format!("{why}; its server says: {words}"));
+                if self.link.up {
+                    tracing::warn!(why, "the network is away");
+                }
+                self.link.up = false;
+                self.link.why = Some(why);
+                let pause = if self.started.elapsed() < SOON { TRY_SOON } else { TRY_AGAIN };
+                self.next_beat = Instant::now() + pause.min(self.timings.heartbeat);
+            }
+        }
+    }
+
+    /// Receipts that nobody has closed for a while go to whichever scheduler takes them.
+    fn send_again(&mut self) {
+        let (now, every) = (self.now(), self.timings.renewal);
+        for number in self.unsettled.due(now, every) {
+            self.send_message(number, true);
+        }
+    }
+
+    /// The last word: nothing is expected of this device until it is back.
+    pub async fn last_beat(&mut self) {
+        if self.link.up {
+            let payload = self.heartbeat(Some("stopped".into()));
+            let answer = self.uplink.store_once(subject::heartbeat(&self.trust.device), None, payload, Duration::from_secs(1)).await;
+            if let Err(error) = answer {
+                tracing::debug!(%error, "the last heartbeat was not stored");
+            }
+        }
+    }
+
+    /// Answers `mesh.status` on the local server.
+    pub fn on_question(&mut self, message: Message) {
+        let (Some(local), Some(reply)) = (self.local.clone(), message.reply) else { return };
+        let mut status = self.status();
+        tokio::spawn(async move {
+            status.outbox = local.outbox_waiting().await;
+            let body = serde_json::to_vec(&status).unwrap_or_default();
+            let _ = local.bus.client.publish(reply, body.into()).await;
+        });
+    }
+}
