@@ -140,7 +140,9 @@ impl Work {
     fn may_make(&self, path: &Path) -> anyhow::Result<()> {
         if self.established {
             let file = self.dir.shown(path);
-            bail!("error[M0206]: {file} is missing, but the network exists: put it back, or choose a new folder (a new key would be another network)");
+            bail!(
+                "error[M0206]: {file} is missing, but the network exists: put it back, or choose a new folder (a new key would be another network)"
+            );
         }
         Ok(())
     }
@@ -159,7 +161,11 @@ impl Work {
         let path = self.dir.nkey(name);
         if path.exists() {
             let key = read_nkey(&path)?;
-            ensure!(std::mem::discriminant(&key.key_pair_type()) == std::mem::discriminant(&kind), "{} is a key of another kind", path.display());
+            ensure!(
+                std::mem::discriminant(&key.key_pair_type()) == std::mem::discriminant(&kind),
+                "{} is a key of another kind",
+                path.display()
+            );
             return Ok(key);
         }
         self.may_make(&path)?;
@@ -184,7 +190,8 @@ impl Work {
             let old = bus::keys::read_secret(&path)?;
             let found: Claims<N> = jwt::decode(old.trim()).with_context(|| format!("{} is no such token", path.display()))?;
             keep(&mut claims.nats, &found.nats);
-            let same = found.nats == claims.nats && found.sub == claims.sub && found.name == claims.name && found.iss == signer.public_key();
+            let same =
+                found.nats == claims.nats && found.sub == claims.sub && found.name == claims.name && found.iss == signer.public_key();
             if same {
                 return Ok(old.trim().to_owned());
             }
@@ -197,14 +204,9 @@ impl Work {
 
     fn tokens(&mut self, keys: &Keys) -> anyhow::Result<Tokens> {
         let (control, edge, sys) = (keys.control.public_key(), keys.edge.public_key(), keys.sys.public_key());
-        let operator = Operator {
-            kind: Kind::Operator,
-            version: 2,
-            signing_keys: vec![keys.signing.public_key()],
-            system_account: sys.clone(),
-        };
-        let roles =
-            RoleKeys { device: keys.device.public_key(), member: keys.member.public_key(), auditor: keys.auditor.public_key() };
+        let operator =
+            Operator { kind: Kind::Operator, version: 2, signing_keys: vec![keys.signing.public_key()], system_account: sys.clone() };
+        let roles = RoleKeys { device: keys.device.public_key(), member: keys.member.public_key(), auditor: keys.auditor.public_key() };
         let now = self.now_s;
         // Revocations belong to the revoker and stay.
         let keep_revocations = |wanted: &mut Account, found: &Account| wanted.revocations.clone_from(&found.revocations);
@@ -365,7 +367,8 @@ mod tests {
         let moved = folder.run(&["--client-listen", "127.0.0.1:5000"], NOW + 60).unwrap();
         assert_eq!(moved, [Change::new("hub.conf", "written anew")]);
         // Short-lived logins are renewed at half life, with the same key.
-        let later: Vec<String> = folder.run(&["--client-listen", "127.0.0.1:5000"], NOW + 2000).unwrap().into_iter().map(|c| c.what).collect();
+        let later: Vec<String> =
+            folder.run(&["--client-listen", "127.0.0.1:5000"], NOW + 2000).unwrap().into_iter().map(|c| c.what).collect();
         assert_eq!(later, ["creds/bootstrap.creds"]);
         assert_eq!(bus::keys::read_network(&folder.0.join("network.json")).unwrap().name, "lab");
         for entry in ["keys/network.key", "keys/operator.nk", "creds/gateway.creds", "network.json", "hub.conf"] {

@@ -43,15 +43,22 @@ pub fn render(conf: &HubConf<'_>) -> anyhow::Result<String> {
         Ok(match conf.tls {
             None => String::new(),
             Some(files) => {
-                format!("{indent}tls {{\n{indent}  cert_file: {}\n{indent}  key_file: {}\n{indent}}}", quoted(&files.cert)?, quoted(&files.key)?)
+                format!(
+                    "{indent}tls {{\n{indent}  cert_file: {}\n{indent}  key_file: {}\n{indent}}}",
+                    quoted(&files.cert)?,
+                    quoted(&files.key)?
+                )
             }
         })
     };
     let websocket = match conf.ws_listen {
         None => String::new(),
         Some(listen) => {
-            let safety = if conf.tls.is_some() { tls("  ")? } else { "  no_tls: true                                # loopback only".into() };
-            format!("websocket {{                                   # browsers and, under /leafnode, leafs\n  listen: \"{listen}\"\n{safety}\n}}")
+            let safety =
+                if conf.tls.is_some() { tls("  ")? } else { "  no_tls: true                                # loopback only".into() };
+            format!(
+                "websocket {{                                   # browsers and, under /leafnode, leafs\n  listen: \"{listen}\"\n{safety}\n}}"
+            )
         }
     };
     let store = quoted(conf.store)?;

@@ -69,7 +69,8 @@ async fn insert(client: &impl GenericClient, checked: &Checked, now: UnixMs) -> 
     let own_transport = statement.member_only.then_some(statement.transport.as_str());
     // A member with another device is there already.
     let sql = "insert into enrolled_member (member, did, transport, invite, enrolled_at) values ($1, $2, $3, $4, $5)
-               on conflict (member) do update set transport = coalesce(enrolled_member.transport, excluded.transport)";
+               on conflict (member) do update set transport = excluded.transport, invite = excluded.invite
+               where enrolled_member.transport is null and excluded.transport is not null";
     client.execute(sql, &[&member, &statement.member.to_string(), &own_transport, &secret.as_slice(), &at]).await.map_err(failed)?;
     if statement.member_only {
         return Ok(());
@@ -135,9 +136,13 @@ pub async fn undo(pool: &Pool, checked: &Checked) -> Result<(), Problem> {
     let mut client = client(pool).await?;
     let transaction = client.transaction().await.map_err(failed)?;
     let (device, member) = (checked.device.to_string(), checked.member.to_string());
-    if !checked.statement.member_only {
-        transaction.execute("delete from enrolled_device where device = $1", &[&device]).await.map_err(failed)?;
-    }
+    let sql = if checked.statement.member_only {
+        "update enrolled_member set transport = null where member = $1"
+    } else {
+        "delete from enrolled_device where device = $1"
+    };
+    let holder = if checked.statement.member_only { &member } else { &device };
+    transaction.execute(sql, &[holder]).await.map_err(failed)?;
     let sql = "delete from enrolled_member m where member = $1 and not exists (select from enrolled_device d where d.member = m.member)
                and not exists (select from token t where t.member = m.member)";
     transaction.execute(sql, &[&member]).await.map_err(failed)?;
