@@ -95,12 +95,20 @@ mod tests {
         folder
     }
 
+    /// A process with `mark` in its command line, as a server has its configuration there.
+    fn sleeper(mark: &Path) -> std::process::Child {
+        let child = Command::new("/bin/sh").args(["-c", "while :; do sleep 0.01; done", "x"]).arg(mark).spawn().unwrap();
+        // Until it is `sh`, it is a copy of this test.
+        while !is(child.id(), &mark.display().to_string()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child
+    }
+
     #[test]
     fn only_what_bears_the_mark_is_stopped() {
         let folder = folder();
         let mark = folder.join("hub.conf");
-        // `sh` keeps its arguments in its command line, as a server its configuration.
-        let sleeper = |mark: &Path| Command::new("/bin/sh").args(["-c", "while :; do sleep 0.01; done", "x"]).arg(mark).spawn().unwrap();
         let (mut ours, mut other) = (sleeper(&mark), sleeper(Path::new("somebody")));
         note(&folder, "hub", ours.id(), &mark);
         note(&folder, "reused", other.id(), &mark);
@@ -118,11 +126,7 @@ mod tests {
     fn an_orphan_is_found_by_its_home() {
         let home = folder();
         assert_eq!(stop_orphan_of(&home), None);
-        let mut orphan = Command::new("/bin/sh")
-            .args(["-c", "while :; do sleep 0.01; done", "x"])
-            .arg(home.join("nats").join("leaf.conf"))
-            .spawn()
-            .unwrap();
+        let mut orphan = sleeper(&home.join("nats").join("leaf.conf"));
         fs::write(home.join("nats.pid"), format!("{}\n", orphan.id())).unwrap();
         assert_eq!(stop_orphan_of(&home), Some(orphan.id()));
         orphan.wait().unwrap();

@@ -15,15 +15,16 @@ use super::tools::{cache_folder, is_program, on_path, output_of, set};
 use crate::cli::failure::Failure;
 
 /// Part of the template's name; another number where its making changes.
-const TEMPLATE: u32 = 1;
+const TEMPLATE: u32 = 2;
 const SUPERUSER: &str = "mesh";
 const DATABASE: &str = "mesh";
-/// Each part has a role and makes a schema of its own; the reader sees all rows and changes none.
+/// Each part has a role and makes a schema of its own; the reader sees all rows and changes none. The gateway reads balances.
 const SETUP: &str = "create role mesh_gateway login;
 create role mesh_ledger login;
 create role mesh_reader login;
 create database mesh;
 grant create on database mesh to mesh_gateway, mesh_ledger;
+grant mesh_reader to mesh_gateway;
 ";
 const SETUP_DATABASE: &str = "alter default privileges for role mesh_gateway, mesh_ledger grant usage on schemas to mesh_reader;
 alter default privileges for role mesh_gateway, mesh_ledger grant select on tables to mesh_reader;

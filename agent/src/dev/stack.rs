@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bus_schemas::api::DeviceList;
 use bus_schemas::id::Asker;
+use bus_schemas::network::Invite;
 use bus_schemas::{Code, subject};
 use bytes::Bytes;
 use futures::future::try_join_all;
@@ -100,10 +101,10 @@ impl<'a> Stack<'a> {
             },
         );
 
+        let invite = self.invite()?;
         self.workers(&url("mesh_gateway"), &url("mesh_ledger")).await?;
         self.tell("gateway", &format!("{}/api (OpenAPI: /api/openapi.json)", at.gateway));
 
-        let invite = self.invite(&url("mesh_gateway")).await?;
         let (place, ports) = (&self.place, &self.ports);
         let join = |n: u8| {
             let (name, invite, at, port) = (enrol::name(n), invite.clone(), at.clone(), ports.devices[usize::from(n)]);
@@ -235,13 +236,9 @@ impl<'a> Stack<'a> {
         gateway.http = Some(self.ports.gateway);
         gateway.env.extend([
             ("DATABASE_URL", gateway_db.into()),
-            ("MESH_ROLE_DEVICE_KEY", file("keys/role-device.nk")),
-            ("MESH_ROLE_MEMBER_KEY", file("keys/role-member.nk")),
-            ("MESH_EDGE_PUB", file("edge.pub")),
             ("MESH_LEAF_URL", at.leaf.clone().into()),
             ("MESH_PUBLIC_NATS_URL", at.nats.clone().into()),
-            ("MESH_PUBLIC_URL", at.gateway.clone().into()),
-            ("MESH_DEV_INVITE_FILE", self.place.invite().into_os_string()),
+            ("MESH_INVITE_FILE", self.place.invite().into_os_string()),
             // Nobody but us has looked at these devices: they are this machine.
             ("MESH_ATTEST_CLAIMED", "true".into()),
         ]);
@@ -282,14 +279,11 @@ impl<'a> Stack<'a> {
         self.begin(&spec)
     }
 
-    /// The line that lets devices and members in.
-    async fn invite(&self, database: &str) -> Result<String, Failure> {
-        let network = text(&self.place.network().join("network.json"))?;
-        let url = self.addresses().gateway;
-        let args = ["invite", "--network", &network, "--url", &url, "--label", "mesh dev"];
-        let said = self.run_with(&args, &[("DATABASE_URL", database)]).await?;
-        let line = said.lines().map(str::trim).find(|line| line.starts_with("mesh1.")).map(str::to_owned);
-        let line = line.ok_or_else(|| Failure::ours(format!("no invite in what mesh-gateway said: {said}")))?;
+    /// The line that lets devices and members in, as long as the stack lives. The gateway reads it at its start.
+    fn invite(&self) -> Result<String, Failure> {
+        let network = bus::keys::read_network(&self.place.network().join("network.json"))?;
+        let secret = bus::keys::random_hex::<16>()?;
+        let line = Invite { url: self.addresses().gateway, network: network.network, secret, ca_sha256: None }.to_line();
         bus::keys::write_secret(&self.place.invite(), line.as_bytes())?;
         Ok(line)
     }
@@ -471,17 +465,14 @@ impl<'a> Stack<'a> {
         Ok(processes)
     }
 
-    /// Runs `mesh-gateway` to its end; what it said.
-    async fn run(&self, args: &[&str]) -> Result<String, Failure> {
-        self.run_with(args, &[]).await
-    }
-    async fn run_with(&self, args: &[&str], env: &[(&str, &str)]) -> Result<String, Failure> {
+    /// Runs `mesh-gateway` to its end.
+    async fn run(&self, args: &[&str]) -> Result<(), Failure> {
         let mut command = tokio::process::Command::new(&self.tools.gateway);
-        command.args(args).envs(env.iter().copied()).stdin(std::process::Stdio::null()).process_group(0).kill_on_drop(true);
+        command.args(args).stdin(std::process::Stdio::null()).process_group(0).kill_on_drop(true);
         let shown = format!("mesh-gateway {}", args.iter().take(2).copied().collect::<Vec<_>>().join(" "));
         let output = command.output().await.map_err(|error| Failure::new(Code::MissingTool, format!("{shown}: {error}")))?;
         if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+            return Ok(());
         }
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         Err(Failure::from(anyhow::anyhow!("{said}")).tried(shown))
