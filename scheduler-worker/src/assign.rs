@@ -109,7 +109,7 @@ impl World {
                     cancel_sent: None,
                 });
             }
-            self.on_device.entry(device).or_default().insert(id);
+            self.put_on_device(&id, device);
             attempts.push((id, attempt));
         }
         let request = AssignRequest { s: self.s.clone(), assignments: (*batch).clone(), payloads };

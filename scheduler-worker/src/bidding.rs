@@ -18,12 +18,14 @@ use crate::auction::{Bidding, Candidate, Decided, Window, choose_whom_to_ask, de
 use crate::crash;
 use crate::job::Phase;
 use crate::measure;
-use crate::world::{Out, World};
+use crate::world::{Out, World, is_instant};
 
 /// Auctions open at once; more work piles into the next one.
 const OPEN_MAX: usize = 4;
 /// While auctions are open and more jobs wait than devices have room for, fewer jobs than this wait for more room.
 const BATCH_MIN: usize = 32;
+/// Jobs that take no place in a device's queue, on one device at once: enough batches to keep it and the way there busy.
+const INSTANT_MAX: usize = OPEN_MAX * STEP_MAX;
 /// A device that said its queue is full is asked again after this, or at its next receipt.
 pub const FULL_FOR: Duration = Duration::from_millis(250);
 
@@ -84,7 +86,7 @@ impl World {
                 fit = others;
             }
             let with_room: Vec<(&DeviceView, usize)> =
-                fit.iter().map(|view| (*view, self.room_on(&view.id, now))).filter(|(_, room)| *room > 0).collect();
+                fit.iter().map(|view| (*view, self.room_on(&view.id, &first.needs.kind, now))).filter(|(_, room)| *room > 0).collect();
             let in_auction: usize = self.auctions.values().map(|auction| auction.jobs.len()).sum();
             let free = with_room.iter().map(|(_, room)| room).sum::<usize>().saturating_sub(in_auction);
             let take = group.len().min(free);
@@ -101,10 +103,14 @@ impl World {
         }
     }
 
-    /// How many more jobs this scheduler may put on a device.
-    fn room_on(&self, device: &DeviceId, now: Instant) -> usize {
+    /// How many more jobs of a kind this scheduler may put on a device.
+    fn room_on(&self, device: &DeviceId, kind: &str, now: Instant) -> usize {
+        let load = self.on_device.get(device);
+        if is_instant(kind) {
+            return INSTANT_MAX.saturating_sub(load.map_or(0, |load| load.jobs.len()));
+        }
         let full = self.fleet.get(device).is_some_and(|found| found.full_until.is_some_and(|until| until > now));
-        if full { 0 } else { QUEUE_MAX.saturating_sub(self.on_device.get(device).map_or(0, std::collections::HashSet::len)) }
+        if full { 0 } else { QUEUE_MAX.saturating_sub(load.map_or(0, |load| load.queued)) }
     }
 
     fn open(&mut self, jobs: Vec<JobId>, asked: Vec<DeviceView>, out: Vec<Considered>, now: Instant) {

@@ -254,7 +254,7 @@ impl World {
             job.phase = Phase::Running;
             job.current = Some(id);
             let cancelled = job.cancelled;
-            self.on_device.entry(device).or_default().insert(held.job);
+            self.put_on_device(&held.job, device);
             for group in self.looks.values_mut() {
                 group.jobs.remove(&held.job);
             }

@@ -26,6 +26,9 @@ const PREFETCH: usize = 256;
 /// Jobs that end within this after a stop end here; the rest is given back.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
+/// How long a hub that has just started may take to have its streams.
+const STREAMS_WITHIN: Duration = Duration::from_secs(15);
+
 /// What arrives by subscription.
 enum In {
     Bids(Message),
@@ -58,8 +61,9 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     let (done, mut finished) = mpsc::unbounded_channel();
     let mut world = World::new(bus.clone(), config, done, Instant::now());
     tracing::info!(s = %world.s, network = %world.net, "the scheduler starts");
+    wait_for_streams(&world, &stop).await?;
     let mut inbox = subscribe(&world).await?.ready_chunks(TURN_MAX);
-    let first = refresh(&bus, 1, true).await.context("failed to read devices and cancels; run: mesh-gateway bootstrap streams")?;
+    let first = refresh(&bus, 1, true).await.context("failed to read devices and cancels")?;
     world.refreshed(first, Instant::now());
     let mut high = pull(&bus, Class::High).await?;
     let mut normal = pull(&bus, Class::Normal).await?;
@@ -115,6 +119,26 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     let _ = tokio::time::timeout(Duration::from_secs(1), bus.client.flush()).await;
     tracing::info!("the scheduler stopped");
     Ok(())
+}
+
+/// Compares what this part uses with the table; a hub that has just started gets a while.
+async fn wait_for_streams(world: &World, stop: &CancellationToken) -> anyhow::Result<()> {
+    let buckets = [stream::KV_DEVICES, stream::KV_REPUTATION].map(|bucket| format!("KV_{bucket}"));
+    let plain = [stream::JOBS, stream::RECEIPTS, stream::HISTORY, stream::BACK, stream::CANCELS, stream::HEARTBEATS, stream::DLQ];
+    let streams: Vec<&str> = plain.into_iter().chain(buckets.iter().map(String::as_str)).collect();
+    let consumers = Class::ALL.map(|class| (stream::JOBS, stream::jobs_consumer(class)));
+    let give_up = Instant::now() + STREAMS_WITHIN;
+    loop {
+        match world.bus.check_streams(&world.config.timings, &streams, &consumers).await {
+            Ok(()) => return Ok(()),
+            Err(error) if Instant::now() >= give_up || stop.is_cancelled() => return Err(error),
+            Err(error) => tracing::debug!(%error, "the streams are not there yet"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(250)) => {}
+            () = stop.cancelled() => {}
+        }
+    }
 }
 
 /// Sends what the world wants sent.

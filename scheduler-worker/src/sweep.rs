@@ -33,7 +33,7 @@ impl World {
         }
         let seconds = self.config.timings.silence.as_secs();
         for device in gone {
-            let mut jobs: Vec<JobId> = self.on_device.get(&device).map(|jobs| jobs.iter().copied().collect()).unwrap_or_default();
+            let mut jobs: Vec<JobId> = self.on_device.get(&device).map(|load| load.jobs.iter().copied().collect()).unwrap_or_default();
             jobs.sort_unstable();
             for id in jobs {
                 self.attempt_ended(&id, silent(seconds), now);

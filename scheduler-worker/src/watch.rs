@@ -199,7 +199,7 @@ impl World {
     /// A message on `mesh.v1.dev.<d>.evt.<kind>`: everybody's, so most are for jobs that are not in hand here.
     pub fn hear_events(&mut self, message: &async_nats::Message, now: Instant) {
         let Some(device) = subject::device_of(&message.subject) else { return };
-        if !self.on_device.get(&device).is_some_and(|jobs| !jobs.is_empty()) {
+        if !self.on_device.get(&device).is_some_and(|load| !load.jobs.is_empty()) {
             return;
         }
         let Some(did) = self.fleet.get(&device).map(|found| found.record.did) else { return };
@@ -251,7 +251,7 @@ impl World {
         }
         self.looks_heard(device, now);
         let Some(heartbeat) = self.fleet.get(&device).and_then(|found| found.heartbeat.as_ref()) else { return };
-        let Some(ours) = self.on_device.get(&device).filter(|ours| !ours.is_empty()) else { return };
+        let Some(ours) = self.on_device.get(&device).map(|load| &load.jobs).filter(|ours| !ours.is_empty()) else { return };
         let complete = heartbeat.unsettled_more == 0;
         let settled_in = self.config.timings.heartbeat / 2;
         let (mut ended_there, mut lost) = (Vec::new(), Vec::new());

@@ -52,6 +52,19 @@ pub enum Done {
     Sent,
 }
 
+/// What this scheduler has put on one device.
+#[derive(Debug, Default)]
+pub struct Load {
+    pub jobs: HashSet<JobId>,
+    /// How many of them take a place in the device's queue.
+    pub queued: usize,
+}
+
+/// Done at once, beside whatever runs: it takes no place in a device's queue.
+pub fn is_instant(kind: &str) -> bool {
+    kind == "echo"
+}
+
 /// Short memory of closed attempts, so that a device that sends a receipt again is answered at once.
 #[derive(Default)]
 pub struct RecentlyClosed {
@@ -92,7 +105,7 @@ pub struct World {
     pub open_at: Option<Instant>,
     pub auctions: BTreeMap<u64, Auction>,
     /// Jobs whose current attempt is on a device.
-    pub on_device: BTreeMap<DeviceId, HashSet<JobId>>,
+    pub on_device: BTreeMap<DeviceId, Load>,
     pub looks: BTreeMap<u64, LookGroup>,
     pub next_look: u64,
     pub cancels: Cancels,
@@ -214,13 +227,23 @@ impl World {
         self.try_open = true;
     }
 
+    /// The current attempt of a job is on this device from now on.
+    pub fn put_on_device(&mut self, id: &JobId, device: DeviceId) {
+        let queued = self.jobs.get(id).is_some_and(|job| !is_instant(&job.needs.kind));
+        let load = self.on_device.entry(device).or_default();
+        if load.jobs.insert(*id) {
+            load.queued += usize::from(queued);
+        }
+    }
+
     /// The current attempt is no longer on its device, whatever became of it.
     pub fn off_device(&mut self, id: &JobId) {
         let Some(job) = self.jobs.get_mut(id) else { return };
         if let Some(device) = job.current().map(|attempt| attempt.device)
-            && let Some(set) = self.on_device.get_mut(&device)
+            && let Some(load) = self.on_device.get_mut(&device)
+            && load.jobs.remove(id)
         {
-            set.remove(id);
+            load.queued -= usize::from(!is_instant(&job.needs.kind));
             self.try_open = true;
         }
         job.current = None;

@@ -1,0 +1,340 @@
+//! In the agent's place: a device that bids, takes jobs and answers as its script says.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bus::Bus;
+use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignment, Closed, Control, ControlReply, Held, HeldState, Verb};
+use bus_schemas::envelope::encode;
+use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::offer::{Bid, BidAnswer, Decline, Offer, Quote};
+use bus_schemas::receipt::{Failure, Outcome, Receipt, ReceiptMessage, ResultRef};
+use bus_schemas::resources::Resources;
+use bus_schemas::{AttemptId, Batch, Cid, DeviceId, Form, InstanceId, JobId, MilliMana, Proof, Signer, Verifier, subject};
+use futures::StreamExt;
+use serde_bytes::ByteBuf;
+
+use super::net;
+
+/// What the device does.
+#[derive(Clone)]
+pub struct Script {
+    pub kinds: Vec<String>,
+    pub start_in_ms: u64,
+    pub on_offer: OnOffer,
+    pub on_assign: OnAssign,
+}
+#[derive(Clone, PartialEq)]
+pub enum OnOffer {
+    Bid,
+    No(Decline),
+    /// Says nothing.
+    Ignore,
+}
+#[derive(Clone, PartialEq)]
+pub enum OnAssign {
+    /// Ends at once with the job's text.
+    Echo,
+    Fail(Failure),
+    Decline(Decline),
+    /// Takes it and keeps it until told.
+    Keep,
+}
+impl Script {
+    pub fn echo() -> Self {
+        Self { kinds: vec!["echo".into()], start_in_ms: 0, on_offer: OnOffer::Bid, on_assign: OnAssign::Echo }
+    }
+    pub fn that(self, on_assign: OnAssign) -> Self {
+        Self { on_assign, ..self }
+    }
+}
+
+struct Kept {
+    proof: Proof,
+    assignment: Assignment,
+    to: InstanceId,
+    text: String,
+    receipt: Option<Receipt>,
+}
+
+struct State {
+    script: Script,
+    kept: HashMap<AttemptId, Kept>,
+    /// Attempts assigned, oldest first.
+    assigned: Vec<AttemptId>,
+    closed: Vec<Closed>,
+    cancelled: Vec<AttemptId>,
+    offers: usize,
+    bids_messages: usize,
+}
+
+pub struct Device {
+    pub id: DeviceId,
+    pub name: String,
+    signer: Arc<Signer>,
+    bus: Bus,
+    state: Arc<Mutex<State>>,
+    task: tokio::task::JoinHandle<()>,
+}
+impl Drop for Device {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Device {
+    pub async fn start(bus: Bus, n: u8, script: Script) -> Self {
+        let signer = Arc::new(Signer::from_seed(&[150 + n; 32]));
+        let id = signer.public().device_id();
+        let state = Arc::new(Mutex::new(State {
+            script,
+            kept: HashMap::new(),
+            assigned: vec![],
+            closed: vec![],
+            cancelled: vec![],
+            offers: 0,
+            bids_messages: 0,
+        }));
+        let mut offers = bus.client.subscribe(subject::offer(&id)).await.unwrap();
+        let mut controls = bus.client.subscribe(subject::ctl_all(&id)).await.unwrap();
+        bus.client.flush().await.unwrap();
+        let hands = Hands { id, name: format!("d{n}"), signer: Arc::clone(&signer), bus: bus.clone(), state: Arc::clone(&state) };
+        let task = tokio::spawn(async move {
+            let mut verifier = Verifier::default();
+            let mut beat = tokio::time::interval(Duration::from_secs(5) / super::DIVISOR);
+            loop {
+                tokio::select! {
+                    Some(message) = offers.next() => hands.offer(&message, &mut verifier).await,
+                    Some(message) = controls.next() => hands.control(&message, &mut verifier).await,
+                    _ = beat.tick() => hands.beat().await,
+                }
+            }
+        });
+        Self { id, name: format!("d{n}"), signer, bus, state, task }
+    }
+
+    /// The machine is gone: no word any more, and nobody listens.
+    pub fn die(&self) {
+        self.task.abort();
+    }
+    pub fn script(&self, change: impl FnOnce(&mut Script)) {
+        change(&mut self.state.lock().unwrap().script);
+    }
+    pub fn assigned(&self) -> Vec<AttemptId> {
+        self.state.lock().unwrap().assigned.clone()
+    }
+    pub fn closed(&self) -> Vec<Closed> {
+        self.state.lock().unwrap().closed.clone()
+    }
+    pub fn cancelled(&self) -> Vec<AttemptId> {
+        self.state.lock().unwrap().cancelled.clone()
+    }
+    pub fn offers(&self) -> usize {
+        self.state.lock().unwrap().offers
+    }
+    /// Offers per message of them, on the average.
+    pub fn batching(&self) -> (usize, usize) {
+        let state = self.state.lock().unwrap();
+        (state.offers, state.bids_messages)
+    }
+
+    /// Ends what it keeps.
+    pub async fn finish(&self, outcome: impl Fn(&str) -> Outcome) {
+        let hands = Hands {
+            id: self.id,
+            name: self.name.clone(),
+            signer: Arc::clone(&self.signer),
+            bus: self.bus.clone(),
+            state: Arc::clone(&self.state),
+        };
+        let done: Vec<AttemptId> = {
+            let mut state = self.state.lock().unwrap();
+            for (attempt, kept) in &mut state.kept {
+                let outcome = outcome(&kept.text);
+                kept.receipt.get_or_insert_with(|| receipt(&kept.assignment, *attempt, outcome));
+            }
+            state.kept.keys().copied().collect()
+        };
+        hands.send(&done).await;
+    }
+}
+
+pub fn echo_result(text: &str) -> Vec<u8> {
+    serde_json::to_vec(&serde_json::json!({"text": text})).unwrap()
+}
+pub fn completed(text: &str) -> Outcome {
+    let bytes = echo_result(text);
+    Outcome::Completed(ResultRef { cid: Cid::of(&bytes), bytes: bytes.len() as u64 })
+}
+fn receipt(assignment: &Assignment, attempt: AttemptId, outcome: Outcome) -> Receipt {
+    Receipt { net: net(), device: assignment.device, job: assignment.job, attempt, at: 1, outcome, claimed_ms: 1, waited_ms: 0 }
+}
+
+struct Hands {
+    id: DeviceId,
+    name: String,
+    signer: Arc<Signer>,
+    bus: Bus,
+    state: Arc<Mutex<State>>,
+}
+impl Hands {
+    async fn offer(&self, message: &bus::async_nats::Message, verifier: &mut Verifier) {
+        let offers = Batch::decode(&message.payload).unwrap().verify::<Offer>(verifier).unwrap();
+        let reply = message.reply.clone().expect("an offer has a reply");
+        let to: InstanceId = reply.rsplit('.').next().unwrap().parse().unwrap();
+        let script = {
+            let mut state = self.state.lock().unwrap();
+            state.offers += offers.len();
+            state.bids_messages += 1;
+            state.script.clone()
+        };
+        let answer = match &script.on_offer {
+            OnOffer::Ignore => return,
+            OnOffer::No(decline) => BidAnswer::No(decline.clone()),
+            OnOffer::Bid => {
+                BidAnswer::Bid(Quote { price_mmana: MilliMana::mana(1), start_in_ms: script.start_in_ms, duration_ms: 1, free_bp: 10_000 })
+            }
+        };
+        let bids: Vec<Bid> = offers
+            .iter()
+            .map(|offer| Bid {
+                net: net(),
+                device: self.id,
+                to: to.clone(),
+                at: 1,
+                job: offer.job,
+                round: offer.round,
+                answer: answer.clone(),
+            })
+            .collect();
+        self.bus.client.publish(reply, self.signer.batch(&bids).encode().into()).await.unwrap();
+    }
+
+    async fn control(&self, message: &bus::async_nats::Message, verifier: &mut Verifier) {
+        let reply = message.reply.clone().expect("a control message has a reply");
+        if message.subject.ends_with(".assign") {
+            let request: AssignRequest = bus_schemas::strict::decode(Form::Msgpack, &message.payload, 400_000).unwrap();
+            let (answers, ended) = self.assign(&request, verifier);
+            self.bus.client.publish(reply, encode(&AssignReply { answers }).into()).await.unwrap();
+            self.send(&ended).await;
+            return;
+        }
+        let control = Batch::decode(&message.payload).unwrap().verify::<Control>(verifier).unwrap().remove(0).into_body();
+        let mut have = vec![];
+        let mut send = vec![];
+        {
+            let mut state = self.state.lock().unwrap();
+            match control.verb {
+                Verb::Adopt { jobs } => {
+                    for (attempt, kept) in state.kept.iter_mut().filter(|(_, kept)| jobs.contains(&kept.assignment.job)) {
+                        kept.to = control.s.clone();
+                        let held = if kept.receipt.is_some() { HeldState::Done } else { HeldState::Running };
+                        have.push(Held { job: kept.assignment.job, assignment: kept.proof.clone(), state: held });
+                        send.push(*attempt);
+                    }
+                }
+                Verb::Have => (),
+                Verb::Cancel { attempts } => {
+                    for attempt in attempts {
+                        state.cancelled.push(attempt);
+                        if let Some(kept) = state.kept.get_mut(&attempt) {
+                            kept.receipt.get_or_insert_with(|| receipt(&kept.assignment, attempt, Outcome::Cancelled));
+                            send.push(attempt);
+                        }
+                    }
+                }
+                Verb::Closed { attempts } => {
+                    for closed in attempts {
+                        state.kept.remove(&closed.attempt);
+                        state.closed.push(closed);
+                    }
+                }
+            }
+        }
+        self.bus.client.publish(reply, encode(&ControlReply { have, declined: None }).into()).await.unwrap();
+        self.send(&send).await;
+    }
+
+    fn assign(&self, request: &AssignRequest, verifier: &mut Verifier) -> (Vec<AssignAnswer>, Vec<AttemptId>) {
+        let assignments = request.assignments.verify::<Assignment>(verifier).unwrap();
+        let proofs = request.assignments.proofs();
+        let mut state = self.state.lock().unwrap();
+        let mut ended = vec![];
+        let mut answers = vec![];
+        for ((assignment, proof), payload) in assignments.into_iter().zip(proofs).zip(&request.payloads) {
+            assert_eq!(Cid::of(&payload.body), assignment.payload);
+            let attempt = AttemptId(assignment.cid());
+            let spec: serde_json::Value = serde_json::from_slice(&payload.body).unwrap();
+            let text = spec["text"].as_str().unwrap_or_default().to_owned();
+            let assignment = assignment.into_body();
+            let on_assign = state.script.on_assign.clone();
+            let outcome = match &on_assign {
+                OnAssign::Decline(decline) => {
+                    answers.push(AssignAnswer::Declined(decline.clone()));
+                    continue;
+                }
+                OnAssign::Echo => Some(completed(&text)),
+                OnAssign::Fail(failure) => Some(Outcome::Failed(failure.clone())),
+                OnAssign::Keep => None,
+            };
+            let receipt = outcome.map(|outcome| receipt(&assignment, attempt, outcome));
+            if receipt.is_some() {
+                ended.push(attempt);
+            }
+            state.assigned.push(attempt);
+            state.kept.insert(attempt, Kept { proof, assignment, to: request.s.clone(), text, receipt });
+            answers.push(AssignAnswer::Accepted);
+        }
+        (answers, ended)
+    }
+
+    /// Sends the receipts of these attempts, as far as there are some.
+    async fn send(&self, attempts: &[AttemptId]) {
+        let mut by_scheduler: HashMap<InstanceId, (Vec<Receipt>, Vec<Option<ByteBuf>>)> = HashMap::new();
+        {
+            let state = self.state.lock().unwrap();
+            for kept in attempts.iter().filter_map(|attempt| state.kept.get(attempt)) {
+                let Some(receipt) = kept.receipt.clone() else { continue };
+                let inline = matches!(receipt.outcome, Outcome::Completed(_)).then(|| ByteBuf::from(echo_result(&kept.text)));
+                let to = by_scheduler.entry(kept.to.clone()).or_default();
+                to.0.push(receipt);
+                to.1.push(inline);
+            }
+        }
+        for (to, (receipts, results)) in by_scheduler {
+            let message = ReceiptMessage { receipts: self.signer.batch(&receipts), results };
+            let (bus, subject) = (self.bus.clone(), subject::receipt(&self.id, &to));
+            tokio::spawn(async move { bus.store(subject, None, encode(&message).into(), super::HUNG).await.unwrap() });
+        }
+    }
+
+    async fn beat(&self) {
+        let body = {
+            let state = self.state.lock().unwrap();
+            let of = |ended: bool| -> Vec<JobId> {
+                state.kept.values().filter(|kept| kept.receipt.is_some() == ended).map(|kept| kept.assignment.job).take(64).collect()
+            };
+            Heartbeat {
+                net: net(),
+                device: self.id,
+                at: 1,
+                name: self.name.clone(),
+                version: "1".into(),
+                kinds: state.script.kinds.clone(),
+                capabilities: vec![],
+                trust_scopes: vec![],
+                federations: vec![],
+                claimed_tier: 0,
+                total: Resources { cpu_cores: 4, ..Resources::default() },
+                free: Resources { cpu_cores: 4, ..Resources::default() },
+                jobs: of(false),
+                unsettled: of(true),
+                unsettled_more: u32::try_from(state.kept.values().filter(|kept| kept.receipt.is_some()).count().saturating_sub(64))
+                    .unwrap(),
+                not_working: None,
+            }
+        };
+        let _ = self.bus.store_once(subject::heartbeat(&self.id), None, self.signer.batch(&[body]).encode().into(), super::HUNG).await;
+    }
+}
