@@ -24,12 +24,10 @@ pub struct Wanted {
 
 /// Everything that bootstrap makes: the streams of the table, then the buckets.
 pub fn wanted(timings: &Timings, replicas: usize) -> Vec<Wanted> {
-    let streams = stream::all(timings).into_iter().map(|spec| Wanted {
-        config: config(&spec, replicas),
-        consumers: spec.consumers.iter().map(consumer_config).collect(),
-    });
-    let buckets =
-        KV_BUCKETS.into_iter().map(|(name, about)| Wanted { config: bucket_config(name, about, replicas), consumers: vec![] });
+    let streams = stream::all(timings)
+        .into_iter()
+        .map(|spec| Wanted { config: config(&spec, replicas), consumers: spec.consumers.iter().map(consumer_config).collect() });
+    let buckets = KV_BUCKETS.into_iter().map(|(name, about)| Wanted { config: bucket_config(name, about, replicas), consumers: vec![] });
     streams.chain(buckets).collect()
 }
 
@@ -254,7 +252,8 @@ impl Bus {
         let context = async_nats::jetstream::new(self.client.clone());
         let table = wanted(timings, 1);
         for name in streams {
-            let wanted = table.iter().find(|wanted| wanted.config.name == *name).with_context(|| format!("no stream {name} in the table"))?;
+            let wanted =
+                table.iter().find(|wanted| wanted.config.name == *name).with_context(|| format!("no stream {name} in the table"))?;
             let found = context
                 .get_stream(name)
                 .await
@@ -297,7 +296,8 @@ mod tests {
     #[test]
     fn what_weighs_how_much() {
         type Change = fn(&mut Config);
-        let cases: [(&str, &str, Change, &[(&str, Weight)]); 10] = [
+        type Expected = &'static [(&'static str, Weight)];
+        let cases: [(&str, &str, Change, Expected); 10] = [
             ("as it is", "JOBS", |_| {}, &[]),
             ("scaled out", "JOBS", |c| c.num_replicas = 3, &[]),
             ("more room", "EVENTS", |c| c.max_bytes *= 2, &[]),

@@ -16,7 +16,7 @@ struct Cli {
 enum Command {
     /// Makes a network: first its files, then, on a running hub, its streams.
     #[command(subcommand)]
-    Bootstrap(Bootstrap),
+    Bootstrap(Box<Bootstrap>),
     /// Opens the doors until it is told to stop.
     Run(Box<gateway::run::Settings>),
 }

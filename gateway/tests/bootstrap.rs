@@ -1,5 +1,8 @@
 //! Bootstrap against a real hub: twice, after somebody changed something, and against a server that is too old.
 
+// A test stops at the first surprise, and so do its helpers.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::time::Duration;
@@ -21,7 +24,10 @@ async fn a_second_run_changes_nothing_and_parts_find_what_they_expect() {
 
     let gateway = hub.bus("gateway").await;
     let every: Vec<&str> = stream::all(&Timings::default()).iter().map(|spec| spec.name).collect();
-    gateway.check_streams(&Timings::default(), &every, &[(stream::SUBMIT, stream::INTAKE), (stream::HISTORY, stream::PROJECTION)]).await.unwrap();
+    gateway
+        .check_streams(&Timings::default(), &every, &[(stream::SUBMIT, stream::INTAKE), (stream::HISTORY, stream::PROJECTION)])
+        .await
+        .unwrap();
     let scheduler = hub.bus("scheduler").await;
     let jobs = [(stream::JOBS, "high"), (stream::JOBS, "normal"), (stream::JOBS, "low")];
     scheduler.check_streams(&Timings::default(), &[stream::JOBS, "KV_devices"], &jobs).await.unwrap();
@@ -64,7 +70,9 @@ async fn what_nobody_can_have_meant_is_refused_and_left_alone() {
     config.subjects = vec!["mesh.v1.job.high.*".into()];
     bootstrap.create_stream(config.clone()).await.unwrap();
     let error = hub.streams(1).await.unwrap_err().to_string();
-    for part in ["stream JOBS", "retention is Limits instead of WorkQueue", "subjects is [\"mesh.v1.job.high.*\"] instead of [\"mesh.v1.job.*.*\"]"] {
+    for part in
+        ["stream JOBS", "retention is Limits instead of WorkQueue", "subjects is [\"mesh.v1.job.high.*\"] instead of [\"mesh.v1.job.*.*\"]"]
+    {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(bootstrap.get_stream("JOBS").await.unwrap().cached_info().config.retention, RetentionPolicy::Limits);

@@ -1,5 +1,8 @@
 //! Enrolment on real servers: hub, Postgres, and somebody who answers for the ledger. The credentials that come out log in.
 
+// A test stops at the first surprise, and so do its helpers.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::sync::{Arc, Mutex};

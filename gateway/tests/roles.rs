@@ -1,5 +1,8 @@
 //! What each role may do, tried on a real hub: own messages get through, everything else is refused by the server.
 
+// A test stops at the first surprise, and so do its helpers.
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::path::Path;
@@ -30,12 +33,8 @@ struct Watched {
 impl Watched {
     async fn connect(hub: &Hub, creds: &Path, inbox: &str) -> Self {
         let (sender, complaints) = mpsc::unbounded_channel();
-        let options = ConnectOptions::new()
-            .credentials_file(creds)
-            .await
-            .unwrap()
-            .custom_inbox_prefix(inbox)
-            .event_callback(move |event| {
+        let options =
+            ConnectOptions::new().credentials_file(creds).await.unwrap().custom_inbox_prefix(inbox).event_callback(move |event| {
                 let sender = sender.clone();
                 async move {
                     if let Event::ServerError(error) = event {
