@@ -45,7 +45,7 @@ pub enum Decided {
     /// A fact to record; until it is stored nothing has happened.
     Record(Box<Fact>),
     /// It was done earlier, or was only a question. `seq` is 0 where the fact is yet to come.
-    Known { fact: FactId, seq: u64, hold: Option<HoldView> },
+    Known { fact: FactId, seq: u64, hold: Option<Box<HoldView>> },
 }
 
 /// Why the books refuse a command: the same command on the same books is always refused.
@@ -253,7 +253,7 @@ fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Re
     let id = fact_id::hold(&member, wish.key);
     match standing.books().fact(&id) {
         Some((seq, Some(held))) if held == job => {
-            return Ok(Decided::Known { fact: id, seq, hold: standing.books().hold(&job).cloned() });
+            return Ok(Decided::Known { fact: id, seq, hold: standing.books().hold(&job).cloned().map(Box::new) });
         }
         Some((_, held)) => {
             let other = held.map_or_else(|| "something else".to_owned(), |held| held.short());
@@ -290,7 +290,7 @@ fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Re
 fn void(standing: &Standing, now: UnixMs, job: &JobId, reason: VoidReason) -> Result<Decided, Refusal> {
     match standing.closing(job)? {
         settle::Closing::Open(hold) => Ok(Decided::Record(Box::new(void_fact(standing, now, hold, reason)))),
-        settle::Closing::Voided { fact, seq, hold, .. } => Ok(Decided::Known { fact, seq, hold: Some(hold.clone()) }),
+        settle::Closing::Voided { fact, seq, hold, .. } => Ok(Decided::Known { fact, seq, hold: Some(Box::new(hold.clone())) }),
         settle::Closing::Settled { .. } => {
             Err(Refusal::new(RefusalKind::AlreadySettled, Code::Refused, format!("{} is settled", job.short())))
         }
@@ -308,10 +308,10 @@ fn look(standing: &Standing, job: &JobId) -> Result<Decided, Refusal> {
         settle::Closing::Open(hold) => {
             let fact = standing.hold_fact(job).unwrap_or(fact_id::close(job));
             let seq = standing.books().fact(&fact).map_or(0, |(seq, _)| seq);
-            Decided::Known { fact, seq, hold: Some(hold.clone()) }
+            Decided::Known { fact, seq, hold: Some(Box::new(hold.clone())) }
         }
         settle::Closing::Voided { fact, seq, hold, .. } | settle::Closing::Settled { fact, seq, hold, .. } => {
-            Decided::Known { fact, seq, hold: Some(hold.clone()) }
+            Decided::Known { fact, seq, hold: Some(Box::new(hold.clone())) }
         }
     })
 }

@@ -95,13 +95,12 @@ pub struct Projector {
 struct Stopped(String);
 
 impl Projector {
-    /// Runs until `stop`, and then until the rows have caught up, or `patience` is over.
-    pub async fn run(self, stop: CancellationToken, patience: Duration) {
+    /// Runs until `stop`, and then until the rows have caught up; the caller limits how long that may take.
+    pub async fn run(self, stop: CancellationToken) {
         let mut head = self.feed.head.subscribe();
         let mut at = At { position: None, checked: false };
         let mut pause = Duration::ZERO;
         let mut verifier = Verifier::default();
-        let mut deadline: Option<Instant> = None;
         let mut complained = String::new();
         loop {
             let behind = at.position.is_none_or(|position| position.seq < *head.borrow_and_update());
@@ -114,18 +113,8 @@ impl Projector {
                     () = stop.cancelled() => {}
                 }
             }
-            if stop.is_cancelled() {
-                let deadline = *deadline.get_or_insert_with(|| Instant::now() + patience);
-                if Instant::now() >= deadline {
-                    return;
-                }
-            }
-            if pause.is_zero() {
-                // Everything that arrives within a tick goes into one transaction.
-                tokio::time::sleep(self.tick).await;
-            } else {
-                tokio::select! { () = tokio::time::sleep(pause) => {}, () = stop.cancelled() => tokio::time::sleep(self.tick).await }
-            }
+            // Everything that arrives within a tick goes into one transaction.
+            tokio::time::sleep(self.tick.max(pause)).await;
             let target = *head.borrow();
             match self.until(&mut at, target, &mut verifier).await {
                 Ok(()) => {

@@ -60,7 +60,7 @@ impl<'a> Round<'a> {
                 let hold = job_of(&command.op).and_then(|job| self.standing.books().hold(&job)).cloned();
                 LedgerOutcome::Done(Done { fact: id, seq, repeat: false, hold })
             }
-            Ok(Decided::Known { fact, seq, hold }) => LedgerOutcome::Done(Done { fact, seq, repeat: true, hold }),
+            Ok(Decided::Known { fact, seq, hold }) => LedgerOutcome::Done(Done { fact, seq, repeat: true, hold: hold.map(|hold| *hold) }),
             Err(refusal) => LedgerOutcome::Refused { code: refusal.code, why: refusal.kind, detail: refusal.detail },
         })
     }

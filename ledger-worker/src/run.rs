@@ -7,7 +7,7 @@ use anyhow::Context;
 use bus::{Bus, Health};
 use bus_schemas::limits::Timings;
 use bus_schemas::network::NetworkDocument;
-use bus_schemas::stream::LEDGER;
+use bus_schemas::stream::{KV_LEDGER, LEDGER};
 use bus_schemas::{InstanceId, Signer, Verifier, subject};
 use tokio_util::sync::CancellationToken;
 
@@ -47,9 +47,18 @@ impl Worker {
     /// Runs until `stop`.
     ///
     /// # Errors
-    /// Where the database schema is not ours, or the books contradict themselves: a person must look.
+    /// Where a decision of ours contradicts the books: a person must look.
     pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        self.prepare_database(&stop).await?;
+        self.prepare("postgres", &stop, async || {
+            let applied = self.store.migrate().await?;
+            if !applied.is_empty() {
+                tracing::info!(?applied, "the database schema was brought to this version");
+            }
+            Ok(())
+        })
+        .await;
+        let lease_stream = format!("KV_{KV_LEDGER}");
+        self.prepare("ledger", &stop, async || self.bus.check_streams(&self.timings, &[LEDGER, &lease_stream], &[]).await).await;
         let mut lease = Lease::new(self.bus.clone(), self.instance.clone(), self.timings.ledger_lease);
         let mut verifier = Verifier::default();
         let mut standing = self.no_books();
@@ -102,34 +111,29 @@ impl Worker {
         Standing::new(self.network.network, self.network.ledger_keys.iter().copied().collect())
     }
 
-    async fn prepare_database(&self, stop: &CancellationToken) -> anyhow::Result<()> {
-        let mut said = false;
-        loop {
-            match self.store.migrate().await {
-                Ok(applied) => {
-                    if !applied.is_empty() {
-                        tracing::info!(?applied, "the database schema was brought to this version");
-                    }
-                    self.health.set("postgres", Ok(()));
-                    return Ok(());
-                }
+    /// Tries until it works; what is missing stands in `/readyz`, and once in the log.
+    async fn prepare(&self, part: &'static str, stop: &CancellationToken, make_ready: impl AsyncFn() -> anyhow::Result<()>) {
+        let mut said = String::new();
+        while !stop.is_cancelled() {
+            match make_ready().await {
+                Ok(()) => return self.health.set(part, Ok(())),
                 Err(error) => {
                     let text = format!("{error:#}");
-                    if !said {
-                        tracing::warn!(error = text, "the database is not ready; trying on");
-                        said = true;
+                    if said != text {
+                        tracing::warn!(error = text, part, "not ready; trying on");
+                        said.clone_from(&text);
                     }
-                    self.health.set("postgres", Err(text));
+                    self.health.set(part, Err(text));
                 }
-            }
-            if stop.is_cancelled() {
-                return Ok(());
             }
             wait_or(stop, Duration::from_millis(300)).await;
         }
     }
 
     /// Follows the stream, and where the lease is free takes it and checks that stream, books and database are one.
+    ///
+    /// Without the database nobody becomes active: it may know facts that the stream has lost, and writing on would fork the
+    /// books. One who is active goes on without it.
     async fn become_active(
         &self,
         lease: &mut Lease,
@@ -226,7 +230,7 @@ impl Worker {
             tick: self.timings.tick,
             health: self.health.clone(),
         };
-        let projecting = tokio::spawn(projector.run(over.clone(), DRAIN));
+        let mut projecting = tokio::spawn(projector.run(over.clone()));
         let parts = parts(&self.network);
         self.health.set("ledger", Ok(()));
         metrics::gauge!("mesh_ledger_active").set(1.0);
@@ -247,8 +251,12 @@ impl Worker {
         };
         let ended = turn.serve(requests, stop).await;
         over.cancel();
-        if let Err(error) = projecting.await {
-            tracing::error!(%error, "the projection ended badly");
+        // Whoever writes next projects what is missing, so only an orderly stop waits for the rows.
+        let patience = if matches!(ended, TurnOver::Stop) { DRAIN } else { Duration::ZERO };
+        match tokio::time::timeout(patience, &mut projecting).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the projection ended badly"),
+            Err(_) => projecting.abort(),
         }
         ended
     }

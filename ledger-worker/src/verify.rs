@@ -74,7 +74,6 @@ async fn with_database(replay: &mut Replay<'_>, client: &mut Object) -> anyhow::
         replay.wrong.push("the digest of the database is not that of the replay".to_owned());
     }
     let report = replay.report(Some(hex(&digest)));
-    drop(tables);
     transaction.rollback().await?;
     // What the database does not have yet is replayed as well, for its own sake.
     if !replay.ended {

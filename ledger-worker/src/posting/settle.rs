@@ -43,7 +43,7 @@ pub fn settle(standing: &Standing, parts: &Parts, now: UnixMs, claim: &Claim, ev
     let hold = match standing.closing(&claim.job)? {
         Closing::Open(hold) => hold,
         Closing::Settled { fact, seq, hold, attempt, receipt } if attempt == claim.attempt && receipt == claim.receipt => {
-            return Ok(Decided::Known { fact, seq, hold: Some(hold.clone()) });
+            return Ok(Decided::Known { fact, seq, hold: Some(Box::new(hold.clone())) });
         }
         Closing::Settled { receipt, .. } => {
             let detail = format!("{} was settled with {}", claim.job.short(), receipt.short());
