@@ -31,7 +31,8 @@ impl Delivery {
             let stored_at = u64::try_from(info.published.unix_timestamp_nanos() / 1_000_000).unwrap_or(0);
             (info.delivered, info.stream_sequence, stored_at)
         };
-        let (message, _) = message.split();
+        // `split` would take the reply subject away with the acker.
+        let message = message.message;
         if delivered == 1 {
             bus.time.observe(stored_at);
         }
