@@ -17,7 +17,7 @@ use crate::cli::failure::Failure;
 /// SIGINT, SIGTERM and SIGHUP.
 pub struct Signals {
     streams: [SignalStream; 3],
-    requested: bool,
+    requested: Option<Instant>,
 }
 
 /// # Errors
@@ -25,20 +25,31 @@ pub struct Signals {
 pub fn signals() -> Result<Signals, Failure> {
     Ok(Signals {
         streams: [listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?, listen(SignalKind::hangup())?],
-        requested: false,
+        requested: None,
     })
 }
 impl Signals {
     /// Waits for the next one.
     pub async fn requested(&mut self) {
         let [a, b, c] = &mut self.streams;
-        tokio::select! { _ = a.recv() => (), _ = b.recv() => (), _ = c.recv() => () }
-        self.requested = true;
+        loop {
+            tokio::select! { _ = a.recv() => (), _ = b.recv() => (), _ = c.recv() => () }
+            // One Ctrl-C can arrive twice: from the terminal, and from a wrapper that passes it on.
+            if self.requested.is_none_or(|first| first.elapsed() > SAME_REQUEST) {
+                break;
+            }
+        }
+        self.requested = Some(Instant::now());
     }
     pub fn was_requested(&self) -> bool {
-        self.requested
+        self.requested.is_some()
     }
 }
+
+/// Signals within this time are one request.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+/// The member's credentials are good for a day.
+const RENEW: Duration = Duration::from_secs(12 * 3600);
 
 /// Restarts of one process come further apart the more there are.
 fn pause(restarts: u32) -> Duration {
@@ -75,6 +86,7 @@ impl Stack<'_> {
     pub async fn supervise(&mut self, stop: &mut Signals) -> Result<(), Failure> {
         let mut due: Vec<Due> = Vec::new();
         let mut since: Vec<Instant> = vec![Instant::now(); self.children.len()];
+        let mut renew = tokio::time::interval_at(Instant::now() + RENEW, RENEW);
         loop {
             let next = due.iter().map(|due| due.at).min();
             tokio::select! {
@@ -93,6 +105,7 @@ impl Stack<'_> {
                         self.down(index, why).await;
                     }
                 }
+                _ = renew.tick() => self.renew().await,
                 () = sleep_until(next) => {
                     let now = Instant::now();
                     for due in due.extract_if(.., |due| due.at <= now).collect::<Vec<_>>() {
@@ -101,6 +114,14 @@ impl Stack<'_> {
                     }
                 }
             }
+        }
+    }
+
+    /// The member has no agent that would do it.
+    async fn renew(&self) {
+        let Some(ready) = &self.ready else { return };
+        if let Err(failure) = super::enrol::member(&self.place, &ready.invite).await {
+            self.output.warn(&format!("the member's credentials were not renewed: {failure}"));
         }
     }
 

@@ -8,7 +8,7 @@ use bus_schemas::api::{JobView, ResultView, WatchState, ask};
 use bus_schemas::event::Progress;
 use bus_schemas::job::JobState;
 use bus_schemas::receipt::Outcome;
-use bus_schemas::{Code, JobId, MilliMana};
+use bus_schemas::{Code, DeviceId, JobId, MilliMana};
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -67,7 +67,7 @@ impl<'a> Follow<'a> {
         self.say(line);
     }
     pub fn waiting(&mut self, why: &str) {
-        let line = self.phases.line("waiting", why);
+        let line = self.phases.waiting(why);
         self.say(line);
     }
     fn say(&self, line: Option<String>) {
@@ -185,7 +185,7 @@ impl<'a> Follow<'a> {
             }
             JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => {
                 if let Some(why) = &view.waiting {
-                    self.waiting(&format!("{why}   (mesh job explain {})", self.phases.short));
+                    self.waiting(why);
                 }
                 Ok(None)
             }
@@ -209,7 +209,10 @@ impl<'a> Follow<'a> {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));
         }
-        let by = self.phases.device.clone().unwrap_or_else(|| view.receipt.device.to_string());
+        let by = match self.phases.device.clone() {
+            Some(name) => name,
+            None => self.matched(view.receipt.device).await,
+        };
         let worked = match &view.receipt.body.outcome {
             Outcome::Completed(_) => format!("   {}", duration::show(Duration::from_millis(view.receipt.body.claimed_ms))),
             Outcome::Failed(_) | Outcome::Cancelled => String::new(),
@@ -223,6 +226,15 @@ impl<'a> Follow<'a> {
         };
         self.say(line);
         Ok(ended)
+    }
+
+    /// A job that is done at once tells no state of its own; its device has a name all the same.
+    async fn matched(&mut self, device: DeviceId) -> String {
+        let devices = crate::cli::node::all(self.session).await.map(|list| list.devices).unwrap_or_default();
+        let name = devices.into_iter().find(|seen| seen.id == device).map_or_else(|| device.to_string(), |seen| seen.name);
+        let line = self.phases.once("matched", &name);
+        self.say(line);
+        name
     }
 
     /// After Ctrl-C: offers to cancel on a terminal. True where the command ends.
@@ -310,6 +322,10 @@ impl Phases {
             return None;
         }
         self.line(phase, detail)
+    }
+    fn waiting(&mut self, why: &str) -> Option<String> {
+        let detail = format!("{why}   (mesh job explain {})", self.short);
+        self.line("waiting", &detail)
     }
     fn state(&mut self, state: &WatchState) -> Option<String> {
         match state.state {

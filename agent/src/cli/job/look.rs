@@ -109,7 +109,8 @@ pub fn explain_text(explanation: &Explanation) -> String {
         }
     }
     if let Some(decision) = explanation.decisions.first() {
-        text.push_str(&format!("  decided: {}   (bids were awaited {} ms)\n", decision.why, decision.took_ms));
+        let awaited = if decision.took_ms > 0 { format!("   (bids were awaited {} ms)", decision.took_ms) } else { String::new() };
+        text.push_str(&format!("  decided: {}{awaited}\n", decision.why));
     }
     for attempt in &explanation.attempts {
         text.push_str(&format!("  attempt {} on {} ended: {} ({})\n", attempt.number, attempt.device, attempt.class, attempt.message));
