@@ -17,7 +17,6 @@ use bus_schemas::receipt::ReceiptMessage;
 use bus_schemas::subject::{self, header, local};
 use bus_schemas::{Code, DeviceId, Form, Problem, PublicKey, strict};
 use futures::StreamExt;
-use futures::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use crate::local::{Local, subject_words};
@@ -69,51 +68,34 @@ impl Forwarder {
             ..pull::Config::default()
         };
         let context = jetstream::new(self.local.bus.client.clone());
+        // A consumer of a former run still waits for its acknowledgements; a new one hands everything out at once.
+        let _ = context.delete_consumer_from_stream(name, local::OUTBOX).await;
         context.create_consumer_on_stream(config, local::OUTBOX).await.map_err(|error| anyhow::anyhow!("{error}"))?;
         let deliveries = bus::pull::deliveries(&self.local.bus, local::OUTBOX, name, STEP_MAX).await?;
-        let mut chunks = deliveries.ready_chunks(STEP_MAX);
-        loop {
-            let chunk = tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                chunk = chunks.next() => chunk,
-            };
-            let Some(chunk) = chunk else { return Ok(()) };
-            tokio::select! {
-                // What was not acknowledged comes again at the next start.
-                () = stop.cancelled() => return Ok(()),
-                () = self.carry(chunk) => {}
-            }
+        // Each on its own: one that must wait for the hub holds up none that cannot go there anyway.
+        let carried = deliveries.for_each_concurrent(STEP_MAX, |delivery| self.carry(delivery));
+        tokio::select! {
+            // What was not acknowledged comes again at the next start.
+            () = stop.cancelled() => {}
+            () = carried => {}
         }
+        Ok(())
     }
 
-    /// Carries all of them, trying again while the hub is away.
-    async fn carry(&self, mut left: Vec<Delivery>) {
+    /// Carries one message, trying again while the hub is away.
+    async fn carry(&self, delivery: Delivery) {
         let mut pause = Duration::from_millis(100);
         let mut held_since = tokio::time::Instant::now();
-        loop {
-            let done = join_all(left.iter().map(|delivery| self.forward(delivery))).await;
-            let mut again = Vec::new();
-            for (delivery, done) in left.into_iter().zip(done) {
-                if done {
-                    if let Err(error) = self.local.bus.ack_confirmed(&delivery.ack_subject).await {
-                        tracing::debug!(%error, "a forwarded message will come again");
-                    }
-                } else {
-                    again.push(delivery);
-                }
-            }
-            if again.is_empty() {
-                return;
-            }
-            left = again;
+        while !self.forward(&delivery).await {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(2));
             if held_since.elapsed() > ACK_WAIT / 3 {
                 held_since = tokio::time::Instant::now();
-                for delivery in &left {
-                    let _ = self.local.bus.renew_confirmed(&delivery.ack_subject).await;
-                }
+                let _ = self.local.bus.renew_confirmed(&delivery.ack_subject).await;
             }
+        }
+        if let Err(error) = self.local.bus.ack_confirmed(&delivery.ack_subject).await {
+            tracing::debug!(%error, "a forwarded message will come again");
         }
     }
 

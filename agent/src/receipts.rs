@@ -26,6 +26,7 @@ pub struct Message {
     /// The scheduler that gave the work, or asked for it since.
     pub to: InstanceId,
     pub bytes: Bytes,
+    attempts: Vec<AttemptId>,
     /// Receipts in it that are not closed.
     open: usize,
     /// A stream has it: the hub's, or our own OUTBOX.
@@ -46,6 +47,7 @@ pub struct Unsettled {
 
 /// More than this is not kept for sending again, where a stream has it.
 const BYTES_MAX: usize = 64 << 20;
+const ATTEMPTS_MAX: usize = 16_384;
 /// Messages sent again at a time.
 const AGAIN_MAX: usize = 16;
 
@@ -81,18 +83,25 @@ pub fn sign(signer: &Signer, pack: &[Draft]) -> Bytes {
 
 impl Unsettled {
     /// Remembers a message that is about to be sent for the first time.
-    pub fn add(&mut self, to: InstanceId, attempts: impl IntoIterator<Item = AttemptId>, bytes: Bytes, now: Duration) -> Number {
+    pub fn add(&mut self, to: InstanceId, attempts: Vec<AttemptId>, bytes: Bytes, now: Duration) -> Number {
         self.numbers += 1;
         let number = self.numbers;
-        let mut open = 0;
-        for attempt in attempts {
-            open += 1;
-            self.of_attempt.insert(attempt, number);
-        }
+        self.of_attempt.extend(attempts.iter().map(|attempt| (*attempt, number)));
         self.bytes += bytes.len();
-        self.messages.insert(number, Message { to, bytes, open, stored: false, sent: 1, next: now + PATIENCE });
-        self.shrink();
+        let open = attempts.len();
+        self.messages.insert(number, Message { to, bytes, attempts, open, stored: false, sent: 1, next: now + PATIENCE });
         number
+    }
+    /// Lets the oldest stored messages go while there is too much: a stream has them, and a scheduler finds them there. The
+    /// attempts that are forgotten.
+    pub fn shrink(&mut self) -> Vec<AttemptId> {
+        let mut forgotten = Vec::new();
+        while (self.bytes > BYTES_MAX || self.of_attempt.len() > ATTEMPTS_MAX)
+            && let Some(number) = self.messages.iter().find(|(_, message)| message.stored).map(|(number, _)| *number)
+        {
+            forgotten.extend(self.forget(number));
+        }
+        forgotten
     }
     /// A stream has it.
     pub fn stored(&mut self, number: Number) {
@@ -151,21 +160,16 @@ impl Unsettled {
         self.messages.iter().filter(|(_, message)| !message.stored).map(|(number, _)| *number).collect()
     }
 
-    fn forget(&mut self, number: Number) {
-        if let Some(message) = self.messages.remove(&number) {
-            self.bytes -= message.bytes.len();
-            if message.open > 0 {
-                self.of_attempt.retain(|_, of| *of != number);
-            }
-        }
-    }
-    /// Lets the oldest stored messages go while there is too much: the stream has them, a scheduler finds them there.
-    fn shrink(&mut self) {
-        while self.bytes > BYTES_MAX
-            && let Some(number) = self.messages.iter().find(|(_, message)| message.stored).map(|(number, _)| *number)
-        {
-            self.forget(number);
-        }
+    /// Drops a message; its attempts that were open.
+    fn forget(&mut self, number: Number) -> Vec<AttemptId> {
+        let Some(message) = self.messages.remove(&number) else { return vec![] };
+        self.bytes -= message.bytes.len();
+        let open = message.attempts.into_iter().filter(|attempt| self.of_attempt.get(attempt) == Some(&number));
+        let open: Vec<AttemptId> = open.collect();
+        open.iter().for_each(|attempt| {
+            self.of_attempt.remove(attempt);
+        });
+        open
     }
 }
 
@@ -232,7 +236,7 @@ mod tests {
     fn sent_again_until_closed() {
         let second = Duration::from_secs(1);
         let mut unsettled = Unsettled::default();
-        let number = unsettled.add(to("s1"), [attempt(1), attempt(2)], Bytes::from_static(b"m"), second);
+        let number = unsettled.add(to("s1"), vec![attempt(1), attempt(2)], Bytes::from_static(b"m"), second);
         unsettled.sent(number, second, 10 * second);
         assert_eq!(unsettled.due(10 * second, 10 * second), [] as [Number; 0]);
         let mut times = vec![];
@@ -255,13 +259,16 @@ mod tests {
     fn memory_is_bounded_by_what_a_stream_has() {
         let mut unsettled = Unsettled::default();
         let big = Bytes::from(vec![0; 240 * 1024]);
+        let mut forgotten = vec![];
         for n in 0..400 {
-            let number = unsettled.add(to("s"), [attempt(n)], big.clone(), Duration::ZERO);
+            let number = unsettled.add(to("s"), vec![attempt(n)], big.clone(), Duration::ZERO);
             if n > 0 {
                 unsettled.stored(number);
             }
+            forgotten.extend(unsettled.shrink());
         }
-        assert!(unsettled.bytes <= BYTES_MAX + big.len());
+        assert!(unsettled.bytes <= BYTES_MAX);
+        assert_eq!((forgotten.len() + unsettled.len(), forgotten[0]), (400, attempt(1)), "the oldest that a stream has");
         assert!(unsettled.of(&attempt(0)).is_some(), "nobody else has it");
         assert_eq!(unsettled.not_stored().len(), 1);
     }

@@ -32,8 +32,6 @@ use state::{Agent, Happened};
 
 /// How long an orderly stop waits for the last receipts.
 const DRAIN_MAX: Duration = Duration::from_secs(3);
-/// How often running work is looked at, to tell how far it is.
-const LOOK: Duration = Duration::from_millis(500);
 
 /// Runs the device of `home` until `stop`: `mesh start`.
 ///
@@ -188,7 +186,7 @@ impl Agent {
                 Some(message) = doors.watch.next() => self.on_watch(message).await,
                 Some(happened) = happenings.recv() => self.on_happened(happened).await,
                 Some(message) = next(&mut doors.questions) => self.on_question(message),
-                () = tokio::time::sleep(LOOK), if self.is_computing() => self.look(),
+                () = tokio::time::sleep_until(self.next_look().unwrap_or(wake).into()), if self.next_look().is_some() => self.look(),
                 () = tokio::time::sleep_until(wake.into()) => self.beat(),
             }
         }
@@ -206,7 +204,7 @@ impl Agent {
             Happened::Fetched { attempt, texts } => self.on_fetched(attempt, texts),
             Happened::Finished(finished) => self.on_finished(finished),
             Happened::Uploaded { attempt, result } => self.on_uploaded(attempt, result),
-            Happened::Sent { number, stored, kept } => self.on_sent(number, stored, kept),
+            Happened::Sent { number, stored } => self.on_sent(number, stored),
             Happened::Beat(answer) => self.on_beat(answer),
         }
     }

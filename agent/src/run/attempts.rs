@@ -15,6 +15,8 @@ use crate::receipts::{self, Draft, Number, is_inline};
 use crate::work::Was;
 use crate::{bidding, crash};
 
+/// How often running work is looked at.
+const LOOK: Duration = Duration::from_millis(500);
 /// Work that ends within this tells nothing on its way.
 const QUIET: Duration = Duration::from_secs(1);
 const STORE_MAX: Duration = Duration::from_secs(5);
@@ -195,20 +197,22 @@ impl Agent {
         crash::point("before_receipt");
         for pack in receipts::pack(drafts) {
             let bytes = receipts::sign(&self.signer, &pack);
-            let attempts = pack.iter().map(|draft| draft.receipt.attempt);
+            let attempts = pack.iter().map(|draft| draft.receipt.attempt).collect();
             let number = self.unsettled.add(to.clone(), attempts, bytes, self.now());
-            let kept = pack.iter().filter_map(|draft| self.held.get_mut(&draft.receipt.attempt)?.kept.take()).collect();
-            self.deliver(number, false, kept);
+            let kept: Vec<u64> = pack.iter().filter_map(|draft| self.held.get_mut(&draft.receipt.attempt)?.kept.take()).collect();
+            if !kept.is_empty() {
+                self.kept_until_stored.insert(number, kept);
+            }
+            self.send_message(number, false);
+        }
+        for attempt in self.unsettled.shrink() {
+            self.work.close(&attempt);
+            self.held.remove(&attempt);
         }
     }
 
-    /// Sends a message that was sent before, to its scheduler or to any.
+    /// Sends a message of receipts to its scheduler or to any: straight to the hub, or into the OUTBOX where that fails.
     pub fn send_message(&mut self, number: Number, to_any: bool) {
-        self.deliver(number, to_any, vec![]);
-    }
-
-    /// Straight to the hub, or into the OUTBOX where that fails.
-    fn deliver(&mut self, number: Number, to_any: bool, kept: Vec<u64>) {
         let Some(message) = self.unsettled.get(number) else { return };
         let device = &self.trust.device;
         let to = if to_any { subject::receipt_any(device) } else { subject::receipt(device, &message.to) };
@@ -226,18 +230,18 @@ impl Agent {
                     false
                 }
             };
-            let _ = happened.send(Happened::Sent { number, stored, kept });
+            let _ = happened.send(Happened::Sent { number, stored });
         });
     }
 
-    pub fn on_sent(&mut self, number: Number, stored: bool, kept: Vec<u64>) {
+    pub fn on_sent(&mut self, number: Number, stored: bool) {
         self.sending = self.sending.saturating_sub(1);
         let now = self.now();
         if stored {
             crash::point("after_receipt");
             self.unsettled.stored(number);
             self.unsettled.sent(number, now, self.timings.renewal);
-            if let (false, Some(local)) = (kept.is_empty(), self.local.clone()) {
+            if let (Some(kept), Some(local)) = (self.kept_until_stored.remove(&number), self.local.clone()) {
                 tokio::spawn(async move {
                     for seq in kept {
                         local.forget(seq).await;
@@ -249,22 +253,27 @@ impl Agent {
         }
     }
 
-    pub fn is_computing(&self) -> bool {
-        self.held.values().any(|held| held.started.is_some() && held.stage != Stage::Waiting)
+    /// When running work is to be looked at; `None` while nothing runs.
+    pub fn next_look(&self) -> Option<Instant> {
+        (self.work.running() > 0).then_some(self.next_look)
     }
 
-    /// Tells how far running work is, once it has run for a second.
+    /// Tells how far running work is, once it has run for a second, and ends what takes too long outside an engine.
     pub fn look(&mut self) {
-        let long = self.held.iter().filter(|(_, held)| held.stage != Stage::Waiting && held.started.is_some_and(|at| at.elapsed() > QUIET));
-        let news: Vec<(AttemptId, bool, bus_schemas::event::Progress)> =
-            long.map(|(attempt, held)| (*attempt, held.told.is_none(), progress(held))).collect();
-        for (attempt, first, progress) in news {
+        self.next_look = Instant::now() + LOOK;
+        for attempt in self.work.attempts_at_work() {
+            let Some(held) = self.held.get_mut(&attempt) else { continue };
+            let Some(ran) = held.started.map(|at| at.elapsed()).filter(|ran| *ran > QUIET) else { continue };
+            if held.stage != Stage::Computing && ran > Duration::from_millis(held.assignment.timeout_ms) {
+                self.fail(&attempt, FailureClass::Timeout, "moving its input or result took longer than its timeout", true);
+                continue;
+            }
+            let progress = progress(held);
+            let (first, last) = (held.told.is_none(), held.told.replace(progress.basis_points));
             if first {
                 self.event(&attempt, EventKind::Started);
             }
-            let Some(held) = self.held.get_mut(&attempt) else { continue };
-            if first || held.told != Some(progress.basis_points) {
-                held.told = Some(progress.basis_points);
+            if last != Some(progress.basis_points) {
                 self.event(&attempt, EventKind::Progress(progress));
             }
         }

@@ -168,6 +168,9 @@ impl Agent {
                     let outcome = completed(&result);
                     at_once.extend(self.end(&attempt, outcome, Some(result.into())));
                 } else {
+                    if let Some(held) = self.held.get_mut(&attempt) {
+                        held.started = Some(Instant::now());
+                    }
                     let cid = Cid::of(&result);
                     self.upload(attempt, result, cid);
                 }

@@ -38,11 +38,10 @@ pub enum Happened {
         attempt: AttemptId,
         result: Result<ResultRef, Problem>,
     },
-    /// A message of receipts was sent; `stored`: a stream has it; `kept`: what WORK need not keep any longer then.
+    /// A message of receipts was sent; `stored`: a stream has it.
     Sent {
         number: Number,
         stored: bool,
-        kept: Vec<u64>,
     },
     /// A heartbeat's answer: how long it took, or why there was none.
     Beat(Result<Duration, String>),
@@ -123,6 +122,8 @@ pub struct Agent {
     pub work: Work,
     pub held: HashMap<AttemptId, Held>,
     pub unsettled: Unsettled,
+    /// What WORK keeps until a stream has the receipts.
+    pub kept_until_stored: HashMap<Number, Vec<u64>>,
     /// Messages of receipts on their way.
     pub sending: usize,
     /// Why it takes no work.
@@ -132,6 +133,7 @@ pub struct Agent {
 
     pub started: Instant,
     pub next_beat: Instant,
+    pub next_look: Instant,
     pub link: LinkStatus,
     pub totals: Totals,
     pub counts: Arc<Counts>,
@@ -172,10 +174,12 @@ impl Agent {
             engines,
             held: HashMap::new(),
             unsettled: Unsettled::default(),
+            kept_until_stored: HashMap::new(),
             sending: 0,
             closed: paused,
             started: now,
             next_beat: now,
+            next_look: now,
             link: LinkStatus::default(),
             totals: Totals::default(),
             local_url: None,
