@@ -28,6 +28,7 @@ pub mod resources;
 pub mod stream;
 pub mod strict;
 pub mod subject;
+pub mod submission;
 
 pub use code::{Code, Problem};
 pub use envelope::{Batch, Form, Proof, Signer, Verified, Verifier};
