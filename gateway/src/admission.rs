@@ -6,14 +6,8 @@
 use bus_schemas::envelope::{self, Batch, Form, HEADER_KEY, HEADER_SIG, HEADER_TYPE, Proof, Verifier};
 use bus_schemas::id::{Cid, JobId, MemberId, NetworkId};
 use bus_schemas::job::{JobSpec, SignedBy, check_key, unsigned_job_id};
-use bus_schemas::{Code, Problem, UnixMs, limits};
-use serde::Deserialize;
-use serde::de::{IgnoredAny, SeqAccess, Visitor};
-use serde_bytes::ByteBuf;
-use serde_json::value::RawValue;
-
-/// Jobs of one JSON array.
-pub const ARRAY_MAX: usize = 1_000;
+use bus_schemas::submission::{Carrier, Peek, split_array};
+use bus_schemas::{Code, Problem, PublicKey, UnixMs, limits};
 
 /// One message as it came in.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +57,7 @@ pub struct Admit {
     pub spec: JobSpec,
     pub form: Form,
     /// Verbatim.
-    pub body: ByteBuf,
+    pub body: Vec<u8>,
     pub signed: Option<SignedBy>,
 }
 
@@ -154,7 +148,7 @@ impl Submission<'_> {
         let refuse = |key: Option<String>, problem: Problem| {
             let name = key.clone().unwrap_or_else(|| numbered(self.fallback_key));
             let job = unsigned_job_id(&self.member, &name, raw);
-            Candidate::Refuse(Refused { job, key, kind: kind_of(Form::Json, raw), problem })
+            Candidate::Refuse(Refused { job, key, kind: Peek::at(Form::Json, raw).kind, problem })
         };
         if let Err(problem) = check_key(&key) {
             return refuse(None, problem);
@@ -170,25 +164,13 @@ impl Submission<'_> {
             return refuse(Some(key), Problem::new(Code::BadSignature, detail));
         }
         let job = unsigned_job_id(&self.member, &key, raw);
-        Candidate::Admit(Box::new(Admit { job, key, spec, form: Form::Json, body: ByteBuf::from(raw), signed: None }))
+        Candidate::Admit(Box::new(Admit { job, key, spec, form: Form::Json, body: raw.to_vec(), signed: None }))
     }
 
     fn array(&self) -> Sorted {
-        let whole = |problem: Problem| Sorted::One(self.refuse_whole(problem));
-        let text = match std::str::from_utf8(self.payload) {
-            Ok(text) => text,
-            Err(error) => return whole(Problem::new(Code::NotUtf8, format!("byte {} is not UTF-8", error.valid_up_to()))),
-        };
-        match serde_json::from_str::<Vec<&RawValue>>(text) {
-            Ok(jobs) if jobs.is_empty() => whole(Problem::new(Code::Empty, "the list of jobs is empty")),
-            Ok(jobs) if jobs.len() > ARRAY_MAX => {
-                whole(Problem::new(Code::TooMany, format!("{} jobs, at most {ARRAY_MAX} are allowed in one message", jobs.len())))
-            }
-            Ok(jobs) => Sorted::Many(jobs.iter().enumerate().map(|(i, job)| self.unsigned(job.get().as_bytes(), Some(i))).collect()),
-            Err(error) if error.to_string().contains("recursion limit") => {
-                whole(Problem::new(Code::TooDeep, format!("nested deeper than {} levels", limits::DEPTH_MAX)))
-            }
-            Err(error) => whole(Problem::new(Code::NotJson, error.to_string())),
+        match split_array(self.payload) {
+            Ok(jobs) => Sorted::Many(jobs.into_iter().enumerate().map(|(i, job)| self.unsigned(job, Some(i))).collect()),
+            Err(problem) => Sorted::One(self.refuse_whole(problem)),
         }
     }
 
@@ -207,7 +189,7 @@ impl Submission<'_> {
     }
 
     fn msgpack(&self, verifier: &mut Verifier) -> Sorted {
-        let carrier = carrier_of(self.payload).and_then(|carrier| match carrier {
+        let carrier = Carrier::of(self.payload).and_then(|carrier| match carrier {
             Carrier::Batch => Batch::decode(self.payload).map(Ok),
             Carrier::Proof => Proof::decode(self.payload).map(Err),
         });
@@ -236,7 +218,7 @@ impl Submission<'_> {
         }
     }
 
-    fn check_signed(&self, spec: &JobSpec, signer: bus_schemas::PublicKey) -> Result<(), Problem> {
+    fn check_signed(&self, spec: &JobSpec, signer: PublicKey) -> Result<(), Problem> {
         spec.check()?;
         let (Some(net), Some(by), Some(_), Some(at), Some(exp)) = (spec.net, spec.by, &spec.key, spec.at, spec.exp) else {
             return Err(Problem::new(Code::MissingField, "a signed job needs the fields `net`, `by`, `key`, `at` and `exp`"));
@@ -264,7 +246,7 @@ impl Submission<'_> {
     }
 
     fn signed(&self, spec: JobSpec, form: Form, proof: Proof) -> Candidate {
-        let body = proof.b.clone();
+        let body = proof.b.to_vec();
         let job = JobId(Cid::of(&body));
         let key = spec.key.clone().unwrap_or_default();
         Candidate::Admit(Box::new(Admit { job, key, spec, form, body, signed: Some(SignedBy::from(proof)) }))
@@ -276,74 +258,12 @@ impl Submission<'_> {
     }
 }
 
-/// What can be told of a body that was refused.
-#[derive(Deserialize, Default)]
-struct Peek {
-    #[serde(default)]
-    kind: Option<String>,
-    #[serde(default)]
-    key: Option<String>,
-}
-impl Peek {
-    fn at(form: Form, body: &[u8]) -> Self {
-        let peek: Self = match form {
-            Form::Json => serde_json::from_slice(body).unwrap_or_default(),
-            Form::Msgpack => msgpack(body).unwrap_or_default(),
-        };
-        let kind = peek.kind.map(|kind| kind.chars().take(40).collect());
-        Self { kind, key: peek.key.filter(|key| check_key(key).is_ok()) }
-    }
-}
-fn kind_of(form: Form, body: &[u8]) -> Option<String> {
-    Peek::at(form, body).kind
-}
-
-enum Carrier {
-    Batch,
-    Proof,
-}
-/// A batch has a list of bodies in `b`, a proof has one.
-fn carrier_of(payload: &[u8]) -> Result<Carrier, Problem> {
-    #[derive(Deserialize)]
-    struct Shape {
-        b: Bodies,
-    }
-    struct Bodies(Carrier);
-    impl<'de> Deserialize<'de> for Bodies {
-        fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-            struct Look;
-            impl<'de> Visitor<'de> for Look {
-                type Value = Bodies;
-                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                    f.write_str("bytes or a list of bytes")
-                }
-                fn visit_bytes<E>(self, _: &[u8]) -> Result<Bodies, E> {
-                    Ok(Bodies(Carrier::Proof))
-                }
-                fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Bodies, A::Error> {
-                    while seq.next_element::<IgnoredAny>()?.is_some() {}
-                    Ok(Bodies(Carrier::Batch))
-                }
-            }
-            d.deserialize_any(Look)
-        }
-    }
-    msgpack::<Shape>(payload).map(|shape| shape.b.0).map_err(|error| {
-        let detail = format!("a signed batch `{{v,t,b,k,s}}` or a proof `{{v,t,b,i,n,h,k,s}}` is expected: {error}");
-        Problem::new(Code::NotMsgpack, detail)
-    })
-}
-fn msgpack<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, rmp_serde::decode::Error> {
-    let mut reader = rmp_serde::Deserializer::from_read_ref(bytes);
-    reader.set_max_depth(limits::DEPTH_MAX + 8);
-    T::deserialize(&mut reader)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use bus_schemas::Signer;
     use bus_schemas::envelope::{Body, encode};
+    use bus_schemas::submission::ARRAY_MAX;
     use proptest::prelude::*;
     use serde::Serialize;
 
@@ -569,7 +489,7 @@ mod tests {
         assert!(matches!(&list[..], [Candidate::Admit(_), Candidate::Refuse(_), Candidate::Admit(_)]));
         let Candidate::Admit(admit) = &list[0] else { panic!() };
         assert_eq!(admit.job, JobId(Cid::of(&encode(&spec()))));
-        let proof = admit.signed.as_ref().unwrap().proof(admit.body.clone());
+        let proof = admit.signed.as_ref().unwrap().proof(admit.body.clone().into());
         assert!(proof.verify::<JobSpec>(&mut Verifier::default()).is_ok(), "it stays provable by itself");
     }
 

@@ -29,7 +29,10 @@ impl World {
             return Err(Problem::new(Code::Empty, "a chunk has at least one byte"));
         }
         if data.len() > limits::BLOB_CHUNK {
-            return Err(Problem::new(Code::TooLarge, format!("a chunk of {} bytes, at most {} are allowed", data.len(), limits::BLOB_CHUNK)));
+            return Err(Problem::new(
+                Code::TooLarge,
+                format!("a chunk of {} bytes, at most {} are allowed", data.len(), limits::BLOB_CHUNK),
+            ));
         }
         let (cid, bytes) = (Cid::of(&data), data.len() as u64);
         self.put(blob::chunk(&cid), data).await?;
@@ -58,7 +61,10 @@ impl World {
             let data = self.chunk(chunk).await?;
             bytes += data.len();
             if bytes > limits::BLOB_BYTES_MAX {
-                return Err(Problem::new(Code::TooLarge, format!("more than {} bytes, the most that a blob may have", limits::BLOB_BYTES_MAX)));
+                return Err(Problem::new(
+                    Code::TooLarge,
+                    format!("more than {} bytes, the most that a blob may have", limits::BLOB_BYTES_MAX),
+                ));
             }
             hash.update(&data);
         }

@@ -87,7 +87,8 @@ impl Fleet {
             return views.clone();
         }
         let now = Instant::now();
-        let views = Arc::new(inner.records.values().map(|record| view(record, inner.beats.get(&record.device), now, inner.silence)).collect());
+        let views =
+            Arc::new(inner.records.values().map(|record| view(record, inner.beats.get(&record.device), now, inner.silence)).collect());
         inner.views = Some((now, Arc::clone(&views)));
         views
     }
@@ -325,7 +326,7 @@ mod tests {
             .iter()
             .map(|considered| match &considered.verdict {
                 Verdict::Out { reasons } => reasons.join("; "),
-                other => panic!("{other:?}"),
+                Verdict::NotAsked | Verdict::Declined { .. } | Verdict::NoAnswer | Verdict::Bid { .. } => panic!("asked"),
             })
             .collect();
         assert!(reasons.contains(&"offline since 1970-01-01T00:00:00.007Z".to_owned()), "{reasons:?}");

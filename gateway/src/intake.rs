@@ -231,12 +231,7 @@ async fn admit(world: &World, chunk: Vec<Asked>, deadline: tokio::time::Instant)
             Judged::Go(hold) => funded.push(fund(world, asked, &hold, now)),
             Judged::Ended => (),
             Judged::Refuse(problem) => {
-                let refused = Refused {
-                    job: asked.admit.job,
-                    key: Some(asked.admit.key),
-                    kind: Some(asked.admit.spec.kind),
-                    problem,
-                };
+                let refused = Refused { job: asked.admit.job, key: Some(asked.admit.key), kind: Some(asked.admit.spec.kind), problem };
                 step.records.push(refuse(world, asked.asker, asked.member, refused).await);
             }
         }
@@ -249,7 +244,8 @@ async fn admit(world: &World, chunk: Vec<Asked>, deadline: tokio::time::Instant)
             continue;
         }
         if let Some(decision) = &funded.nothing_fits {
-            watch(world, &funded.job, WatchState { why: Some(decision.why.clone()), ..state(funded.job.job, JobState::Submitted, now) }).await;
+            watch(world, &funded.job, WatchState { why: Some(decision.why.clone()), ..state(funded.job.job, JobState::Submitted, now) })
+                .await;
         }
         step.records.push(record(world.net, funded, now));
     }
@@ -300,9 +296,10 @@ fn judge(job: &JobId, outcome: LedgerOutcome) -> Judged {
             Some(hold) if hold.job != *job => Judged::Refuse(Problem::new(Code::Conflict, "the key was used for another job")),
             Some(hold) => match hold.state {
                 HoldState::Open => Judged::Go(hold),
-                HoldState::Voided { reason: VoidReason::Expired | VoidReason::NotAdmitted } => {
-                    Judged::Refuse(Problem::new(Code::NotAdmitted, "its hold was returned before it became a job; send it again with a new key"))
-                }
+                HoldState::Voided { reason: VoidReason::Expired | VoidReason::NotAdmitted } => Judged::Refuse(Problem::new(
+                    Code::NotAdmitted,
+                    "its hold was returned before it became a job; send it again with a new key",
+                )),
                 HoldState::Settled { .. }
                 | HoldState::Voided { reason: VoidReason::Cancelled | VoidReason::Failed | VoidReason::NotPlaced } => Judged::Ended,
             },
@@ -327,7 +324,7 @@ fn fund(world: &World, asked: Asked, hold: &HoldView, now: UnixMs) -> Funded {
         hold_mmana: hold.amount_mmana,
         hold_expires: hold.expires,
         form,
-        body,
+        body: body.into(),
         signed,
     };
     Funded { message, job, kind: spec.kind, nothing_fits }
@@ -426,13 +423,8 @@ mod tests {
     use bus_schemas::{Cid, FactId, MilliMana, Signer};
 
     fn done(job: JobId, repeat: bool, state: HoldState) -> LedgerOutcome {
-        let hold = HoldView {
-            job,
-            member: Signer::from_seed(&[1; 32]).public().member_id(),
-            amount_mmana: MilliMana::mana(1),
-            expires: 9,
-            state,
-        };
+        let hold =
+            HoldView { job, member: Signer::from_seed(&[1; 32]).public().member_id(), amount_mmana: MilliMana::mana(1), expires: 9, state };
         LedgerOutcome::Done(Done { fact: FactId(Cid::of(b"f")), seq: 1, repeat, hold: Some(hold) })
     }
 

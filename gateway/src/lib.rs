@@ -21,12 +21,12 @@ pub mod admission;
 pub mod intake;
 pub mod recorder;
 
-pub mod submit;
-pub mod jobs;
-pub mod credit;
 pub mod blobs;
+pub mod credit;
+pub mod jobs;
 pub mod routes;
 pub mod service;
+pub mod submit;
 
 pub mod history;
 pub mod projection;

@@ -18,7 +18,9 @@ use crate::world::{World, lock};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Told {
     /// It is a job; why it waits, where nothing fits now.
-    Admitted { waiting: Option<String> },
+    Admitted {
+        waiting: Option<String>,
+    },
     Rejected(Problem),
 }
 
@@ -31,9 +33,12 @@ pub struct Running {
 /// Running jobs that are remembered; beyond it they are forgotten and learned again from their next event.
 const RUNNING_MAX: usize = 20_000;
 
+type Waiters = HashMap<JobId, Vec<oneshot::Sender<Told>>>;
+
 #[derive(Default)]
 pub struct Live {
-    waiters: Mutex<HashMap<MemberId, HashMap<JobId, Vec<oneshot::Sender<Told>>>>>,
+    /// Who waits for which job of which member.
+    waiters: Mutex<HashMap<MemberId, Waiters>>,
     running: Mutex<HashMap<JobId, Running>>,
 }
 

@@ -57,8 +57,7 @@ impl World {
         let member = self.member_of(asker).await?;
         let made = bus::keys::random_hex::<12>().map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         let door_key = format!("door:{made}");
-        let submission =
-            Submission { net: self.net, member, headers, payload: &payload, fallback_key: &door_key, now: self.now() };
+        let submission = Submission { net: self.net, member, headers, payload: &payload, fallback_key: &door_key, now: self.now() };
         let sorted = admission::sort(&submission, &mut lock(&self.verifier));
         let sound = sorted.as_slice().iter().any(|candidate| matches!(candidate, Candidate::Admit(_)));
         if !sound {

@@ -30,11 +30,15 @@ pub struct Moment {
 
 /// The state of a job at this moment.
 pub fn state(known: &Known, moment: &Moment) -> JobState {
-    match known.state.unwrap_or(JobState::Submitted) {
-        ended if ended.is_final() => ended,
-        _ if moment.running.is_some() => JobState::Executing,
-        _ if moment.holder.is_some() => JobState::Assigned,
-        waits => waits,
+    let stored = known.state.unwrap_or(JobState::Submitted);
+    if stored.is_final() {
+        stored
+    } else if moment.running.is_some() {
+        JobState::Executing
+    } else if moment.holder.is_some() {
+        JobState::Assigned
+    } else {
+        stored
     }
 }
 
@@ -259,6 +263,9 @@ mod tests {
         let explained = explanation(id, &waits, &Moment::default());
         assert_eq!(explained.decisions.iter().map(|d| d.at).collect::<Vec<_>>(), [3, 1]);
         assert_eq!(explained.summary, "waits since 2027-01-15T08:00:00.000Z: 0 of 3 devices fit");
-        assert_eq!(job(Signer::from_seed(&[1; 32]).public().member_id(), id, &waits, &Moment::default()).waiting.unwrap(), "0 of 3 devices fit");
+        assert_eq!(
+            job(Signer::from_seed(&[1; 32]).public().member_id(), id, &waits, &Moment::default()).waiting.unwrap(),
+            "0 of 3 devices fit"
+        );
     }
 }

@@ -1,5 +1,5 @@
 //! A gateway as people meet it: the program on a real hub and a real Postgres, with somebody who keeps simple books.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::TcpListener;
