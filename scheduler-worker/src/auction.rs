@@ -103,8 +103,19 @@ pub struct Decided {
     /// Best first: a definite no lets the next one win.
     pub order: Vec<(DeviceId, Quote)>,
     pub decision: Decision,
-    /// Nobody bid, and all who answered said that their queue is full: worth asking again soon.
-    pub only_busy: bool,
+    /// Where `order` is empty: what kind of nobody.
+    pub nobody: Option<Nobody>,
+}
+
+/// Why an auction found nobody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Nobody {
+    /// Not one word came in time: a hiccup, worth asking again soon.
+    Answered,
+    /// All who answered said that their queue is full: worth asking again as soon as something ends there.
+    Busy,
+    /// The noes have reasons that last.
+    Willing,
 }
 
 /// Chooses whom to ask: of the devices that fit at most [`OFFERS_MAX`], the best known and a random rest. `chance` is a random number.
@@ -204,8 +215,14 @@ fn decide_one(
         winner: ranked.first().map(|first| first.candidate.device.id),
         why,
     };
-    let only_busy = bids == 0 && busy > 0 && busy == answered;
-    Decided { job: job.job, order: ranked.iter().map(|bid| (bid.candidate.device.id, bid.quote)).collect(), decision, only_busy }
+    let nobody = match (bids, answered) {
+        (1.., _) => None,
+        (0, 0) => Some(Nobody::Answered),
+        (0, _) if busy == answered => Some(Nobody::Busy),
+        (0, _) => Some(Nobody::Willing),
+    };
+    let order = ranked.iter().map(|bid| (bid.candidate.device.id, bid.quote)).collect();
+    Decided { job: job.job, order, decision, nobody }
 }
 
 fn why_it_won(first: &Ranked<'_>, second: Option<&Ranked<'_>>, bids: usize, others: usize, late: usize, newcomer: bool) -> String {

@@ -14,7 +14,7 @@ use bus_schemas::offer::{Bid, BidAnswer, Decline, Offer};
 use bus_schemas::{Batch, DeviceId, JobId, UnixMs, subject};
 use bytes::Bytes;
 
-use crate::auction::{Bidding, Candidate, Decided, Window, choose_whom_to_ask, decide};
+use crate::auction::{Bidding, Candidate, Decided, Nobody, Window, choose_whom_to_ask, decide};
 use crate::crash;
 use crate::job::Phase;
 use crate::measure;
@@ -26,6 +26,8 @@ const OPEN_MAX: usize = 4;
 const BATCH_MIN: usize = 32;
 /// Jobs that take no place in a device's queue, on one device at once: enough batches to keep it and the way there busy.
 const INSTANT_MAX: usize = OPEN_MAX * STEP_MAX;
+/// Auctions without a single answer that a job has in quick succession; after that it waits.
+const UNANSWERED_MAX: u32 = 3;
 /// A device that said its queue is full is asked again after this, or at its next receipt.
 pub const FULL_FOR: Duration = Duration::from_millis(250);
 
@@ -301,7 +303,13 @@ impl World {
                     job.bids_left = order;
                     wins.entry(device).or_default().push((one.job, quote));
                 }
-                None if one.only_busy => self.make_ready(one.job),
+                None if one.nobody == Some(Nobody::Busy) => self.make_ready(one.job),
+                None if one.nobody == Some(Nobody::Answered) && job.unanswered < UNANSWERED_MAX => {
+                    job.unanswered += 1;
+                    let until = now + FULL_FOR;
+                    job.phase = Phase::BackOff { until };
+                    self.back_off_by(until);
+                }
                 None => self.wait(one.job, one.decision, now),
             }
         }

@@ -152,6 +152,9 @@ impl Fleet {
     pub fn live(&self) -> impl Iterator<Item = &Device> {
         self.devices.values().filter(|device| device.is_live())
     }
+    pub fn is_revoked(&self, device: &DeviceId) -> bool {
+        self.devices.get(device).is_some_and(|found| found.record.revoked)
+    }
     pub fn name(&self, device: &DeviceId) -> String {
         self.devices.get(device).map_or_else(|| device.to_string(), |found| found.view.name.clone())
     }

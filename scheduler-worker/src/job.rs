@@ -102,6 +102,8 @@ pub struct Job {
     pub avoid: Vec<DeviceId>,
     pub last_number: u32,
     pub waited: u32,
+    /// Auctions in which nobody said a word.
+    pub unanswered: u32,
     /// The last reason for waiting that was recorded.
     pub waiting_why: Option<String>,
     /// The auction that led to the current attempt, or found nobody.

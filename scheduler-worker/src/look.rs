@@ -329,7 +329,7 @@ impl World {
                 Step::Wait | Step::TakeOver { .. } | Step::AskPayee { .. } => {
                     left.insert(id, one);
                 }
-                step => steps.push((id, step)),
+                step @ (Step::Auction { .. } | Step::Finish { .. } | Step::Drop { .. } | Step::DropUnfunded) => steps.push((id, step)),
             }
         }
         found.jobs = left;

@@ -4,7 +4,7 @@ use bus_schemas::eligibility::Needs;
 use bus_schemas::history::{Back, EndedAttempt};
 use bus_schemas::ledger::{HoldState, VoidReason};
 use bus_schemas::limits::{ATTEMPTS_MAX, BACKOFF_MS};
-use bus_schemas::receipt::{Failure, FailureClass};
+use bus_schemas::receipt::FailureClass;
 use bus_schemas::{AttemptId, Code, DeviceId, MilliMana, Problem, ReceiptId};
 
 /// What is known about a delivery before anything is asked.
@@ -127,11 +127,6 @@ fn said(one: &EndedAttempt) -> String {
     format!("{} on {}: {}", one.failure.class.name(), one.device, one.failure.message)
 }
 
-/// The failure that a device's silence is.
-pub fn silent(seconds: u64) -> Failure {
-    Failure { class: FailureClass::DeviceDisconnect, message: format!("the device was not heard of for {seconds} s"), retryable: true }
-}
-
 /// Devices that failed this job, to be left out as long as others fit. A job that names one device leaves none out.
 pub fn avoided<'a>(needs: &Needs, ended: impl IntoIterator<Item = &'a EndedAttempt>) -> Vec<DeviceId> {
     if needs.target.is_some() {
@@ -151,6 +146,7 @@ pub fn next_number(last: u32, delivered: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bus_schemas::receipt::Failure;
     use bus_schemas::{Cid, JobId, NetworkId, Signer};
     use proptest::prelude::*;
 
@@ -251,7 +247,9 @@ mod tests {
             match next_step(&past) {
                 Step::Auction { .. } => prop_assert!(unheard == 0 || given.is_some_and(|d| d + 1 == delivered)),
                 Step::Wait => prop_assert!(unheard > 0),
-                other => prop_assert!(false, "{:?}", other),
+                Step::TakeOver { .. } | Step::AskPayee { .. } | Step::Finish { .. } | Step::Drop { .. } | Step::DropUnfunded => {
+                    prop_assert!(false, "an open job that nobody names is auctioned or waits");
+                }
             }
         }
 

@@ -26,9 +26,6 @@ const PREFETCH: usize = 256;
 /// Jobs that end within this after a stop end here; the rest is given back.
 const STOP_WITHIN: Duration = Duration::from_secs(5);
 
-/// How long a hub that has just started may take to have its streams.
-const STREAMS_WITHIN: Duration = Duration::from_secs(15);
-
 /// What arrives by subscription.
 enum In {
     Bids(Message),
@@ -61,7 +58,9 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     let (done, mut finished) = mpsc::unbounded_channel();
     let mut world = World::new(bus.clone(), config, done, Instant::now());
     tracing::info!(s = %world.s, network = %world.net, "the scheduler starts");
-    wait_for_streams(&world, &stop).await?;
+    if !wait_for_streams(&world, &health, &stop).await {
+        return Ok(());
+    }
     let mut inbox = subscribe(&world).await?.ready_chunks(TURN_MAX);
     let first = refresh(&bus, 1, true).await.context("failed to read devices and cancels")?;
     world.refreshed(first, Instant::now());
@@ -121,24 +120,31 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     Ok(())
 }
 
-/// Compares what this part uses with the table; a hub that has just started gets a while.
-async fn wait_for_streams(world: &World, stop: &CancellationToken) -> anyhow::Result<()> {
+/// Compares what this part uses with the table, again and again until it fits: nobody waits for another part to start.
+async fn wait_for_streams(world: &World, health: &Health, stop: &CancellationToken) -> bool {
     let buckets = [stream::KV_DEVICES, stream::KV_REPUTATION].map(|bucket| format!("KV_{bucket}"));
     let plain = [stream::JOBS, stream::RECEIPTS, stream::HISTORY, stream::BACK, stream::CANCELS, stream::HEARTBEATS, stream::DLQ];
     let streams: Vec<&str> = plain.into_iter().chain(buckets.iter().map(String::as_str)).collect();
     let consumers = Class::ALL.map(|class| (stream::JOBS, stream::jobs_consumer(class)));
-    let give_up = Instant::now() + STREAMS_WITHIN;
-    loop {
+    let mut said = String::new();
+    while !stop.is_cancelled() {
         match world.bus.check_streams(&world.config.timings, &streams, &consumers).await {
-            Ok(()) => return Ok(()),
-            Err(error) if Instant::now() >= give_up || stop.is_cancelled() => return Err(error),
-            Err(error) => tracing::debug!(%error, "the streams are not there yet"),
+            Ok(()) => return true,
+            Err(error) => {
+                let why = format!("{error:#}");
+                health.set("jobs", Err(why.clone()));
+                if said != why {
+                    tracing::warn!(why, "waiting for the streams");
+                    said = why;
+                }
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(Duration::from_millis(250)) => {}
             () = stop.cancelled() => {}
         }
     }
+    false
 }
 
 /// Sends what the world wants sent.
@@ -222,6 +228,10 @@ impl World {
         match self.fleet.record(value, now, &mut self.verifier) {
             Ok(changed) => self.look_again |= changed.look_again,
             Err(problem) => tracing::error!(%problem, "a device record cannot be read"),
+        }
+        let revoked: Vec<DeviceId> = self.on_device.keys().filter(|id| self.fleet.is_revoked(id)).copied().collect();
+        for device in revoked {
+            self.moves_on(device, "the device was revoked", now);
         }
     }
 

@@ -5,11 +5,10 @@ use std::time::{Duration, Instant};
 use bus_schemas::heartbeat::SchedulerHeartbeat;
 use bus_schemas::ledger::VoidReason;
 use bus_schemas::receipt::{Failure, FailureClass};
-use bus_schemas::{Code, JobId, Problem, subject};
+use bus_schemas::{Code, DeviceId, JobId, Problem, subject};
 
 use crate::job::Phase;
 use crate::measure;
-use crate::next_step::silent;
 use crate::world::World;
 
 /// What a sweep found about one job.
@@ -31,13 +30,9 @@ impl World {
         if !gone.is_empty() {
             self.look_again = true;
         }
-        let seconds = self.config.timings.silence.as_secs();
+        let why = format!("the device was not heard of for {} s", self.config.timings.silence.as_secs());
         for device in gone {
-            let mut jobs: Vec<JobId> = self.on_device.get(&device).map(|load| load.jobs.iter().copied().collect()).unwrap_or_default();
-            jobs.sort_unstable();
-            for id in jobs {
-                self.attempt_ended(&id, silent(seconds), now);
-            }
+            self.moves_on(device, &why, now);
         }
         let mut due: Vec<(JobId, Due)> = self.jobs.iter().filter_map(|(id, job)| self.due(job, at, now).map(|due| (*id, due))).collect();
         due.sort_by_key(|(id, _)| *id);
@@ -45,6 +40,16 @@ impl World {
             self.act_on(id, &due, now);
         }
         self.sweep_looks(now);
+    }
+
+    /// What a device had is tried elsewhere.
+    pub fn moves_on(&mut self, device: DeviceId, why: &str, now: Instant) {
+        let mut jobs: Vec<JobId> = self.on_device.get(&device).map(|load| load.jobs.iter().copied().collect()).unwrap_or_default();
+        jobs.sort_unstable();
+        for id in jobs {
+            let failure = Failure { class: FailureClass::DeviceDisconnect, message: why.to_owned(), retryable: true };
+            self.attempt_ended(&id, failure, now);
+        }
     }
 
     fn due(&self, job: &crate::job::Job, at: u64, now: Instant) -> Option<Due> {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bus::pull::Delivery;
 use bus_schemas::eligibility::Needs;
 use bus_schemas::job::{AdmittedJob, JobSpec};
+use bus_schemas::ledger::VoidReason;
 use bus_schemas::{Cid, Code, JobId, Problem, Proof};
 
 use crate::job::{Job, Lease, Phase};
@@ -19,9 +20,24 @@ impl World {
     pub fn take(&mut self, deliveries: Vec<Delivery>, now: Instant) {
         let mut look = Vec::new();
         for delivery in deliveries {
-            match self.read(&delivery, now) {
-                Ok(job) => self.put_in_hand(job, &delivery, &mut look),
-                Err(problem) => self.refuse(&delivery, &problem),
+            let admitted = match self.read(&delivery) {
+                Ok(admitted) => admitted,
+                Err(problem) => {
+                    self.refuse(&delivery, &problem);
+                    continue;
+                }
+            };
+            // A gateway took it, so money is set aside for it. One that this version cannot read has to end in the books, too.
+            let spec = JobSpec::parse(admitted.form, &admitted.body);
+            let unreadable = spec.as_ref().err().cloned();
+            let id = admitted.job;
+            let job = self.job(admitted, &spec.unwrap_or_default(), &delivery, now);
+            match unreadable {
+                None => self.put_in_hand(job, &delivery, &mut look),
+                Some(problem) => {
+                    self.jobs.insert(id, job);
+                    self.close_failed(id, &problem, VoidReason::Failed);
+                }
             }
         }
         if !look.is_empty() {
@@ -30,7 +46,7 @@ impl World {
     }
 
     /// Only what a gateway of this network signed is a job.
-    fn read(&mut self, delivery: &Delivery, now: Instant) -> Result<Job, Problem> {
+    fn read(&mut self, delivery: &Delivery) -> Result<AdmittedJob, Problem> {
         let admitted = Proof::decode(&delivery.payload)?.verify::<AdmittedJob>(&mut self.verifier)?;
         if !self.config.network.gateway_keys.contains(&admitted.by()) {
             return Err(Problem::new(Code::WrongSigner, format!("not admitted by a gateway of this network but by {}", admitted.by())));
@@ -41,16 +57,18 @@ impl World {
         if bus_schemas::subject::job(admitted.class, &admitted.job) != delivery.subject {
             return Err(Problem::new(Code::WrongSigner, "the job stands on the subject of another"));
         }
-        let admitted = admitted.into_body();
-        let spec = JobSpec::parse(admitted.form, &admitted.body)?;
+        Ok(admitted.into_body())
+    }
+
+    fn job(&self, admitted: AdmittedJob, spec: &JobSpec, delivery: &Delivery, now: Instant) -> Job {
         let lease = Lease {
             ack: delivery.ack_subject.clone(),
             confirmed: now,
             asking: false,
             delivered: u64::try_from(delivery.delivered).unwrap_or(0),
         };
-        Ok(Job {
-            needs: Needs::from(&spec),
+        Job {
+            needs: Needs::from(spec),
             units: spec.units(),
             timeout_ms: spec.timeout_ms(),
             gives_up_at: admitted.submitted_at.saturating_add(spec.max_execution_wait_ms()),
@@ -63,6 +81,7 @@ impl World {
             avoid: Vec::new(),
             last_number: 0,
             waited: 0,
+            unanswered: 0,
             waiting_why: None,
             decision: None,
             bids_left: VecDeque::new(),
@@ -70,7 +89,7 @@ impl World {
             told: false,
             transitions: Vec::new(),
             admitted: Arc::new(admitted),
-        })
+        }
     }
 
     fn put_in_hand(&mut self, job: Job, delivery: &Delivery, look: &mut Vec<JobId>) {

@@ -199,7 +199,7 @@ impl World {
     /// A message on `mesh.v1.dev.<d>.evt.<kind>`: everybody's, so most are for jobs that are not in hand here.
     pub fn hear_events(&mut self, message: &async_nats::Message, now: Instant) {
         let Some(device) = subject::device_of(&message.subject) else { return };
-        if !self.on_device.get(&device).is_some_and(|load| !load.jobs.is_empty()) {
+        if self.on_device.get(&device).is_none_or(|load| load.jobs.is_empty()) {
             return;
         }
         let Some(did) = self.fleet.get(&device).map(|found| found.record.did) else { return };

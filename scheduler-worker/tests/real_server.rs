@@ -1,5 +1,7 @@
 //! The scheduler as a program on a real nats-server; gateway, ledger and devices are scripted peers.
 
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)] // The scripted peers, too, may stop at the first surprise.
+
 mod network;
 
 use std::time::{Duration, Instant};
@@ -196,6 +198,7 @@ async fn a_job_that_cannot_work_fails_at_once_and_one_that_may_is_tried_four_tim
     assert!(start.elapsed() > Duration::from_millis(250 + 500 + 1000), "with its back-offs");
     network.jobs_are_gone().await;
     assert_eq!(network.books.closed(), (0, 2));
+    assert_eq!(network.bus.stream_end("DLQ").await.unwrap().messages, 2, "dead letters are kept");
     until("the device to be told", async || (device.closed().len() == 5).then_some(())).await;
     assert!(device.closed().iter().all(|closed| closed.not_paid.as_deref() == Some("out of paper")));
 }
@@ -235,6 +238,40 @@ async fn a_crash_at_any_point_is_healed() {
         assert!(end.state == JobState::Completed && end.done.is_some_and(|done| done.result.is_some()), "{point}: with the result");
     }
     until("the device to be told of all", async || (device.closed().len() >= points.len()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn jobs_that_waited_long_are_looked_up_and_run() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo()).await;
+    let mut results = network.results().await;
+    let keys: Vec<String> = (0..300).map(|n| format!("k{n}")).collect();
+    let jobs = network.admit(&keys, ECHO).await;
+    network.books.void(jobs[0], VoidReason::Expired);
+    tokio::time::sleep(Duration::from_secs(10) / network::DIVISOR + Duration::from_millis(100)).await;
+    let _scheduler = network.scheduler();
+    for _ in 1..300 {
+        next(&mut results).await;
+    }
+    network.jobs_are_gone().await;
+    assert_eq!((network.books.closed(), device.assigned().len()), ((299, 1), 299), "the void one is dropped");
+    let end = network.end_of(jobs[0]).await;
+    assert_eq!((end.state, end.problem.unwrap().detail.as_str()), (JobState::Failed, "its hold expired"));
+}
+
+#[tokio::test]
+async fn a_revoked_device_loses_its_jobs_at_once() {
+    let network = Network::start().await;
+    let first = network.device(1, Script::echo().that(OnAssign::Keep)).await;
+    let _scheduler = network.scheduler();
+    let mut results = network.results().await;
+    let job = network.admit_one("a", ECHO).await;
+    until("the first device to have it", async || (first.assigned().len() == 1).then_some(())).await;
+    let second = network.device(2, Script::echo()).await;
+    network.revoke(1).await;
+    assert_eq!(result_text(&next(&mut results).await).0, job);
+    assert_eq!(network.end_of(job).await.device, Some(second.id));
+    network.jobs_are_gone().await;
 }
 
 #[tokio::test]

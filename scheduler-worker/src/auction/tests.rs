@@ -43,7 +43,8 @@ fn order(devices: &[DeviceView], round: u64, quotes: &[(i64, u64, u64, u32)]) ->
 fn the_better_bid_wins() {
     let devices = [view(1, 50, 50), view(2, 50, 50)];
     let (lower, higher) = if devices[0].id < devices[1].id { ("d1", "d2") } else { ("d2", "d1") };
-    let cases: [(&str, [(i64, u64, u64, u32); 2], [&str; 2]); 6] = [
+    type Quotes = [(i64, u64, u64, u32); 2];
+    let cases: [(&str, Quotes, [&str; 2]); 6] = [
         ("ties go to the lower device id", [(10, 0, 5, 5000); 2], [lower, higher]),
         ("cheaper", [(500, 0, 5, 5000), (100, 0, 5, 5000)], ["d2", "d1"]),
         ("more free", [(10, 0, 5, 9000), (10, 0, 5, 1000)], ["d1", "d2"]),
@@ -90,14 +91,18 @@ fn nobody_bids_and_why() {
     let window = Window { round: 1, at: 1, took_ms: 250 };
     let no = |decline| Some(BidAnswer::No(decline));
     let cases = [
-        (vec![no(Decline::QueueFull), no(Decline::QueueFull)], true, "every device that answered is busy (2 of 2 asked)"),
-        (vec![no(Decline::QueueFull), None], true, "every device that answered is busy (1 of 2 asked)"),
-        (vec![no(Decline::Paused), no(Decline::QueueFull)], false, "0 of 2 devices took it: its queue is full; paused by its owner"),
-        (vec![None, None], false, "0 of 2 devices took it: 2 did not answer"),
+        (vec![no(Decline::QueueFull), no(Decline::QueueFull)], Nobody::Busy, "every device that answered is busy (2 of 2 asked)"),
+        (vec![no(Decline::QueueFull), None], Nobody::Busy, "every device that answered is busy (1 of 2 asked)"),
+        (
+            vec![no(Decline::Paused), no(Decline::QueueFull)],
+            Nobody::Willing,
+            "0 of 2 devices took it: its queue is full; paused by its owner",
+        ),
+        (vec![None, None], Nobody::Answered, "0 of 2 devices took it: 2 did not answer"),
     ];
-    for (answers, busy, why) in cases {
+    for (answers, nobody, why) in cases {
         let decided = decide(&Weights::default(), window, &candidates, &[], &[job(1, answers)]);
-        assert_eq!((decided[0].only_busy, decided[0].decision.why.as_str()), (busy, why));
+        assert_eq!((decided[0].nobody, decided[0].decision.why.as_str()), (Some(nobody), why));
         assert_eq!(decided[0].decision.winner, None);
     }
 }

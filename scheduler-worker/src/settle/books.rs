@@ -8,7 +8,7 @@ use bus_schemas::assignment::{Closed, Verb};
 use bus_schemas::history::HistoryRecord;
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, LedgerOutcome, Op, RefusalKind, VoidReason};
-use bus_schemas::{Batch, Code, DeviceId, InstanceId, Problem};
+use bus_schemas::{Batch, Code, DeviceId, InstanceId, Problem, subject};
 use serde_bytes::ByteBuf;
 
 use super::{Ended, Item, ack_all, ask_device, store_history};
@@ -55,6 +55,7 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
     if !voids.is_empty() {
         asker.ask(voids, vec![], vec![]).await;
     }
+    dead_letters(&asker.bus, &mut items).await;
     store_history(&asker.bus, &asker.signer, records).await;
     crash::at("after_history");
     let told: Vec<Closed> = closed.values().flatten().cloned().collect();
@@ -68,6 +69,28 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
     }
     let acks = items.into_iter().map(|item| (item.job, item.ack)).collect();
     Ended { jobs: ack_all(&asker.bus, acks).await, closed: told }
+}
+
+/// Keeps what failed for good where an operator looks for it.
+async fn dead_letters(bus: &bus::Bus, items: &mut [Item]) {
+    let letters: Vec<String> = items
+        .iter_mut()
+        .filter_map(|item| {
+            let (job, member) = (item.job, item.record.member);
+            let end = item.end().filter(|end| end.state == JobState::Failed)?;
+            let problem = end.problem.as_ref()?;
+            let letter = serde_json::json!({
+                "job": job, "member": member, "attempts": end.attempts, "code": problem.code, "detail": problem.detail,
+            });
+            Some(letter.to_string())
+        })
+        .collect();
+    let stored = letters.into_iter().map(|letter| bus.store(subject::DLQ.to_owned(), None, letter.into(), Duration::from_secs(5)));
+    for outcome in futures::future::join_all(stored).await {
+        if let Err(error) = outcome {
+            tracing::warn!(%error, "a dead letter was not kept; HISTORY has the job's end");
+        }
+    }
 }
 
 /// Reads the books' answer into the record, and says what is left to do.

@@ -57,6 +57,11 @@ impl Books {
         let hold = HoldView { job, member, amount_mmana, expires: u64::MAX >> 12, state: HoldState::Open };
         self.state.lock().unwrap().holds.entry(job).or_insert(hold);
     }
+    pub fn void(&self, job: JobId, reason: bus_schemas::ledger::VoidReason) {
+        let mut state = self.state.lock().unwrap();
+        state.holds.get_mut(&job).unwrap().state = HoldState::Voided { reason };
+        state.voided += 1;
+    }
     pub fn of(&self, job: JobId) -> HoldState {
         self.state.lock().unwrap().holds[&job].state.clone()
     }
@@ -102,10 +107,7 @@ impl Books {
     }
 }
 
-fn bodies<T: bus_schemas::envelope::Body + Clone>(carriers: &[serde_bytes::ByteBuf], verifier: &mut Verifier) -> HashMap<IdOf<T>, T>
-where
-    T: Named,
-{
+fn bodies<T: bus_schemas::envelope::Body + Named>(carriers: &[serde_bytes::ByteBuf], verifier: &mut Verifier) -> HashMap<IdOf<T>, T> {
     let mut all = HashMap::new();
     for carrier in carriers {
         let shown = match Batch::decode(carrier) {

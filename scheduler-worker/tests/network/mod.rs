@@ -202,19 +202,18 @@ impl Network {
 
     /// Enrols a device (its record in KV) and starts it.
     pub async fn device(&self, n: u8, script: device::Script) -> device::Device {
+        self.record(n, false).await;
+        device::Device::start(connect(&self.url).await, n, script).await
+    }
+    pub async fn revoke(&self, n: u8) {
+        self.record(n, true).await;
+    }
+    async fn record(&self, n: u8, revoked: bool) {
         let did = Signer::from_seed(&[150 + n; 32]).public();
-        let record = DeviceRecord {
-            device: did.device_id(),
-            did,
-            member: did.member_id(),
-            name: format!("d{n}"),
-            tier: 0,
-            enrolled_at: 1,
-            revoked: false,
-        };
+        let record =
+            DeviceRecord { device: did.device_id(), did, member: did.member_id(), name: format!("d{n}"), tier: 0, enrolled_at: 1, revoked };
         let value = serde_json::to_vec(&record).unwrap();
         self.bus.store(format!("$KV.{}.{}", stream::KV_DEVICES, record.device), None, value.into(), HUNG).await.unwrap();
-        device::Device::start(connect(&self.url).await, n, script).await
     }
 
     /// Admits jobs as a gateway does: held in the books, one proof each under one signature.
