@@ -15,8 +15,8 @@ pub mod home;
 pub mod http;
 pub mod identity;
 
-pub mod hardware;
 pub mod enrol;
+pub mod hardware;
 
 pub mod leaf;
 pub mod link;
