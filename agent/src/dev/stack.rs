@@ -279,10 +279,15 @@ impl<'a> Stack<'a> {
         self.begin(&spec)
     }
 
-    /// The line that lets devices and members in, as long as the stack lives. The gateway reads it at its start.
+    /// The line that lets devices and members in, as long as the stack lives. The gateway reads it at its start. Kept data keep
+    /// its secret: who is enrolled may ask again only with the same one.
     fn invite(&self) -> Result<String, Failure> {
         let network = bus::keys::read_network(&self.place.network().join("network.json"))?;
-        let secret = bus::keys::random_hex::<16>()?;
+        let kept = bus::keys::read_secret(&self.place.invite()).ok().and_then(|line| Invite::parse(&line).ok());
+        let secret = match kept.filter(|kept| kept.network == network.network) {
+            Some(kept) => kept.secret,
+            None => bus::keys::random_hex::<16>()?,
+        };
         let line = Invite { url: self.addresses().gateway, network: network.network, secret, ca_sha256: None }.to_line();
         bus::keys::write_secret(&self.place.invite(), line.as_bytes())?;
         Ok(line)
