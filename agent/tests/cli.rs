@@ -11,8 +11,8 @@ struct Place {
 }
 impl Place {
     fn new() -> Self {
-        let folder = std::env::temp_dir().join(format!("mesh-cli-{}", bus::keys::random_hex::<8>().unwrap()));
-        std::fs::create_dir(&folder).unwrap();
+        let folder = std::env::temp_dir().join(format!("mesh-cli-{}", bus::keys::random_hex::<8>().expect("random bytes")));
+        std::fs::create_dir(&folder).expect("a folder");
         Self { folder }
     }
     fn run(&self, args: &[&str]) -> Output {
@@ -23,13 +23,13 @@ impl Place {
             .env_remove("MESH_CONTEXT")
             .stdin(Stdio::null())
             .output()
-            .unwrap()
+            .expect("mesh starts")
     }
     fn json(&self, args: &[&str]) -> (i32, Value) {
         let output = self.run(&[args, &["-o", "json"]].concat());
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = String::from_utf8(output.stdout).expect("text");
         assert_eq!(text.lines().count(), 1, "{args:?}: {text}");
-        (output.status.code().unwrap(), serde_json::from_str(&text).unwrap())
+        (output.status.code().expect("an exit code"), serde_json::from_str(&text).expect("JSON"))
     }
 }
 impl Drop for Place {

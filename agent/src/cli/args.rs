@@ -408,28 +408,6 @@ mod tests {
         }
     }
 
-    /// What each command says of itself; a change here is a change for people who script.
-    #[test]
-    fn help_as_people_see_it() {
-        fn walk(command: &mut clap::Command, path: &str, text: &mut String) {
-            let path = format!("{path} {}", command.get_name()).trim().to_owned();
-            if !command.is_hide_set() {
-                // What is global is shown once, at the top.
-                let mut shown = command
-                    .clone()
-                    .term_width(110)
-                    .mut_args(|arg| if arg.is_global_set() && path != "mesh" { arg.hide(true) } else { arg });
-                text.push_str(&format!("## {path}\n{}\n", shown.render_help()));
-            }
-            command.get_subcommands_mut().filter(|sub| sub.get_name() != "help").for_each(|sub| walk(sub, &path, text));
-        }
-        let mut tree = Cli::command();
-        tree.build();
-        let mut text = String::new();
-        walk(&mut tree, "", &mut text);
-        insta::assert_snapshot!(text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n"));
-    }
-
     #[test]
     fn what_people_type() {
         let good = [
