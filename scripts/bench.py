@@ -34,10 +34,14 @@ def load(path):
         return json.load(file)
 
 
+def label(role, name):
+    return name if role in name else f"{role} {name}"
+
+
 def stack(ready, dev):
     """Every process of the stack, with a name for people: those that mesh dev named, and what they started."""
     everything = processes.all_processes()
-    named = {process["pid"]: f"{process['role']} {process['name']}" for process in ready["processes"]}
+    named = {process["pid"]: label(process["role"], process["name"]) for process in ready["processes"]}
     named[dev] = "mesh dev"
     found = {}
     for root, name in named.items():

@@ -34,7 +34,7 @@ export MESH_BENCH_READY=$here/ready.json MESH_BENCH_DEV=$dev
 head -n 256 "$here/texts.jsonl" >"$here/warm.jsonl"
 limited 300 scripts/bench_embed_job.py "$here/warm.jsonl" >/dev/null || fail 'the first job failed'
 
-echo "bench_embed: in turns, ${MESH_BENCH_ROUNDS:-3} times: the reference, and mesh job run embed --file texts.jsonl -o json" >&2
+echo "bench_embed: in turns, ${MESH_BENCH_ROUNDS:-3} times: the reference, and mesh job run embed --file texts.jsonl --max-mana 1000 -o json" >&2
 limited 1800 "$python" scripts/bench_embed.py "$model" --rounds "${MESH_BENCH_ROUNDS:-3}" --against scripts/bench_embed_job.py \
     >"$here/both.json" || fail 'the comparison failed'
 stop_stack

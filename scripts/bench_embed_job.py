@@ -19,7 +19,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         result_path = os.path.join(folder, "result.json")
         # To a file, as people do; this process does not read the vectors while the clock runs.
-        command = ["sh", "-c", 'mesh job run embed --file "$0" -q -o json >"$1" && echo 1', path, result_path]
+        command = ["sh", "-c", 'mesh job run embed --file "$0" --max-mana 1000 --timeout 10m -q -o json >"$1" && echo 1', path, result_path]
         ran = bench.around(bench.load(os.environ["MESH_BENCH_READY"]), int(os.environ["MESH_BENCH_DEV"]), command)
         result = bench.load(result_path)["result"]
     if len(result["vectors"]) != texts or any(len(vector) != result["dims"] for vector in result["vectors"]):

@@ -92,6 +92,7 @@ cat "$here/nearest.txt"
 must grep -qE 'storm' <(head -n 1 "$here/nearest.txt")
 
 headline 'Why did it run where it ran?'
+id=job_${id:7:8} # what people see and type: all ids begin with the same seven letters
 run 30 "$here/explain.txt" mesh job explain "$id"
 shorten <"$here/explain.txt"
 mesh job explain "$id" -o json </dev/null >"$here/explain.json"
@@ -103,8 +104,8 @@ shorten <"$here/receipt.txt"
 
 headline 'A device is killed with work in hand'
 python3 $tools/texts.py "$sentences" "${MESH_DEMO_TEXTS:-800}" >"$here/long.txt"
-run 30 "$here/long.json" mesh job submit embed --file "$here/long.txt" -o json
-id=$(field "$here/long.json" /id)
+run 30 "$here/long.json" mesh job submit embed --file "$here/long.txt" --max-mana 100 -o json
+id=$(field "$here/long.json" /short)
 has_holder() {
     mesh job show "$id" -o json </dev/null >"$here/show.json" 2>/dev/null || return 1
     case $(field "$here/show.json" /state) in

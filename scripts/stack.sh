@@ -42,7 +42,7 @@ field() { python3 "$root/scripts/field.py" "$@"; }
 
 is_ready() {
     kill -0 "$dev" 2>/dev/null || fail 'mesh dev ended'
-    grep '"event":"ready"' "$here/dev.out" >"$here/ready.json"
+    grep '"event":"ready"' "$here/dev.out" >"$here/ready.json" 2>/dev/null
 }
 
 # start_stack OPTION...: with free ports and its data in the temporary folder; returns when it is ready.
