@@ -105,6 +105,16 @@ pub fn learn(known_us: Option<u64>, units: u32, took_us: u64) -> u64 {
     }
 }
 
+/// Each amount without another, at least 0.
+pub fn minus(total: &Resources, used: &Resources) -> Resources {
+    Resources {
+        cpu_cores: total.cpu_cores.saturating_sub(used.cpu_cores),
+        memory_mb: total.memory_mb.saturating_sub(used.memory_mb),
+        storage_mb: total.storage_mb.saturating_sub(used.storage_mb),
+        gpu_mb: total.gpu_mb.saturating_sub(used.gpu_mb),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,6 +6,7 @@ use std::process::Command;
 use bus_schemas::resources::Resources;
 use sysinfo::{Disks, System};
 
+use crate::bidding::minus;
 use crate::home::{Home, Settings};
 
 const MIB: u64 = 1024 * 1024;
@@ -53,16 +54,6 @@ impl Hardware {
 fn lent(total: Resources, settings: &Settings) -> Resources {
     let least = |has: u32, limit: u32| if limit == 0 { has } else { has.min(limit) };
     Resources { cpu_cores: least(total.cpu_cores, settings.cores), memory_mb: least(total.memory_mb, settings.memory_mb), ..total }
-}
-
-/// Each amount without another, at least 0.
-pub fn minus(total: &Resources, used: &Resources) -> Resources {
-    Resources {
-        cpu_cores: total.cpu_cores.saturating_sub(used.cpu_cores),
-        memory_mb: total.memory_mb.saturating_sub(used.memory_mb),
-        storage_mb: total.storage_mb.saturating_sub(used.storage_mb),
-        gpu_mb: total.gpu_mb.saturating_sub(used.gpu_mb),
-    }
 }
 
 fn mib(bytes: u64) -> u32 {

@@ -20,6 +20,8 @@ use anyhow::{Context as _, ensure};
 use bus_schemas::{Code, DeviceId, MemberId, NetworkId, Problem, PublicKey};
 use serde::{Deserialize, Serialize};
 
+pub use crate::work::FullQueue;
+
 /// The folder of one device. Cheap to clone; making one touches nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Home {
@@ -179,17 +181,6 @@ pub enum Link {
     Leaf,
     /// Directly; nothing can be submitted on this machine while the hub is away.
     Client,
-}
-
-/// What goes when the queue is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum FullQueue {
-    /// The new job.
-    #[default]
-    RejectNew,
-    /// The job that waits longest in the lowest class.
-    DropOldest,
 }
 
 /// What the owner has chosen.

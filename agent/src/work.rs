@@ -11,10 +11,20 @@ use bus_schemas::limits::QUEUE_MAX;
 use bus_schemas::offer::Decline;
 use bus_schemas::resources::Resources;
 use bus_schemas::{AttemptId, JobId};
+use serde::{Deserialize, Serialize};
 
-use crate::bidding::fits;
-use crate::hardware::minus;
-use crate::home::FullQueue;
+use crate::bidding::{fits, minus};
+
+/// What goes when the queue is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FullQueue {
+    /// The new job.
+    #[default]
+    RejectNew,
+    /// The job that waits longest in the lowest class.
+    DropOldest,
+}
 
 /// How many ended jobs are remembered, so that an older attempt of one of them is refused.
 const REMEMBERED_MAX: usize = 4096;

@@ -21,10 +21,17 @@ pub async fn send(method: &str, url: &str, headers: &[(&str, &str)], body: impl 
 /// # Panics
 /// Where the server does not answer at all.
 pub async fn send_raw(method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> (u16, Bytes) {
+    try_send(method, url, headers, body).await.unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+/// As [`send_raw`], for a server that may be away.
+///
+/// # Errors
+/// Where it does not answer.
+pub async fn try_send(method: &str, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> anyhow::Result<(u16, Bytes)> {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     let request = headers.iter().fold(Request::builder().method(method).uri(url), |request, (name, value)| request.header(*name, *value));
-    let answer =
-        client.request(request.body(Full::new(body.into())).expect("a request")).await.unwrap_or_else(|error| panic!("{url}: {error}"));
+    let answer = client.request(request.body(Full::new(body.into()))?).await?;
     let status = answer.status().as_u16();
-    (status, answer.into_body().collect().await.map(|body| body.to_bytes()).unwrap_or_default())
+    Ok((status, answer.into_body().collect().await?.to_bytes()))
 }

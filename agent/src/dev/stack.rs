@@ -103,7 +103,7 @@ impl<'a> Stack<'a> {
 
         let invite = self.invite()?;
         self.workers(&url("mesh_gateway"), &url("mesh_ledger")).await?;
-        self.tell("gateway", &format!("{}/api (OpenAPI: /api/openapi.json)", at.gateway));
+        self.tell("gateway", &format!("{}/api/v1", at.gateway));
 
         let (place, ports) = (&self.place, &self.ports);
         let join = |n: u8| {

@@ -15,9 +15,10 @@ use bus_schemas::resources::{Resources, claimed_tier};
 use bus_schemas::{AttemptId, Batch, InstanceId, Problem, Proof, Signer};
 use tokio::sync::mpsc;
 
+use crate::bidding::minus;
 use crate::bidding::{Desk, Offered};
 use crate::executor::{self, Engines, Finished, Reins, echo, embed};
-use crate::hardware::{Hardware, minus};
+use crate::hardware::Hardware;
 use crate::home::{Device, Home};
 use crate::link::Trust;
 use crate::local::{LinkStatus, Local, Status, Totals};

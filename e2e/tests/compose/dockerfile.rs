@@ -40,9 +40,13 @@ fn images_hold_what_runs_in_them() -> Result<()> {
         ensure!(!chain.is_empty(), "{name} is built from the stage {}, which is not there", build.target);
         let lines: Vec<&String> = chain.iter().flat_map(|stage| &stage.lines).collect();
         let copied = |program: &str| {
-            lines.iter().any(|line| line.starts_with("COPY --from=") && line.ends_with(" /usr/local/bin/") && line.contains(&format!("/{program} ")))
+            lines.iter().any(|line| {
+                line.starts_with("COPY --from=") && line.ends_with(" /usr/local/bin/") && line.contains(&format!("/{program} "))
+            })
         };
-        let installed = |program: &str| lines.iter().any(|line| line.contains("apt-get install") && line.split_whitespace().any(|word| word == program));
+        let installed = |program: &str| {
+            lines.iter().any(|line| line.contains("apt-get install") && line.split_whitespace().any(|word| word == program))
+        };
         let checked = service.healthcheck.iter().filter_map(|check| check.test.get(1));
         for program in service.command.first().into_iter().chain(checked) {
             ensure!(program == "sh" || copied(program) || installed(program), "{name} runs {program}, which is not in its image");
@@ -51,7 +55,8 @@ fn images_hold_what_runs_in_them() -> Result<()> {
         ensure!(user != "root" && user != "0", "{name} runs as root");
         // A volume takes its owner from the folder it covers.
         for (_, target) in service.mounts()? {
-            let made = lines.iter().any(|line| line.contains("install -d -m 0700 -o mesh") && line.split_whitespace().any(|word| word == target));
+            let made =
+                lines.iter().any(|line| line.contains("install -d -m 0700 -o mesh") && line.split_whitespace().any(|word| word == target));
             ensure!(made, "{name} mounts {target}, which its image does not make for the user mesh");
         }
     }

@@ -50,7 +50,8 @@ impl Place {
         let mut out = String::new();
         let mut rest = text;
         while let Some(at) = rest.find(':') {
-            let host_at = rest[..at].rfind(|sign: char| !(sign.is_ascii_alphanumeric() || ".-".contains(sign))).map_or(0, |before| before + 1);
+            let host_at =
+                rest[..at].rfind(|sign: char| !(sign.is_ascii_alphanumeric() || ".-".contains(sign))).map_or(0, |before| before + 1);
             let host = &rest[host_at..at];
             let digits = rest[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
             let port = rest[at + 1..at + 1 + digits].parse::<u16>().ok();

@@ -65,7 +65,8 @@ impl Running {
     pub fn spawn(name: &str, start: &mut Command, health: Option<Command>, folder: &Path) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let out = File::create(&log)?;
-        let child = start.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn().with_context(|| format!("{name}: {start:?}"))?;
+        let child =
+            start.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out).spawn().with_context(|| format!("{name}: {start:?}"))?;
         Ok(Self { name: name.to_owned(), child, health, log })
     }
 
@@ -95,7 +96,12 @@ impl Running {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended with {status}; its health check said: {why}\n{}", self.name, said(&self.log));
             }
-            ensure!(start.elapsed() < HUNG, "hung: {} does not become healthy; its health check says: {why}\n{}", self.name, said(&self.log));
+            ensure!(
+                start.elapsed() < HUNG,
+                "hung: {} does not become healthy; its health check says: {why}\n{}",
+                self.name,
+                said(&self.log)
+            );
             std::thread::sleep(Duration::from_millis(100));
         }
     }
