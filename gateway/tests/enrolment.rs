@@ -1,5 +1,7 @@
 //! Enrolment on real servers: hub, Postgres, and somebody who answers for the ledger. The credentials that come out log in.
 
+#![allow(clippy::wildcard_enum_match_arm)] // the scripted ledger says yes to all the rest
+
 // A test stops at the first surprise, and so do its helpers.
 #![allow(clippy::unwrap_used)]
 
