@@ -222,8 +222,12 @@ mod tests {
         }
         child.stop(Duration::from_millis(50)).await;
         assert_eq!(words(child.status()), "signal 9");
-        let ours = spec("trap '' TERM; cat; exit 3", true);
+        let ours = spec("trap '' TERM; echo ours; cat; exit 3", true);
         let mut child = ours.start(&exits).unwrap();
+        // A signal before the trap is set would end it.
+        while !child.last_words().contains("ours") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         child.stop(Duration::from_secs(10)).await;
         assert_eq!(words(child.status()), "exit code 3");
         std::fs::remove_file(deaf.log).unwrap();
