@@ -60,7 +60,7 @@ impl Auction {
 }
 
 impl World {
-    /// Opens auctions as long as jobs are ready, devices have room, and fewer than [`OPEN_MAX`] are open. Looks only where
+    /// Opens auctions as long as jobs are ready, devices have room, and fewer than `OPEN_MAX` are open. Looks only where
     /// something changed that may let one open.
     pub fn open_auctions(&mut self, now: Instant) {
         if !std::mem::take(&mut self.try_open) || self.stopping {
