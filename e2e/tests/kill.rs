@@ -25,7 +25,7 @@ async fn five_hundred_jobs_then_the_same_with_kills() {
         tokio::time::timeout(HUNG, results.next()).await.expect("hung: no results").expect("a message");
         done += 1;
     }
-    let victims = [stack.pids("scheduler")[0], active_ledger(&stack), stack.pids("agent")[0]];
+    let victims = [stack.pids("scheduler")[0], stack.pids("ledger")[0], stack.pids("agent")[0]];
     victims.iter().for_each(|pid| proc::signal(*pid, "KILL"));
     complete(&stack, &stormy).await;
 
@@ -86,9 +86,4 @@ async fn complete(stack: &Stack, jobs: &BTreeSet<JobId>) {
         );
         tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     }
-}
-
-/// The ledger-worker that writes, as its readiness tells; the first where that cannot be seen.
-fn active_ledger(stack: &Stack) -> u32 {
-    stack.pids("ledger")[0]
 }
