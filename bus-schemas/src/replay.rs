@@ -3,15 +3,26 @@
 //!
 //! `apply` checks the invariants on what each fact touches: the legs move what is there (only `mint` goes below zero), a job
 //! is settled or voided at most once, the held account of a member is the sum of its open holds, no payout exceeds its hold.
+//! A checkpoint must say what the books are.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod check;
+pub mod reputation;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use sha2::{Digest, Sha256};
 
+use crate::UnixMs;
 use crate::envelope::{JsonBatch, Verifier};
 use crate::id::{DeviceId, FactId, JobId, MemberId, NetworkId, PublicKey};
-use crate::ledger::{Account, Balance, Balances, Fact, HoldState, HoldView, Policy, What};
+use crate::ledger::{Account, Balance, Balances, CheckpointState, Fact, Hash32, HoldState, HoldView, Policy, What};
 use crate::mana::MilliMana;
+use crate::merkle::{self, Frontier};
+
+pub use reputation::Reputation;
+
+/// Length of a day of fact time, for what may be earned in one.
+pub const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// Who signs what in this network; LEDGER counts only what a ledger key signed.
 pub type LedgerKeys = BTreeSet<PublicKey>;
@@ -37,6 +48,18 @@ pub enum Wrong {
     Unknown { kind: &'static str, what: &'static str },
     #[error("fact time goes back from {from} to {to}")]
     TimeBack { from: u64, to: u64 },
+    #[error("the fact cites policy version {cited}, in force is {in_force}")]
+    PolicyVersion { cited: u32, in_force: u32 },
+    #[error("no such policy can follow: {detail}")]
+    Policy { detail: String },
+    #[error("the hold of {job:?} is made at {at}, after its end at {expires}")]
+    HoldLate { job: JobId, expires: u64, at: u64 },
+    #[error("the settlement of {0:?} does not cite its assignment and receipt")]
+    NoEvidence(JobId),
+    #[error("nothing of {0:?} is in review")]
+    NotInReview(JobId),
+    #[error("the checkpoint of sequence {seq} is wrong: {what}")]
+    Checkpoint { seq: u64, what: &'static str },
 }
 
 /// What one stored message turned out to be.
@@ -74,7 +97,49 @@ pub struct Device {
     pub member: MemberId,
     /// Attested tier; 0 until attested.
     pub tier: u8,
-    pub revoked: bool,
+    /// How often it was attested.
+    pub attested: u32,
+    /// The last sequence of RECEIPTS that stays payable, where it is revoked.
+    pub revoked: Option<u64>,
+    pub reputation: Reputation,
+}
+
+/// Pay that has not vested.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vesting {
+    pub member: MemberId,
+    pub at: UnixMs,
+    pub amount: MilliMana,
+}
+
+/// Pay that a person must look at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Review {
+    pub member: MemberId,
+    pub amount: MilliMana,
+}
+
+/// Who earns; limits count members and devices apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Earner {
+    Member(MemberId),
+    Device(DeviceId),
+}
+
+/// A remembered fact: where it stands, and the job that it is about.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    seq: u64,
+    job: Option<JobId>,
+}
+
+/// What may be forgotten once it is old enough.
+#[derive(Debug, Clone, Copy)]
+struct Passing {
+    at: UnixMs,
+    fact: FactId,
+    /// The job whose hold this fact closed.
+    closed: Option<JobId>,
 }
 
 /// The books at one place of the stream.
@@ -86,12 +151,28 @@ pub struct Books {
     balances: Balances,
     members: BTreeMap<MemberId, PublicKey>,
     devices: BTreeMap<DeviceId, Device>,
-    holds: BTreeMap<JobId, HoldView>,
-    /// Fact id -> (sequence, job of a hold). For ever, so that an accepted command is never done twice.
-    facts: BTreeMap<FactId, (u64, Option<JobId>)>,
+    open: BTreeMap<JobId, HoldView>,
+    closed: BTreeMap<JobId, HoldView>,
+    open_holds: BTreeMap<MemberId, u32>,
+    vesting: BTreeMap<JobId, Vesting>,
+    reviews: BTreeMap<JobId, Review>,
+    /// Day of fact time and what was earned in it.
+    earned: BTreeMap<Earner, (u64, MilliMana)>,
+    facts: BTreeMap<FactId, Known>,
+    passing: VecDeque<Passing>,
+    /// The first 8 bytes of the ids of facts that were forgotten: asked, never listed.
+    forgotten: HashSet<u64>,
+    /// Fact time of the last epoch fact.
+    epoch_at: UnixMs,
+    /// Part and first member of what is still to come of that epoch.
+    epoch_next: Option<(u32, MemberId)>,
     /// Last sequence applied; 0 before the first.
     seq: u64,
+    /// Facts applied since the chain was last stepped.
+    in_message: u32,
     chain: [u8; 32],
+    tree: Frontier,
+    checkpoint: Option<CheckpointState>,
     last_at: u64,
     fact_count: u64,
 }
@@ -105,10 +186,22 @@ impl Books {
             balances: Balances::new(),
             members: BTreeMap::new(),
             devices: BTreeMap::new(),
-            holds: BTreeMap::new(),
+            open: BTreeMap::new(),
+            closed: BTreeMap::new(),
+            open_holds: BTreeMap::new(),
+            vesting: BTreeMap::new(),
+            reviews: BTreeMap::new(),
+            earned: BTreeMap::new(),
             facts: BTreeMap::new(),
+            passing: VecDeque::new(),
+            forgotten: HashSet::new(),
+            epoch_at: 0,
+            epoch_next: None,
             seq: 0,
+            in_message: 0,
             chain: [0; 32],
+            tree: Frontier::default(),
+            checkpoint: None,
             last_at: 0,
             fact_count: 0,
         }
@@ -152,14 +245,86 @@ impl Books {
         self.devices.iter()
     }
     pub fn hold(&self, job: &JobId) -> Option<&HoldView> {
-        self.holds.get(job)
+        self.open.get(job).or_else(|| self.closed.get(job))
     }
+    /// All that are remembered, open and closed.
     pub fn holds(&self) -> impl Iterator<Item = &HoldView> {
-        self.holds.values()
+        self.open.values().chain(self.closed.values())
     }
-    /// Where a fact stands, and for a hold its job.
+    pub fn open_holds(&self) -> impl Iterator<Item = &HoldView> {
+        self.open.values()
+    }
+    /// Where a fact stands, and the job that it is about; `None` also where it was forgotten.
     pub fn fact(&self, id: &FactId) -> Option<(u64, Option<JobId>)> {
-        self.facts.get(id).copied()
+        self.facts.get(id).map(|known| (known.seq, known.job))
+    }
+    pub fn open_holds_of(&self, member: &MemberId) -> u32 {
+        self.open_holds.get(member).copied().unwrap_or(0)
+    }
+    pub fn vesting(&self) -> impl Iterator<Item = (&JobId, &Vesting)> {
+        self.vesting.iter()
+    }
+    pub fn vesting_of(&self, job: &JobId) -> Option<&Vesting> {
+        self.vesting.get(job)
+    }
+    pub fn reviews(&self) -> impl Iterator<Item = (&JobId, &Review)> {
+        self.reviews.iter()
+    }
+    pub fn review_of(&self, job: &JobId) -> Option<&Review> {
+        self.reviews.get(job)
+    }
+    /// What was earned in the day of fact time that `at` falls into.
+    pub fn earned_on(&self, earner: &Earner, at: UnixMs) -> MilliMana {
+        self.earned.get(earner).filter(|(day, _)| *day == at / DAY_MS).map_or(MilliMana::ZERO, |(_, amount)| *amount)
+    }
+    /// Fact time of the last epoch fact; 0 where there was none.
+    pub fn epoch_at(&self) -> UnixMs {
+        self.epoch_at
+    }
+    /// Where an epoch's credit has not reached all members yet: the next part, and the last member that was looked at.
+    pub fn epoch_next(&self) -> Option<(u32, MemberId)> {
+        self.epoch_next
+    }
+    /// The last checkpoint among the facts.
+    pub fn checkpoint(&self) -> Option<&CheckpointState> {
+        self.checkpoint.as_ref()
+    }
+    /// What a checkpoint of the books as they stand would say; `None` before the first message.
+    pub fn state(&self) -> Option<CheckpointState> {
+        let root = self.tree.root()?;
+        Some(CheckpointState { seq: self.seq, chain: Hash32(self.chain), root: Hash32(root), state: Hash32(self.digest()) })
+    }
+    /// The highest score among a member's devices that are not revoked; the start where it has none.
+    pub fn member_reputation(&self, member: &MemberId) -> u32 {
+        let own = self.devices.values().filter(|device| device.member == *member && device.revoked.is_none());
+        own.map(|device| device.reputation.score).max().unwrap_or(reputation::START)
+    }
+
+    /// Whether a fact of this id may have been forgotten: look it up before deciding. A `false` is certain.
+    pub fn may_be_forgotten(&self, id: &FactId) -> bool {
+        self.forgotten.contains(&prefix(id))
+    }
+    /// Forgets facts older than `before` and the holds that they closed, so that memory follows the load of a day and not the age of
+    /// the network; 8 bytes of each id stay.
+    pub fn forget(&mut self, before: UnixMs) {
+        while let Some(passing) = self.passing.front().copied().filter(|passing| passing.at < before) {
+            self.passing.pop_front();
+            self.facts.remove(&passing.fact);
+            self.forgotten.insert(prefix(&passing.fact));
+            if let Some(job) = passing.closed {
+                self.closed.remove(&job);
+            }
+        }
+    }
+    /// Takes back a forgotten fact that was looked up, with the closed hold of its job; it is forgotten again in its turn.
+    pub fn recall(&mut self, id: FactId, seq: u64, job: Option<JobId>, hold: Option<HoldView>) {
+        self.facts.entry(id).or_insert(Known { seq, job });
+        let closed = hold.filter(|hold| hold.state != HoldState::Open).map(|hold| {
+            let job = hold.job;
+            self.closed.entry(job).or_insert(hold);
+            job
+        });
+        self.passing.push_back(Passing { at: self.last_at, fact: id, closed });
     }
     /// Sum of all balances; zero in sound books.
     pub fn total(&self) -> i128 {
@@ -172,12 +337,8 @@ impl Books {
         let mut lines: Vec<String> =
             self.balances.iter().filter(|(_, b)| **b != 0).map(|(account, balance)| format!("{account} {balance}\n")).collect();
         lines.sort_unstable();
-        let mut holds: Vec<String> = self
-            .holds
-            .values()
-            .filter(|hold| hold.state == HoldState::Open)
-            .map(|hold| format!("hold {} {} {}\n", hold.job, hold.member, hold.amount_mmana.get()))
-            .collect();
+        let mut holds: Vec<String> =
+            self.open.values().map(|hold| format!("hold {} {} {}\n", hold.job, hold.member, hold.amount_mmana.get())).collect();
         holds.sort_unstable();
         let mut hasher = Sha256::new();
         lines.iter().chain(&holds).for_each(|line| hasher.update(line));
@@ -215,9 +376,13 @@ impl Books {
     }
 
     /// Steps the chain over one stored message whose facts were applied one by one; for the writer.
-    pub fn link(&mut self, seq: u64, payload: &[u8]) {
+    ///
+    /// Returns the complete subtrees of the Merkle tree that it closed (see [`Frontier::push`]).
+    pub fn link(&mut self, seq: u64, payload: &[u8]) -> Vec<(u8, u64, merkle::Hash)> {
         self.chain = chain_next(&self.chain, seq, payload);
         self.seq = seq;
+        self.in_message = 0;
+        self.tree.push(merkle::leaf(payload))
     }
 
     /// Applies one fact of message `seq`, without the chain: the writer decides each command on books that hold the earlier
@@ -235,7 +400,7 @@ impl Books {
         if fact.at_ms < self.last_at {
             return Err(Wrong::TimeBack { from: self.last_at, to: fact.at_ms });
         }
-        self.check_what(fact)?;
+        check::check(self, fact)?;
         for leg in &fact.legs {
             let out = self.balance_of(&leg.from).checked_sub(leg.amount_mmana.get()).ok_or(Wrong::Overflow)?;
             if out < 0 && leg.from != Account::Mint {
@@ -245,118 +410,113 @@ impl Books {
             let into = self.balance_of(&leg.to).checked_add(leg.amount_mmana.get()).ok_or(Wrong::Overflow)?;
             self.balances.insert(leg.to, into);
         }
-        let mut job_of_hold = None;
+        let closed = self.change(fact);
+        self.facts.insert(fact.id, Known { seq, job: fact.what.job() });
+        self.passing.push_back(Passing { at: fact.at_ms, fact: fact.id, closed });
+        self.last_at = fact.at_ms;
+        self.fact_count += 1;
+        self.in_message += 1;
+        Ok(())
+    }
+
+    /// What a checked fact changes beside balances; the job whose hold it closed.
+    fn change(&mut self, fact: &Fact) -> Option<JobId> {
         match &fact.what {
-            What::Genesis { rules, .. } => self.policy = rules.clone(),
+            What::Genesis { rules, .. } | What::Policy { rules } => self.policy = rules.clone(),
             What::Open { member, did } => {
                 self.members.insert(*member, *did);
             }
-            What::Mint { .. } => {}
+            What::Mint { .. } | What::Transfer { .. } | What::Fee { .. } | What::Correction { .. } => {}
             What::BindDevice { device, did, member } => {
-                self.devices.insert(*device, Device { did: *did, member: *member, tier: 0, revoked: false });
+                let bound = Device { did: *did, member: *member, tier: 0, attested: 0, revoked: None, reputation: Reputation::default() };
+                self.devices.insert(*device, bound);
             }
             What::AttestTier { device, tier } => {
                 if let Some(device) = self.devices.get_mut(device) {
                     device.tier = *tier;
+                    device.attested += 1;
                 }
             }
-            What::RevokeDevice { device, .. } => {
+            What::RevokeDevice { device, receipts_seq } => {
                 if let Some(device) = self.devices.get_mut(device) {
-                    device.revoked = true;
+                    device.revoked = Some(*receipts_seq);
                 }
             }
             What::Hold { job, member, amount_mmana, expires, .. } => {
-                job_of_hold = Some(*job);
                 let hold = HoldView { job: *job, member: *member, amount_mmana: *amount_mmana, expires: *expires, state: HoldState::Open };
-                self.holds.insert(*job, hold);
+                self.open.insert(*job, hold);
+                *self.open_holds.entry(*member).or_default() += 1;
             }
-            What::Settle { job, attempt, receipt, device, paid_mmana, .. } => {
-                if let Some(hold) = self.holds.get_mut(job) {
-                    hold.state = HoldState::Settled { attempt: *attempt, receipt: *receipt, device: *device, paid_mmana: *paid_mmana };
+            What::Settle { job, payer, payee, attempt, receipt, device, paid_mmana, vests_at, outcome, ended, .. } => {
+                self.close(job, HoldState::Settled { attempt: *attempt, receipt: *receipt, device: *device, paid_mmana: *paid_mmana });
+                self.ended(ended, payer);
+                if *outcome == crate::ledger::SettleOutcome::Completed
+                    && payer != payee
+                    && let Some(device) = self.devices.get_mut(device)
+                {
+                    device.reputation.verified();
+                }
+                if let Some(at) = vests_at
+                    && *paid_mmana > MilliMana::ZERO
+                {
+                    self.vesting.insert(*job, Vesting { member: *payee, at: *at, amount: *paid_mmana });
+                }
+                for earner in [Earner::Member(*payee), Earner::Device(*device)] {
+                    let sum = self.earned_on(&earner, fact.at_ms).checked_add(*paid_mmana).unwrap_or(*paid_mmana);
+                    self.earned.insert(earner, (fact.at_ms / DAY_MS, sum));
+                }
+                return Some(*job);
+            }
+            What::Void { job, member, reason, ended } => {
+                self.close(job, HoldState::Voided { reason: *reason });
+                self.ended(ended, member);
+                return Some(*job);
+            }
+            What::Regen { part, decay, next, .. } => {
+                self.epoch_at = fact.at_ms;
+                self.epoch_next = next.map(|member| (part + 1, member));
+                if *part == 0 {
+                    self.devices.values_mut().for_each(|device| device.reputation.decay(*decay));
                 }
             }
-            What::Void { job, reason, .. } => {
-                if let Some(hold) = self.holds.get_mut(job) {
-                    hold.state = HoldState::Voided { reason: *reason };
+            What::Vest { jobs, .. } => jobs.iter().for_each(|job| {
+                self.vesting.remove(job);
+            }),
+            What::Flag { job, device, why, .. } => {
+                if let Some(device) = self.devices.get_mut(device) {
+                    device.reputation.flagged(*why);
+                }
+                if let Some(leg) = fact.legs.first()
+                    && let Some(member) = leg.from.member()
+                {
+                    self.vesting.remove(job);
+                    self.reviews.insert(*job, Review { member, amount: leg.amount_mmana });
                 }
             }
+            What::ReviewRelease { job, .. } | What::ReviewSeize { job, .. } => {
+                self.reviews.remove(job);
+            }
+            What::Checkpoint(state) => self.checkpoint = Some(*state),
         }
-        self.facts.insert(fact.id, (seq, job_of_hold));
-        self.last_at = fact.at_ms;
-        self.fact_count += 1;
-        Ok(())
+        None
     }
 
-    fn check_what(&self, fact: &Fact) -> Result<(), Wrong> {
-        let kind = fact.what.kind();
-        let legs = |detail: &str| Wrong::Legs { kind, detail: detail.to_owned() };
-        let moved = |from: Account, to: Option<Account>| -> i64 {
-            fact.legs.iter().filter(|leg| leg.from == from && to.is_none_or(|to| leg.to == to)).map(|leg| leg.amount_mmana.get()).sum()
-        };
-        if fact.legs.iter().any(|leg| leg.amount_mmana == MilliMana::ZERO || leg.from == leg.to) {
-            return Err(legs("a leg moves nothing"));
-        }
-        let known = |member: &MemberId| self.members.contains_key(member).then_some(()).ok_or(Wrong::Unknown { kind, what: "member" });
-        match &fact.what {
-            What::Genesis { .. } if self.fact_count > 0 => Err(Wrong::NoGenesis),
-            What::Genesis { .. } => {
-                if fact.legs.is_empty() {
-                    Ok(())
-                } else {
-                    Err(legs("a genesis moves nothing"))
-                }
+    fn close(&mut self, job: &JobId, state: HoldState) {
+        if let Some(mut hold) = self.open.remove(job) {
+            hold.state = state;
+            if let Some(open) = self.open_holds.get_mut(&hold.member) {
+                *open = open.saturating_sub(1);
             }
-            What::Open { member, .. } | What::Mint { member, .. } => {
-                if matches!(fact.what, What::Mint { .. }) {
-                    known(member)?;
-                }
-                let to = Account::Available(*member);
-                if fact.legs.iter().all(|leg| leg.from == Account::Mint && leg.to == to) {
-                    Ok(())
-                } else {
-                    Err(legs("credit goes from mint to the member alone"))
-                }
-            }
-            What::BindDevice { member, .. } => known(member),
-            What::AttestTier { device, .. } | What::RevokeDevice { device, .. } => {
-                self.devices.contains_key(device).then_some(()).ok_or(Wrong::Unknown { kind, what: "device" })
-            }
-            What::Hold { job, member, amount_mmana, .. } => {
-                known(member)?;
-                if self.holds.contains_key(job) {
-                    return Err(Wrong::HoldTwice(*job));
-                }
-                let right = fact.legs.len() == 1 && moved(Account::Available(*member), Some(Account::Held(*member))) == amount_mmana.get();
-                if right { Ok(()) } else { Err(legs("a hold moves its amount from available to held")) }
-            }
-            What::Settle { job, payer, payee, paid_mmana, fee_mmana, .. } => {
-                known(payee)?;
-                let hold = self.open_hold(job)?;
-                let held = Account::Held(hold.member);
-                let amount = hold.amount_mmana.get();
-                let paid = moved(held, Some(Account::Available(*payee))) + moved(held, Some(Account::Vesting(*payee)));
-                let back = moved(held, Some(Account::Available(*payer)));
-                let fee = moved(held, Some(Account::Commons));
-                let own = payer == payee;
-                let right = hold.member == *payer
-                    && fact.legs.iter().all(|leg| leg.from == held)
-                    && moved(held, None) == amount
-                    && fee == fee_mmana.get()
-                    && if own { paid + fee == amount } else { paid == paid_mmana.get() && paid + fee + back == amount };
-                if right { Ok(()) } else { Err(legs("a settlement empties the hold into pay, fee and rest")) }
-            }
-            What::Void { job, member, .. } => {
-                let hold = self.open_hold(job)?;
-                let right = hold.member == *member
-                    && fact.legs.len() == 1
-                    && moved(Account::Held(*member), Some(Account::Available(*member))) == hold.amount_mmana.get();
-                if right { Ok(()) } else { Err(legs("a void returns the whole hold")) }
-            }
+            self.closed.insert(*job, hold);
         }
     }
 
-    fn open_hold(&self, job: &JobId) -> Result<&HoldView, Wrong> {
-        self.holds.get(job).filter(|hold| hold.state == HoldState::Open).ok_or(Wrong::NoHold(*job))
+    fn ended(&mut self, ended: &[crate::ledger::Ended], payer: &MemberId) {
+        for attempt in ended {
+            if let Some(device) = self.devices.get_mut(&attempt.device).filter(|device| device.member != *payer) {
+                device.reputation.ended(attempt.class);
+            }
+        }
     }
 
     /// Every invariant over the whole books; for `verify`.
@@ -373,16 +533,32 @@ impl Books {
                 wrong.push(format!("{account} is at {balance} milli-mana"));
             }
         }
-        let mut open: BTreeMap<MemberId, i64> = BTreeMap::new();
-        for hold in self.holds.values().filter(|hold| hold.state == HoldState::Open) {
+        let (mut open, mut vesting): (BTreeMap<MemberId, i64>, BTreeMap<MemberId, i64>) = Default::default();
+        for hold in self.open.values() {
             *open.entry(hold.member).or_default() += hold.amount_mmana.get();
+        }
+        for entry in self.vesting.values() {
+            *vesting.entry(entry.member).or_default() += entry.amount.get();
         }
         for member in self.members.keys() {
             let (held, holds) = (self.balance_of(&Account::Held(*member)), open.get(member).copied().unwrap_or(0));
             if held != holds {
                 wrong.push(format!("{member} has {held} milli-mana held, but open holds of {holds}"));
             }
+            let (balance, entries) = (self.balance_of(&Account::Vesting(*member)), vesting.get(member).copied().unwrap_or(0));
+            if balance != entries {
+                wrong.push(format!("{member} has {balance} milli-mana vesting, but entries of {entries}"));
+            }
+        }
+        let in_review: i64 = self.reviews.values().map(|review| review.amount.get()).sum();
+        if self.balance_of(&Account::Review) != in_review {
+            wrong.push(format!("review is at {} milli-mana, its entries at {in_review}", self.balance_of(&Account::Review)));
         }
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
     }
+}
+
+fn prefix(id: &FactId) -> u64 {
+    let [a, b, c, d, e, f, g, h, ..] = *id.0.digest();
+    u64::from_be_bytes([a, b, c, d, e, f, g, h])
 }

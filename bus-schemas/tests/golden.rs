@@ -188,7 +188,8 @@ fn every_message_is_written_as_ever() {
     body(&signer, &heartbeat, &Heartbeat { not_working: Some("paused by its owner".into()), ..heartbeat.clone() });
 
     let command = Command { net, at: 11, op: Op::Hold { job, member, key: "note-1".into(), amount_mmana: Some(mana(1250)), expires: 99 } };
-    let settle = Op::Settle { job, attempt, receipt: ReceiptId(Cid::of(b"r")), receipt_at: 12, receipt_seq: 3, started_at: None };
+    let settle =
+        Op::Settle { job, attempt, receipt: ReceiptId(Cid::of(b"r")), receipt_at: 12, receipt_seq: 3, started_at: None, ended: vec![] };
     body(&signer, &command, &Command { op: settle, ..command.clone() });
     plain(
         "ledger-request",

@@ -288,7 +288,12 @@ fn judge(job: &JobId, outcome: LedgerOutcome) -> Judged {
                 | RefusalKind::NotAllowed
                 | RefusalKind::Expired
                 | RefusalKind::DeviceBoundElsewhere
-                | RefusalKind::HoldExpired => code,
+                | RefusalKind::HoldExpired
+                | RefusalKind::TooManyHolds
+                | RefusalKind::SelfTransfer
+                | RefusalKind::NotInReview
+                | RefusalKind::BadPolicy
+                | RefusalKind::DeviceRevoked => code,
             };
             Judged::Refuse(Problem::new(code, detail))
         }

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::append::{NotStored, append};
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError};
-use crate::posting::{Parts, Standing};
+use crate::posting::{Parts, Standing, clock};
 use crate::projector::Feed;
 use crate::request::{self, Request};
 use crate::round::Round;
@@ -27,6 +27,8 @@ pub const ROUND_REQUESTS_MAX: usize = 64;
 const FRESH: Duration = Duration::from_secs(1);
 /// How often holds that outlived their jobs are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+/// New facts are under a checkpoint after this at the latest.
+const CHECKPOINT_AGE_MS: u64 = 60_000;
 /// Only these can be replies to a request: anything else would let an asker make the ledger publish where it likes.
 const INBOX: &str = "_INBOX.";
 
@@ -123,6 +125,7 @@ impl Turn<'_> {
             };
             answers.push((reply, outcomes));
         }
+        round.checkpoint(now, clock::CHECKPOINT_FACTS, u64::MAX)?;
         let messages = round.finish();
         let stored_any = !messages.is_empty();
         self.store(messages).await?;
@@ -145,6 +148,8 @@ impl Turn<'_> {
         let now = self.bus.time.now_ms();
         let mut round = Round::new(self.standing, self.signer);
         let voided = round.expire(now, BATCH_MAX)?;
+        round.ripen(now, BATCH_MAX)?;
+        round.checkpoint(now, clock::CHECKPOINT_FACTS, CHECKPOINT_AGE_MS / u64::from(self.time_divisor.max(1)))?;
         let messages = round.finish();
         self.store(messages).await?;
         if voided > 0 {

@@ -5,6 +5,9 @@
 //!
 //! Not here: signatures (a [`Verified`] was checked where it was made), the stream, the database.
 
+pub mod clock;
+mod operator;
+mod people;
 pub mod settle;
 pub mod standing;
 
@@ -14,7 +17,7 @@ mod tests;
 use std::collections::BTreeMap;
 
 use bus_schemas::assignment::Assignment;
-use bus_schemas::ledger::{Account, Command, Fact, HoldView, Leg, Op, RefusalKind, VoidReason, What, fact_id};
+use bus_schemas::ledger::{Account, Command, Ended, Fact, HoldView, Leg, Op, RefusalKind, VoidReason, What, fact_id};
 use bus_schemas::limits::{COST_DEFAULT, EXP_MAX_MS, KEY_CHARS_MAX, SKEW_MS, TIER_RATES};
 use bus_schemas::mana::MAX_MMANA;
 use bus_schemas::receipt::Receipt;
@@ -22,7 +25,7 @@ use bus_schemas::{Cid, Code, DeviceId, FactId, JobId, MemberId, MilliMana, Publi
 
 pub use standing::Standing;
 
-/// Longest reason of a mint, in characters.
+/// Longest reason or note, in characters.
 const REASON_CHARS_MAX: usize = 200;
 
 /// Whose keys the network document names; all others may ask nothing.
@@ -30,6 +33,8 @@ const REASON_CHARS_MAX: usize = 200;
 pub struct Parts {
     pub gateway: Vec<PublicKey>,
     pub scheduler: Vec<PublicKey>,
+    /// The network key: whoever holds it is the operator.
+    pub operator: Vec<PublicKey>,
 }
 
 /// Signed assignments and receipts that came with a request, by content id.
@@ -42,8 +47,8 @@ pub struct Evidence {
 /// What follows from a command that is not refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decided {
-    /// A fact to record; until it is stored nothing has happened.
-    Record(Box<Fact>),
+    /// Facts to record, the answer to the command first; until they are stored nothing has happened.
+    Record(Vec<Fact>),
     /// It was done earlier, or was only a question. `seq` is 0 where the fact is yet to come.
     Known { fact: FactId, seq: u64, hold: Option<Box<HoldView>> },
 }
@@ -79,17 +84,33 @@ pub fn decide(
     in_time(standing, now, command)?;
     match &command.op {
         Op::Open { member, did } => open(standing, now, member, did),
-        Op::Mint { member, amount_mmana, reason, key } => mint(standing, now, member, *amount_mmana, reason, key),
+        Op::Mint { member, amount_mmana, reason, key } => people::mint(standing, now, member, *amount_mmana, reason, key),
         Op::BindDevice { device, did, member } => bind_device(standing, now, device, did, member),
+        Op::RevokeDevice { device, receipts_seq } => revoke_device(standing, now, device, *receipts_seq),
         Op::AttestTier { device, tier } => attest_tier(standing, now, device, *tier),
         Op::Hold { job, member, key, amount_mmana, expires } => {
             hold(standing, now, &Wish { job: *job, member: *member, key, amount: *amount_mmana, expires: *expires })
         }
-        Op::Settle { job, attempt, receipt, receipt_at, receipt_seq: _, started_at } => {
-            let claim = settle::Claim { job: *job, attempt: *attempt, receipt: *receipt, receipt_at: *receipt_at, started_at: *started_at };
+        Op::Settle { job, attempt, receipt, receipt_at, receipt_seq, started_at, ended } => {
+            let claim = settle::Claim {
+                job: *job,
+                attempt: *attempt,
+                receipt: *receipt,
+                receipt_at: *receipt_at,
+                receipt_seq: *receipt_seq,
+                started_at: *started_at,
+                ended,
+            };
             settle::settle(standing, parts, now, &claim, evidence)
         }
-        Op::Void { job, reason } => void(standing, now, job, *reason),
+        Op::Void { job, reason, ended } => void(standing, now, job, *reason, ended),
+        Op::Transfer { from, to, amount_mmana, key, note } => people::transfer(standing, now, (from, to), *amount_mmana, key, note),
+        Op::Fee { member, amount_mmana, reason, key } => people::fee(standing, now, member, *amount_mmana, reason, key),
+        Op::Flag { job, why, note } => operator::flag(standing, now, job, *why, note),
+        Op::ReviewRelease { job, reason } => operator::review(standing, now, job, reason, true),
+        Op::ReviewSeize { job, reason } => operator::review(standing, now, job, reason, false),
+        Op::SetPolicy { rules } => operator::policy(standing, now, rules),
+        Op::Correct { of, legs, reason, key } => operator::correct(standing, now, *of, legs, reason, key),
         Op::Look { job } => look(standing, job),
     }
 }
@@ -99,16 +120,36 @@ pub fn fact_time(standing: &Standing, now: UnixMs) -> UnixMs {
     standing.books().last_at().max(now)
 }
 
-/// The fact that voids a hold which outlived its job; `None` unless it is open and past its time.
-pub fn expire(standing: &Standing, now: UnixMs, job: &JobId) -> Option<Fact> {
-    let now = fact_time(standing, now);
-    let hold = standing.open_hold(job)?;
-    (hold.expires < now).then(|| void_fact(standing, now, hold, VoidReason::Expired))
+/// The facts that an answer to the command depends on. Those that the books may have forgotten must be looked up before it is
+/// decided ([`Standing::recall`]): what was accepted once is never done twice.
+pub fn depends_on(op: &Op) -> Vec<FactId> {
+    match op {
+        Op::Open { member, .. } => vec![fact_id::open(member)],
+        Op::BindDevice { device, .. } => vec![fact_id::bind_device(device)],
+        Op::RevokeDevice { device, .. } => vec![fact_id::revoke_device(device)],
+        // What the books always remember is enough.
+        Op::AttestTier { .. } | Op::SetPolicy { .. } => vec![],
+        Op::Mint { member, key, .. } => vec![fact_id::mint(member, key)],
+        Op::Fee { member, key, .. } => vec![fact_id::fee(member, key)],
+        Op::Transfer { from, key, .. } => vec![fact_id::transfer(from, key)],
+        Op::Correct { key, .. } => vec![fact_id::correction(key)],
+        Op::Hold { job, member, key, .. } => vec![fact_id::hold(member, key), fact_id::close(job)],
+        Op::Settle { job, .. } | Op::Void { job, .. } | Op::Look { job } => vec![fact_id::close(job)],
+        Op::Flag { job, why, .. } => vec![fact_id::close(job), fact_id::flag(job, why.name())],
+        Op::ReviewRelease { job, .. } | Op::ReviewSeize { job, .. } => vec![fact_id::review(job)],
+    }
 }
 
 fn may_ask(parts: &Parts, by: &PublicKey, op: &Op) -> Result<(), Refusal> {
     let allowed = match op {
-        Op::Open { .. } | Op::Mint { .. } | Op::BindDevice { .. } | Op::AttestTier { .. } | Op::Hold { .. } => parts.gateway.contains(by),
+        Op::Open { .. } | Op::BindDevice { .. } | Op::Hold { .. } | Op::Transfer { .. } => parts.gateway.contains(by),
+        Op::Mint { .. } | Op::AttestTier { .. } | Op::RevokeDevice { .. } => parts.gateway.contains(by) || parts.operator.contains(by),
+        Op::Fee { .. }
+        | Op::Flag { .. }
+        | Op::ReviewRelease { .. }
+        | Op::ReviewSeize { .. }
+        | Op::SetPolicy { .. }
+        | Op::Correct { .. } => parts.operator.contains(by),
         Op::Settle { .. } => parts.scheduler.contains(by),
         Op::Void { reason, .. } => match reason {
             VoidReason::Cancelled | VoidReason::NotAdmitted => parts.gateway.contains(by) || parts.scheduler.contains(by),
@@ -116,7 +157,7 @@ fn may_ask(parts: &Parts, by: &PublicKey, op: &Op) -> Result<(), Refusal> {
             // Written by the ledger's own sweeper, from fact time.
             VoidReason::Expired => false,
         },
-        Op::Look { .. } => parts.gateway.contains(by) || parts.scheduler.contains(by),
+        Op::Look { .. } => parts.gateway.contains(by) || parts.scheduler.contains(by) || parts.operator.contains(by),
     };
     if allowed { Ok(()) } else { Err(Refusal::new(RefusalKind::NotAllowed, Code::Forbidden, format!("{by} may not ask for this"))) }
 }
@@ -136,7 +177,7 @@ fn in_time(standing: &Standing, now: UnixMs, command: &Command) -> Result<(), Re
 }
 
 fn record(standing: &Standing, now: UnixMs, id: FactId, legs: Vec<Leg>, what: What) -> Decided {
-    Decided::Record(Box::new(fact(standing, now, id, legs, vec![], what)))
+    Decided::Record(vec![fact(standing, now, id, legs, vec![], what)])
 }
 
 fn fact(standing: &Standing, now: UnixMs, id: FactId, legs: Vec<Leg>, evidence: Vec<Cid>, what: What) -> Fact {
@@ -163,32 +204,6 @@ fn open(standing: &Standing, now: UnixMs, member: &MemberId, did: &PublicKey) ->
         legs.push(leg(Account::Mint, Account::Available(*member), grant));
     }
     Ok(record(standing, now, id, legs, What::Open { member: *member, did: *did }))
-}
-
-fn mint(standing: &Standing, now: UnixMs, member: &MemberId, amount: MilliMana, reason: &str, key: &str) -> Result<Decided, Refusal> {
-    check_key(key)?;
-    let id = fact_id::mint(member, key);
-    if let Some((seq, _)) = standing.books().fact(&id) {
-        return match standing.minted(&id) {
-            Some(earlier) if earlier != amount => Err(Refusal::new(
-                RefusalKind::KeyConflict,
-                Code::Conflict,
-                format!("the key was used to mint {earlier} mana for {member}, not {amount}"),
-            )),
-            Some(_) | None => Ok(Decided::Known { fact: id, seq, hold: None }),
-        };
-    }
-    known_member(standing, member)?;
-    if amount == MilliMana::ZERO {
-        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadAmount, "the amount must be more than zero"));
-    }
-    if reason.chars().count() > REASON_CHARS_MAX {
-        let detail = format!("the reason has more than {REASON_CHARS_MAX} characters");
-        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, detail));
-    }
-    mintable(standing, amount)?;
-    let legs = vec![leg(Account::Mint, Account::Available(*member), amount)];
-    Ok(record(standing, now, id, legs, What::Mint { member: *member, reason: reason.to_owned() }))
 }
 
 /// All credit together stays at most 2^53 - 1 milli-mana, so that every balance is exact in JSON and none can overflow.
@@ -226,17 +241,24 @@ fn attest_tier(standing: &Standing, now: UnixMs, device: &DeviceId, tier: u8) ->
         let detail = format!("there is no tier {tier}; tiers are 0 to {}", TIER_RATES.len() - 1);
         return Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, detail));
     }
-    let id = fact_id::attest_tier(device, tier, standing.books().policy.version);
-    match standing.books().fact(&id) {
-        Some((seq, _)) if attested == tier => Ok(Decided::Known { fact: id, seq, hold: None }),
-        // A fact happens once: going back to an earlier tier takes a new version of the policy.
-        Some(_) => Err(Refusal::new(
-            RefusalKind::NotAllowed,
-            Code::Conflict,
-            format!("{device} had tier {tier} before and has {attested} now; it can return to it under the next policy version"),
-        )),
-        None => Ok(record(standing, now, id, vec![], What::AttestTier { device: *device, tier })),
+    let device_before = standing.books().device(device).map_or(0, |known| known.attested);
+    if device_before > 0 && attested == tier {
+        let fact = fact_id::attest_tier(device, device_before - 1);
+        let seq = standing.books().fact(&fact).map_or(0, |(seq, _)| seq);
+        return Ok(Decided::Known { fact, seq, hold: None });
     }
+    let id = fact_id::attest_tier(device, device_before);
+    Ok(record(standing, now, id, vec![], What::AttestTier { device: *device, tier }))
+}
+
+fn revoke_device(standing: &Standing, now: UnixMs, device: &DeviceId, receipts_seq: u64) -> Result<Decided, Refusal> {
+    let id = fact_id::revoke_device(device);
+    let unknown = || Refusal::new(RefusalKind::UnknownDevice, Code::NoSuchDevice, format!("{device} is bound to no member"));
+    if standing.books().device(device).ok_or_else(unknown)?.revoked.is_some() {
+        let seq = standing.books().fact(&id).map_or(0, |(seq, _)| seq);
+        return Ok(Decided::Known { fact: id, seq, hold: None });
+    }
+    Ok(record(standing, now, id, vec![], What::RevokeDevice { device: *device, receipts_seq }))
 }
 
 struct Wish<'a> {
@@ -267,6 +289,11 @@ fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Re
         return Err(Refusal::new(RefusalKind::KeyConflict, Code::Conflict, detail));
     }
     known_member(standing, &member)?;
+    let most = standing.books().policy.open_holds_max;
+    if most > 0 && standing.books().open_holds_of(&member) >= most {
+        let detail = format!("{member} has {most} holds open, which is the most that the policy allows; try again when a job has ended");
+        return Err(Refusal::new(RefusalKind::TooManyHolds, Code::TooManyWaiting, detail));
+    }
     if wish.expires <= now {
         return Err(Refusal::new(RefusalKind::HoldExpired, Code::NotAdmitted, format!("the hold for {} would have expired", job.short())));
     }
@@ -287,9 +314,12 @@ fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Re
     Ok(record(standing, now, id, legs, what))
 }
 
-fn void(standing: &Standing, now: UnixMs, job: &JobId, reason: VoidReason) -> Result<Decided, Refusal> {
+fn void(standing: &Standing, now: UnixMs, job: &JobId, reason: VoidReason, ended: &[Ended]) -> Result<Decided, Refusal> {
     match standing.closing(job)? {
-        settle::Closing::Open(hold) => Ok(Decided::Record(Box::new(void_fact(standing, now, hold, reason)))),
+        settle::Closing::Open(hold) => {
+            let ended = settle::bad_ends(standing, ended)?;
+            Ok(Decided::Record(vec![void_fact(standing, now, hold, reason, ended)]))
+        }
         settle::Closing::Voided { fact, seq, hold, .. } => Ok(Decided::Known { fact, seq, hold: Some(Box::new(hold.clone())) }),
         settle::Closing::Settled { .. } => {
             Err(Refusal::new(RefusalKind::AlreadySettled, Code::Refused, format!("{} is settled", job.short())))
@@ -297,9 +327,9 @@ fn void(standing: &Standing, now: UnixMs, job: &JobId, reason: VoidReason) -> Re
     }
 }
 
-fn void_fact(standing: &Standing, now: UnixMs, hold: &HoldView, reason: VoidReason) -> Fact {
+fn void_fact(standing: &Standing, now: UnixMs, hold: &HoldView, reason: VoidReason, ended: Vec<Ended>) -> Fact {
     let legs = vec![leg(Account::Held(hold.member), Account::Available(hold.member), hold.amount_mmana)];
-    fact(standing, now, fact_id::close(&hold.job), legs, vec![], What::Void { job: hold.job, member: hold.member, reason })
+    fact(standing, now, fact_id::close(&hold.job), legs, vec![], What::Void { job: hold.job, member: hold.member, reason, ended })
 }
 
 /// For an open hold the fact is the hold itself, for a closed one what closed it.
@@ -323,6 +353,30 @@ fn available(standing: &Standing, member: &MemberId) -> MilliMana {
 fn known_member(standing: &Standing, member: &MemberId) -> Result<(), Refusal> {
     let unknown = || Refusal::new(RefusalKind::UnknownMember, Code::NotFound, format!("{member} has no account"));
     standing.books().member(member).map(|_| ()).ok_or_else(unknown)
+}
+
+/// What the same key did before, if anything: the same again is known, another thing is a conflict.
+fn repeat(standing: &Standing, id: FactId, what: &What, legs: &[Leg]) -> Result<Option<Decided>, Refusal> {
+    let Some((seq, _)) = standing.books().fact(&id) else { return Ok(None) };
+    if standing.body_of(&id).is_some_and(|earlier| earlier != standing::body_id(what, legs)) {
+        let detail = format!("the key was used for another {}", what.kind());
+        return Err(Refusal::new(RefusalKind::KeyConflict, Code::Conflict, detail));
+    }
+    Ok(Some(Decided::Known { fact: id, seq, hold: None }))
+}
+
+fn check_amount(amount: MilliMana) -> Result<(), Refusal> {
+    if amount > MilliMana::ZERO {
+        return Ok(());
+    }
+    Err(Refusal::new(RefusalKind::BadAmount, Code::BadAmount, "the amount must be more than zero"))
+}
+
+fn check_reason(reason: &str) -> Result<(), Refusal> {
+    if reason.chars().count() <= REASON_CHARS_MAX {
+        return Ok(());
+    }
+    Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, format!("the reason has more than {REASON_CHARS_MAX} characters")))
 }
 
 fn check_key(key: &str) -> Result<(), Refusal> {

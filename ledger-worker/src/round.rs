@@ -3,14 +3,14 @@
 //! Each command sees what the earlier ones of the round did. The books run ahead of the stream until the messages are
 //! stored; if that fails they are dropped and built again from the stream.
 
-use bus_schemas::ledger::{Done, Fact, LedgerOutcome, Op};
+use bus_schemas::ledger::{Done, Fact, LedgerOutcome, Op, RefusalKind};
 use bus_schemas::limits::{BATCH_MAX, STEP_BYTES_TARGET};
 use bus_schemas::replay::Wrong;
-use bus_schemas::{JobId, Signer, UnixMs, Verified};
+use bus_schemas::{Code, JobId, Signer, UnixMs, Verified};
 use bus_schemas::{envelope::JsonBatch, ledger::Command};
 use bytes::Bytes;
 
-use crate::posting::{self, Decided, Evidence, Parts, Standing};
+use crate::posting::{self, Decided, Evidence, Parts, Standing, clock};
 
 /// One message of LEDGER with what the projection needs of it.
 #[derive(Debug, Clone)]
@@ -54,9 +54,15 @@ impl<'a> Round<'a> {
 
     fn answer_one(&mut self, parts: &Parts, now: UnixMs, command: &Verified<Command>, evidence: &Evidence) -> Result<LedgerOutcome, Wrong> {
         Ok(match posting::decide(self.standing, parts, now, command, evidence) {
-            Ok(Decided::Record(fact)) => {
-                let id = fact.id;
-                let seq = self.add(*fact)?;
+            Ok(Decided::Record(facts)) => {
+                let mut first = None;
+                for fact in facts {
+                    let id = fact.id;
+                    let seq = self.add(fact)?;
+                    first.get_or_insert((id, seq));
+                }
+                // A record has at least one fact.
+                let Some((id, seq)) = first else { return Ok(nothing()) };
                 let hold = job_of(&command.op).and_then(|job| self.standing.books().hold(&job)).cloned();
                 LedgerOutcome::Done(Done { fact: id, seq, repeat: false, hold })
             }
@@ -74,12 +80,42 @@ impl<'a> Round<'a> {
         let outlived = self.standing.outlived(now, max);
         let mut voided = 0;
         for job in &outlived {
-            if let Some(fact) = posting::expire(self.standing, now, job) {
+            if let Some(fact) = clock::expire(self.standing, now, job) {
                 self.add(fact)?;
                 voided += 1;
             }
         }
         Ok(voided)
+    }
+
+    /// Adds what else time has brought: pay that has vested (at most `max` jobs) and an epoch that has begun.
+    ///
+    /// # Errors
+    /// As [`Self::answer`].
+    pub fn ripen(&mut self, now: UnixMs, max: usize) -> Result<(), Wrong> {
+        for fact in clock::vest(self.standing, now, max) {
+            self.add(fact)?;
+        }
+        while let Some(fact) = clock::epoch(self.standing, now) {
+            self.add(fact)?;
+        }
+        Ok(())
+    }
+
+    /// Adds a checkpoint, in a message of its own, where `every` facts came since the last one or it is older than `age_ms`.
+    ///
+    /// # Errors
+    /// As [`Self::answer`].
+    pub fn checkpoint(&mut self, now: UnixMs, every: u64, age_ms: u64) -> Result<(), Wrong> {
+        let (since, at) = (self.standing.since_checkpoint(), self.standing.checkpoint_at());
+        if since >= every || (since > 0 && now.saturating_sub(at) >= age_ms) {
+            self.close();
+            if let Some(fact) = clock::checkpoint(self.standing, now) {
+                self.add(fact)?;
+                self.close();
+            }
+        }
+        Ok(())
     }
 
     /// Applies a fact and puts it into the message in the making; returns that message's sequence.
@@ -117,9 +153,23 @@ impl<'a> Round<'a> {
     }
 }
 
+fn nothing() -> LedgerOutcome {
+    let detail = "nothing was decided".to_owned();
+    LedgerOutcome::Refused { code: Code::Internal, why: RefusalKind::NotAllowed, detail }
+}
+
 fn job_of(op: &Op) -> Option<JobId> {
     match op {
         Op::Hold { job, .. } | Op::Settle { job, .. } | Op::Void { job, .. } | Op::Look { job } => Some(*job),
-        Op::Open { .. } | Op::Mint { .. } | Op::BindDevice { .. } | Op::AttestTier { .. } => None,
+        Op::Flag { job, .. } | Op::ReviewRelease { job, .. } | Op::ReviewSeize { job, .. } => Some(*job),
+        Op::Open { .. }
+        | Op::Mint { .. }
+        | Op::BindDevice { .. }
+        | Op::AttestTier { .. }
+        | Op::Transfer { .. }
+        | Op::Fee { .. }
+        | Op::SetPolicy { .. }
+        | Op::Correct { .. }
+        | Op::RevokeDevice { .. } => None,
     }
 }

@@ -134,7 +134,18 @@ impl<'a> Rows<'a> {
                     }
                     What::AttestTier { device, tier } => rows.seldom.push(Seldom::Tier { id: *device, tier: i16::from(*tier) }),
                     What::RevokeDevice { device, .. } => rows.seldom.push(Seldom::Revoked { id: *device, seq }),
-                    What::Genesis { .. } | What::Mint { .. } => {}
+                    What::Genesis { .. }
+                    | What::Mint { .. }
+                    | What::Regen { .. }
+                    | What::Transfer { .. }
+                    | What::Fee { .. }
+                    | What::Vest { .. }
+                    | What::Flag { .. }
+                    | What::ReviewRelease { .. }
+                    | What::ReviewSeize { .. }
+                    | What::Policy { .. }
+                    | What::Correction { .. }
+                    | What::Checkpoint(_) => {}
                 }
             }
         }
@@ -157,7 +168,7 @@ impl<'a> Rows<'a> {
         self.facts.i.push(i);
         self.facts.id.push(fact.id.0.to_bytes().to_vec());
         self.facts.kind.push(fact.what.kind());
-        self.facts.job.push(job_of(&fact.what).map(|job| job.0.to_bytes().to_vec()));
+        self.facts.job.push(fact.what.job().map(|job| job.0.to_bytes().to_vec()));
         self.facts.at_ms.push(signed(fact.at_ms));
         self.facts.body.push(body);
     }
@@ -181,21 +192,14 @@ impl Closings {
         self.job.push(job.0.to_bytes().to_vec());
         self.closed_seq.push(closing.map(|closing| closing.seq));
         let what = closing.map(|closing| &closing.fact.what);
+        #[allow(clippy::wildcard_enum_match_arm)]
         let (state, settled, voided) = match what {
             Some(What::Settle { device, attempt, receipt, paid_mmana, fee_mmana, .. }) => {
                 ("settled", Some((device, attempt, receipt, paid_mmana, fee_mmana)), None)
             }
             Some(What::Void { reason, .. }) => ("voided", None, Some(reason)),
-            Some(
-                What::Genesis { .. }
-                | What::Open { .. }
-                | What::Mint { .. }
-                | What::BindDevice { .. }
-                | What::AttestTier { .. }
-                | What::Hold { .. }
-                | What::RevokeDevice { .. },
-            )
-            | None => ("open", None, None),
+            // Only a settlement or a void closes a hold.
+            Some(_) | None => ("open", None, None),
         };
         self.state.push(state);
         self.device.push(settled.map(|(device, ..)| device.to_string()));
@@ -204,18 +208,6 @@ impl Closings {
         self.paid.push(settled.map(|(_, _, _, paid, _)| paid.get()));
         self.fee.push(settled.map(|(_, _, _, _, fee)| fee.get()));
         self.reason.push(voided.and_then(|reason| serde_json::to_value(reason).ok()?.as_str().map(str::to_owned)));
-    }
-}
-
-fn job_of(what: &What) -> Option<JobId> {
-    match what {
-        What::Hold { job, .. } | What::Settle { job, .. } | What::Void { job, .. } => Some(*job),
-        What::Genesis { .. }
-        | What::Open { .. }
-        | What::Mint { .. }
-        | What::BindDevice { .. }
-        | What::AttestTier { .. }
-        | What::RevokeDevice { .. } => None,
     }
 }
 

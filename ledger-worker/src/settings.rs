@@ -98,5 +98,5 @@ impl Settings {
 
 /// Who may ask what, from the network document.
 pub fn parts(network: &NetworkDocument) -> Parts {
-    Parts { gateway: network.gateway_keys.clone(), scheduler: network.scheduler_keys.clone() }
+    Parts { gateway: network.gateway_keys.clone(), scheduler: network.scheduler_keys.clone(), operator: vec![network.network_key] }
 }

@@ -28,7 +28,7 @@ async fn from_a_hold_to_rows_and_back() {
     assert_eq!(done(&outcomes), 10, "{outcomes:?}");
     assert_eq!(done(&world.ask_with(&settlement(&world, &[0, 1, 2])).await), 3);
     assert_eq!(done(&world.ask_with(&settlement(&world, &[0, 1, 2])).await), 0, "a second receipt of a settled job earns nothing");
-    world.ask(vec![Op::Void { job: job(3), reason: VoidReason::Cancelled }]).await;
+    world.ask(vec![Op::Void { job: job(3), reason: VoidReason::Cancelled, ended: vec![] }]).await;
     match &world.ask(vec![Op::Look { job: job(0) }]).await[..] {
         [LedgerOutcome::Done(done)] => {
             let hold = done.hold.as_ref().unwrap();

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bus_schemas::eligibility::Needs;
 use bus_schemas::history::{Decision, EndedAttempt, Transition};
 use bus_schemas::job::{AdmittedJob, JobState};
+use bus_schemas::ledger::Ended;
 use bus_schemas::offer::Quote;
 use bus_schemas::{AttemptId, Batch, Cid, DeviceId, MilliMana, Proof, UnixMs};
 
@@ -130,6 +131,10 @@ impl Job {
     }
     pub fn note(&mut self, to: JobState, at: UnixMs, cause: impl Into<String>, actor: impl Into<String>) {
         self.transitions.push(Transition { to, at, cause: cause.into(), actor: actor.into() });
+    }
+    /// The attempts that ended without a result, for the books: they count for the reputation of their devices.
+    pub fn ended_badly(&self) -> Vec<Ended> {
+        self.ended.iter().map(|end| Ended { attempt: end.attempt, device: end.device, class: end.failure.class }).collect()
     }
     /// Neither assigned nor ended.
     pub fn is_unassigned(&self) -> bool {

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use serde_bytes::ByteBuf;
 
 use crate::crash;
-use crate::job::{Evidence, Phase};
+use crate::job::{Evidence, Job, Phase};
 use crate::measure;
 use crate::watch::Stray;
 use crate::world::{Done, World};
@@ -149,6 +149,7 @@ impl World {
             receipt_at: 0,
             receipt_seq: 0,
             started_at: attempt.started.map(|(at, _)| at),
+            ended: job.ended_badly(),
         };
         let paid = Paid { device: receipt.device, receipt: id, assignment: attempt.evidence.clone(), evidence };
         let end = EndedEvent {
@@ -172,7 +173,8 @@ impl World {
     /// Ends a job without a result: the hold returns.
     pub fn close_failed(&mut self, id: JobId, problem: &Problem, reason: VoidReason) {
         let state = if reason == VoidReason::Cancelled { JobState::Cancelled } else { JobState::Failed };
-        self.close_without_result(id, state, problem, Some(Op::Void { job: id, reason }));
+        let ended = self.jobs.get(&id).map(Job::ended_badly).unwrap_or_default();
+        self.close_without_result(id, state, problem, Some(Op::Void { job: id, reason, ended }));
     }
 
     /// Ends a job whose hold is closed already (`op` absent), or closes it.

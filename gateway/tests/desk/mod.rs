@@ -35,6 +35,7 @@ pub struct Books {
     pub asked: usize,
 }
 impl Books {
+    #[allow(clippy::wildcard_enum_match_arm)]
     fn answer(&mut self, op: &Op) -> LedgerOutcome {
         let done = |repeat, hold| LedgerOutcome::Done(Done { fact: FactId(Cid::of(b"f")), seq: 1, repeat, hold });
         let refused = |code, why| LedgerOutcome::Refused { code, why, detail: "no".into() };
@@ -55,7 +56,8 @@ impl Books {
                 self.holds.insert((*member, key.clone()), hold.clone());
                 done(false, Some(hold))
             }
-            Op::Mint { .. } | Op::Settle { .. } | Op::Void { .. } | Op::Look { .. } => refused(Code::Refused, RefusalKind::NotAllowed),
+            // Nothing else is asked by what these tests drive.
+            _ => refused(Code::Refused, RefusalKind::NotAllowed),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bus_schemas::ledger::{Fact, HoldState, HoldView, RefusalKind, What, fact_id};
+use bus_schemas::ledger::{Fact, HoldState, HoldView, Leg, RefusalKind, What, fact_id};
 use bus_schemas::replay::{Books, LedgerKeys, Wrong, read_facts};
-use bus_schemas::{Code, FactId, JobId, MilliMana, NetworkId, UnixMs, Verifier};
+use bus_schemas::{Cid, Code, FactId, JobId, NetworkId, UnixMs, Verifier};
 
 use super::Refusal;
 use super::settle::Closing;
@@ -25,13 +25,30 @@ pub struct Standing {
     /// The fact of each open hold.
     open: BTreeMap<JobId, FactId>,
     by_expiry: BTreeSet<(UnixMs, JobId)>,
-    /// Amount of each mint, so that the same key with another amount is a conflict.
-    minted: BTreeMap<FactId, MilliMana>,
+    /// What each keyed fact says and moves, so that the same key with another body is a conflict.
+    bodies: BTreeMap<FactId, Cid>,
+    by_ripeness: BTreeSet<(UnixMs, JobId)>,
+    since_checkpoint: u64,
+    checkpoint_at: UnixMs,
+}
+
+/// The content of a keyed fact, without when and by which policy.
+pub fn body_id(what: &What, legs: &[Leg]) -> Cid {
+    Cid::of(&serde_json::to_vec(&(what, legs)).unwrap_or_default())
 }
 
 impl Standing {
     pub fn new(net: NetworkId, keys: LedgerKeys) -> Self {
-        Self { books: Books::new(net, keys.clone()), keys, open: BTreeMap::new(), by_expiry: BTreeSet::new(), minted: BTreeMap::new() }
+        Self {
+            books: Books::new(net, keys.clone()),
+            keys,
+            open: BTreeMap::new(),
+            by_expiry: BTreeSet::new(),
+            bodies: BTreeMap::new(),
+            by_ripeness: BTreeSet::new(),
+            since_checkpoint: 0,
+            checkpoint_at: 0,
+        }
     }
 
     pub fn books(&self) -> &Books {
@@ -40,8 +57,20 @@ impl Standing {
     pub fn open_holds(&self) -> usize {
         self.open.len()
     }
-    pub fn minted(&self, fact: &FactId) -> Option<MilliMana> {
-        self.minted.get(fact).copied()
+    pub fn body_of(&self, fact: &FactId) -> Option<Cid> {
+        self.bodies.get(fact).copied()
+    }
+    /// Jobs whose pay has vested by `now`, the oldest first, at most `max`.
+    pub fn ripe(&self, now: UnixMs, max: usize) -> Vec<JobId> {
+        self.by_ripeness.iter().take_while(|(at, _)| *at <= now).take(max).map(|(_, job)| *job).collect()
+    }
+    /// Facts after the last checkpoint.
+    pub fn since_checkpoint(&self) -> u64 {
+        self.since_checkpoint
+    }
+    /// Fact time of the last checkpoint; 0 before the first.
+    pub fn checkpoint_at(&self) -> UnixMs {
+        self.checkpoint_at
     }
     pub fn open_hold(&self, job: &JobId) -> Option<&HoldView> {
         self.books.hold(job).filter(|hold| hold.state == HoldState::Open)
@@ -76,26 +105,76 @@ impl Standing {
     /// # Errors
     /// [`Wrong`]; the books may hold part of the fact then and must be dropped.
     pub fn apply(&mut self, seq: u64, fact: &Fact) -> Result<(), Wrong> {
+        if let What::Vest { jobs, .. } = &fact.what {
+            jobs.iter().for_each(|job| self.not_ripening(job));
+        }
+        if let What::Flag { job, .. } = &fact.what
+            && !fact.legs.is_empty()
+        {
+            self.not_ripening(job);
+        }
         self.books.apply(seq, fact)?;
+        self.since_checkpoint += 1;
+        self.note_body(fact);
         match &fact.what {
             What::Hold { job, expires, .. } => {
                 self.open.insert(*job, fact.id);
                 self.by_expiry.insert((*expires, *job));
             }
             What::Settle { job, .. } | What::Void { job, .. } => {
+                if let Some(vesting) = self.books.vesting_of(job) {
+                    self.by_ripeness.insert((vesting.at, *job));
+                }
                 self.open.remove(job);
                 if let Some(hold) = self.books.hold(job) {
                     self.by_expiry.remove(&(hold.expires, *job));
                 }
             }
-            What::Mint { .. } => {
-                if let Some(leg) = fact.legs.first() {
-                    self.minted.insert(fact.id, leg.amount_mmana);
-                }
+            What::Checkpoint(_) => {
+                self.since_checkpoint = 0;
+                self.checkpoint_at = fact.at_ms;
             }
-            What::Genesis { .. } | What::Open { .. } | What::BindDevice { .. } | What::AttestTier { .. } | What::RevokeDevice { .. } => {}
+            What::Genesis { .. }
+            | What::Open { .. }
+            | What::Mint { .. }
+            | What::BindDevice { .. }
+            | What::AttestTier { .. }
+            | What::RevokeDevice { .. }
+            | What::Regen { .. }
+            | What::Transfer { .. }
+            | What::Fee { .. }
+            | What::Vest { .. }
+            | What::Flag { .. }
+            | What::ReviewRelease { .. }
+            | What::ReviewSeize { .. }
+            | What::Policy { .. }
+            | What::Correction { .. } => {}
         }
         Ok(())
+    }
+
+    fn not_ripening(&mut self, job: &JobId) {
+        if let Some(vesting) = self.books.vesting_of(job) {
+            self.by_ripeness.remove(&(vesting.at, *job));
+        }
+    }
+
+    fn note_body(&mut self, fact: &Fact) {
+        if matches!(fact.what, What::Mint { .. } | What::Transfer { .. } | What::Fee { .. } | What::Correction { .. }) {
+            self.bodies.insert(fact.id, body_id(&fact.what, &fact.legs));
+        }
+    }
+
+    /// Takes back a fact that the books have forgotten, as it was looked up, with its hold where it closed one.
+    pub fn recall(&mut self, seq: u64, fact: &Fact, hold: Option<HoldView>) {
+        self.note_body(fact);
+        self.books.recall(fact.id, seq, fact.what.job(), hold);
+    }
+
+    /// Forgets what is older than `before`; see [`Books::forget`].
+    pub fn forget(&mut self, before: UnixMs) {
+        self.books.forget(before);
+        self.bodies.retain(|fact, _| self.books.fact(fact).is_some());
     }
 
     /// Steps the chain over a message whose facts were applied.

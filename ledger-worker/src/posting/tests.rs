@@ -41,12 +41,17 @@ struct World {
     messages: Vec<Message>,
 }
 const GATEWAY: u8 = 2;
+const OPERATOR: u8 = 77;
 const SCHEDULER: u8 = 3;
 const LEDGER: u8 = 4;
 const STRANGER: u8 = 9;
 
 fn parts() -> Parts {
-    Parts { gateway: vec![signer(GATEWAY).public()], scheduler: vec![signer(SCHEDULER).public()] }
+    Parts {
+        gateway: vec![signer(GATEWAY).public()],
+        scheduler: vec![signer(SCHEDULER).public()],
+        operator: vec![signer(OPERATOR).public()],
+    }
 }
 fn keys() -> LedgerKeys {
     LedgerKeys::from([signer(LEDGER).public()])
@@ -205,6 +210,7 @@ impl Work {
             receipt_at: self.receipt_at,
             receipt_seq: 1,
             started_at: self.started_at,
+            ended: vec![],
         };
         let evidence = Evidence {
             assignments: BTreeMap::from([(assignment.cid(), assignment)]),
@@ -235,7 +241,7 @@ fn what_is_done_and_what_is_refused() {
     let mut world = World::peopled(rules());
     world.hold(1, 5 * MANA);
     world.hold(2, 5 * MANA);
-    world.ok(Op::Void { job: job(2), reason: VoidReason::Cancelled });
+    world.ok(Op::Void { job: job(2), reason: VoidReason::Cancelled, ended: vec![] });
     let mint = |amount: i64, key: &str| Op::Mint { member: m0, amount_mmana: mmana(amount), reason: "gift".into(), key: key.into() };
     let late = |expires| Op::Hold { job: job(30), member: m0, key: "late".into(), amount_mmana: Some(mmana(1)), expires };
     let cases: Vec<(&str, Op, &str)> = vec![
@@ -262,7 +268,7 @@ fn what_is_done_and_what_is_refused() {
         ("bind with another's key", Op::BindDevice { device: device(5).public().device_id(), did: d0, member: m0 }, "BadEvidence M0116"),
         ("attest the same tier", Op::AttestTier { device: d0.device_id(), tier: 1 }, "known"),
         ("attest another tier", Op::AttestTier { device: d0.device_id(), tier: 3 }, "done"),
-        ("attest back", Op::AttestTier { device: d0.device_id(), tier: 1 }, "NotAllowed M0502"),
+        ("attest back", Op::AttestTier { device: d0.device_id(), tier: 1 }, "done"),
         ("attest a tier that is none", Op::AttestTier { device: d0.device_id(), tier: 5 }, "BadAmount M0116"),
         ("attest a stranger", Op::AttestTier { device: device(5).public().device_id(), tier: 1 }, "UnknownDevice M0506"),
         ("hold", hold(3, 0, "k3", Some(MANA)), "done"),
@@ -277,9 +283,9 @@ fn what_is_done_and_what_is_refused() {
         ("hold with nothing there", hold(6, 2, "k6", None), "done"),
         ("hold in the past", late(NOW), "HoldExpired M0505"),
         ("hold a moment", late(NOW + 1), "done"),
-        ("void", Op::Void { job: job(1), reason: VoidReason::NotAdmitted }, "done"),
-        ("void again", Op::Void { job: job(1), reason: VoidReason::Failed }, "known"),
-        ("void what is not", Op::Void { job: job(99), reason: VoidReason::Failed }, "UnknownJob M0501"),
+        ("void", Op::Void { job: job(1), reason: VoidReason::NotAdmitted, ended: vec![] }, "done"),
+        ("void again", Op::Void { job: job(1), reason: VoidReason::Failed, ended: vec![] }, "known"),
+        ("void what is not", Op::Void { job: job(99), reason: VoidReason::Failed, ended: vec![] }, "UnknownJob M0501"),
         ("look", Op::Look { job: job(1) }, "known"),
         ("look at an open one", Op::Look { job: job(3) }, "known"),
         ("look at nothing", Op::Look { job: job(99) }, "UnknownJob M0501"),
@@ -309,7 +315,7 @@ fn an_absent_amount_is_ten_mana_or_what_is_there() {
 
 #[test]
 fn who_may_ask_what() {
-    let void = |reason| Op::Void { job: job(1), reason };
+    let void = |reason| Op::Void { job: job(1), reason, ended: vec![] };
     let (settle, _) = Work::on(1).claim();
     let gateway_only = [
         Op::Open { member: member(0).public().member_id(), did: member(0).public() },
@@ -403,7 +409,6 @@ fn what_work_earns() {
         ("a tier below the attested", rules(), 50_000, Work { tier: 0, ..one.clone() }, (1000, 1000, 0, 49_000)),
         ("fees are rounded down", fee(333), 10_000, one.clone(), (1000, 1934, 66, 8000)),
         ("all of it is fee", fee(10_000), 10_000, one.clone(), (1000, 0, 2000, 8000)),
-        ("a faulty policy", fee(90_000), 10_000, one.clone(), (1000, 0, 2000, 8000)),
         ("cancelled midway", rules(), 10_000, Work { outcome: Outcome::Cancelled, claimed_ms: 200, ..one.clone() }, (200, 400, 0, 9600)),
     ];
     for (name, rules, held, work, expected) in cases {
@@ -469,9 +474,9 @@ fn a_hold_ends_once() {
     assert_eq!(says(&world.ask_as(SCHEDULER, op.clone(), &evidence)), "done");
     assert_eq!(says(&world.ask_as(SCHEDULER, op.clone(), &Evidence::default())), "known", "a repeat needs no evidence");
     assert_eq!(says(&world.ask_as(SCHEDULER, second, &second_evidence)), "AlreadySettled M0602");
-    assert_eq!(says(&world.ask(Op::Void { job: job(1), reason: VoidReason::Failed })), "AlreadySettled M0602");
+    assert_eq!(says(&world.ask(Op::Void { job: job(1), reason: VoidReason::Failed, ended: vec![] })), "AlreadySettled M0602");
     world.hold(2, 10_000);
-    world.ok(Op::Void { job: job(2), reason: VoidReason::Cancelled });
+    world.ok(Op::Void { job: job(2), reason: VoidReason::Cancelled, ended: vec![] });
     let (op, evidence) = Work::on(2).claim();
     assert_eq!(says(&world.ask_as(SCHEDULER, op, &evidence)), "AlreadyVoided M0602");
 }
@@ -481,7 +486,7 @@ fn the_sweeper_voids_what_outlived_its_job() {
     let mut world = World::peopled(rules());
     world.hold(1, 10_000);
     world.hold(2, 10_000);
-    world.ok(Op::Void { job: job(2), reason: VoidReason::Failed });
+    world.ok(Op::Void { job: job(2), reason: VoidReason::Failed, ended: vec![] });
     let sweep = |world: &mut World, now: UnixMs| {
         let key = signer(LEDGER);
         let mut round = Round::new(&mut world.standing, &key);
@@ -574,7 +579,7 @@ fn any_step() -> impl Strategy<Value = Step> {
             }
         }),
         (small.clone(), prop_oneof![Just(VoidReason::Failed), Just(VoidReason::Cancelled), Just(VoidReason::Expired)])
-            .prop_map(|(n, reason)| Op::Void { job: job(n), reason }),
+            .prop_map(|(n, reason)| Op::Void { job: job(n), reason, ended: vec![] }),
         small.clone().prop_map(|n| Op::Look { job: job(n) }),
     ];
     prop_oneof![

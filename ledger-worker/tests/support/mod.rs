@@ -413,6 +413,7 @@ pub fn settlement(world: &World, jobs: &[u64]) -> LedgerRequest {
             receipt_at: now,
             receipt_seq: 1,
             started_at: None,
+            ended: vec![],
         })
         .collect();
     LedgerRequest {

@@ -44,7 +44,7 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
             closed.entry(paid.device).or_default().push(one);
         }
         if verdict.void {
-            voids.push(Op::Void { job: item.job, reason: VoidReason::Failed });
+            voids.push(Op::Void { job: item.job, reason: VoidReason::Failed, ended: vec![] });
         }
         if !verdict.write {
             continue;
