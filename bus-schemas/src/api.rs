@@ -198,6 +198,9 @@ pub struct DeviceInfo {
     /// Attested: what is paid.
     pub tier: u8,
     pub claimed_tier: Option<u8>,
+    /// 0 to 100, from the ledger; 50 at the start.
+    #[serde(default)]
+    pub reputation: u32,
     pub online: bool,
     /// "idle", "working", "paused …", "offline since …".
     pub status: String,

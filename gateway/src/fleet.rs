@@ -13,6 +13,7 @@ use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::history::Decision;
 use bus_schemas::id::{DeviceId, JobId};
 use bus_schemas::network::DeviceRecord;
+use bus_schemas::replay::Reputation;
 use bus_schemas::{stream, subject};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,9 @@ use crate::world::{World, lock, rfc3339};
 const DEVICES: &str = "$KV.devices.";
 const DEVICES_ALL: &str = "$KV.devices.>";
 const DEVICES_STREAM: &str = "KV_devices";
+const REPUTATION_STREAM: &str = "KV_reputation";
+const REPUTATION: &str = "$KV.reputation.";
+const REPUTATION_ALL: &str = "$KV.reputation.>";
 /// Everything is read again this often: what a reconnect swallowed comes back.
 const READ_AGAIN: Duration = Duration::from_secs(30);
 /// A list of devices is made at most this often.
@@ -35,10 +39,17 @@ pub struct Fleet(Mutex<Inner>);
 struct Inner {
     records: BTreeMap<DeviceId, DeviceRecord>,
     beats: BTreeMap<DeviceId, Beat>,
+    /// As the ledger tells them; none = as at the start.
+    reputations: BTreeMap<DeviceId, Reputation>,
     /// The bucket and the last heartbeats were read once.
     read: bool,
     silence: Duration,
     views: Option<(Instant, Arc<Vec<DeviceView>>)>,
+}
+impl Inner {
+    fn reputation(&self, record: &DeviceRecord) -> Reputation {
+        self.reputations.get(&record.device).copied().unwrap_or_default()
+    }
 }
 struct Beat {
     heartbeat: Heartbeat,
@@ -87,8 +98,13 @@ impl Fleet {
             return views.clone();
         }
         let now = Instant::now();
-        let views =
-            Arc::new(inner.records.values().map(|record| view(record, inner.beats.get(&record.device), now, inner.silence)).collect());
+        let views = Arc::new(
+            inner
+                .records
+                .values()
+                .map(|record| view(record, inner.beats.get(&record.device), inner.reputation(record), now, inner.silence))
+                .collect(),
+        );
         inner.views = Some((now, Arc::clone(&views)));
         views
     }
@@ -128,6 +144,7 @@ impl Fleet {
                 name: heartbeat.map_or_else(|| record.name.clone(), |beat| beat.name.clone()),
                 member: record.member,
                 tier: record.tier,
+                reputation: inner.reputation(record).score,
                 claimed_tier: heartbeat.map(|beat| beat.claimed_tier),
                 online: !record.revoked && beat.is_some_and(|beat| now.duration_since(beat.heard) <= inner.silence),
                 status: away.unwrap_or_else(|| if jobs > 0 { "working".into() } else { "idle".into() }),
@@ -161,7 +178,7 @@ fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Durat
     }
 }
 
-fn view(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration) -> DeviceView {
+fn view(record: &DeviceRecord, beat: Option<&Beat>, reputation: Reputation, now: Instant, silence: Duration) -> DeviceView {
     let heartbeat = beat.map(|beat| &beat.heartbeat);
     DeviceView {
         id: record.device,
@@ -172,9 +189,9 @@ fn view(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Durat
         trust_scopes: heartbeat.map(|beat| beat.trust_scopes.clone()).unwrap_or_default(),
         federations: heartbeat.map(|beat| beat.federations.clone()).unwrap_or_default(),
         total: heartbeat.map(|beat| beat.total).unwrap_or_default(),
-        reputation: 0,
+        reputation: reputation.score,
         tier: record.tier,
-        results: 0,
+        results: reputation.verified,
         away: away(record, beat, now, silence),
     }
 }
@@ -190,6 +207,7 @@ fn record_of(payload: &[u8]) -> Option<DeviceRecord> {
 pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut devices = world.bus.client.subscribe(DEVICES_ALL).await?;
     let mut beats = world.bus.client.subscribe(subject::HEARTBEATS).await?;
+    let mut reputations = world.bus.client.subscribe(REPUTATION_ALL).await?;
     world.bus.client.flush().await?;
     read_all(&world).await;
     let mut again = tokio::time::interval(READ_AGAIN);
@@ -200,6 +218,7 @@ pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Resul
             () = stop.cancelled() => return Ok(()),
             _ = again.tick() => read_all(&world).await,
             Some(message) = devices.next() => note_device(&world, &message.subject, &message.payload),
+            Some(message) = reputations.next() => note_reputation(&world, &message.subject, &message.payload),
             Some(message) = beats.next() => note_heartbeat(&world, &message.payload, Duration::ZERO, world.now()),
             else => return Ok(()),
         }
@@ -209,6 +228,10 @@ pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Resul
 async fn read_all(world: &World) {
     let devices = last_values(&world.bus, DEVICES_STREAM, DEVICES_ALL).await;
     let beats = last_values(&world.bus, stream::HEARTBEATS, subject::HEARTBEATS).await;
+    match last_values(&world.bus, REPUTATION_STREAM, REPUTATION_ALL).await {
+        Ok(reputations) => reputations.iter().for_each(|message| note_reputation(world, &message.subject, &message.payload)),
+        Err(error) => tracing::warn!(%error, "the reputations cannot be read now"),
+    }
     match (devices, beats) {
         (Ok(devices), Ok(beats)) => {
             for message in devices {
@@ -249,6 +272,15 @@ fn note_device(world: &World, subject: &str, payload: &[u8]) {
         // A deleted key is an empty message.
         Some(_) | None if payload.is_empty() => world.fleet.forget(&device),
         Some(_) | None => tracing::warn!(%device, "the record of a device cannot be read"),
+    }
+}
+
+fn note_reputation(world: &World, subject: &str, payload: &[u8]) {
+    let device = subject.strip_prefix(REPUTATION).and_then(|id| id.parse::<DeviceId>().ok());
+    if let (Some(device), Ok(reputation)) = (device, serde_json::from_slice::<Reputation>(payload)) {
+        let mut inner = lock(&world.fleet.0);
+        inner.views = None;
+        inner.reputations.insert(device, reputation);
     }
 }
 

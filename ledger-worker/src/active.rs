@@ -18,6 +18,7 @@ use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError};
 use crate::posting::{Parts, Standing, clock};
 use crate::projector::Feed;
+use crate::reputation::{self, Told};
 use crate::request::{self, Request};
 use crate::round::Round;
 
@@ -27,6 +28,8 @@ pub const ROUND_REQUESTS_MAX: usize = 64;
 const FRESH: Duration = Duration::from_secs(1);
 /// How often holds that outlived their jobs are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+/// How often changed reputations are told.
+const TELL: Duration = Duration::from_secs(1);
 /// New facts are under a checkpoint after this at the latest.
 const CHECKPOINT_AGE_MS: u64 = 60_000;
 /// Only these can be replies to a request: anything else would let an asker make the ledger publish where it likes.
@@ -74,6 +77,9 @@ impl Turn<'_> {
         let mut sweep = tokio::time::interval(SWEEP / self.time_divisor.max(1));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut tell = tokio::time::interval(TELL / self.time_divisor.max(1));
+        tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut told = Told::default();
         loop {
             let done = tokio::select! {
                 biased;
@@ -84,6 +90,10 @@ impl Turn<'_> {
                     None => Err(TurnOver::Deaf),
                 },
                 _ = sweep.tick() => self.sweep().await,
+                _ = tell.tick() => {
+                    reputation::tell(self.bus, told.changed(self.standing.books())).await;
+                    Ok(())
+                }
             };
             if let Err(over) = done {
                 return over;

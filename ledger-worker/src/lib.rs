@@ -17,6 +17,7 @@ pub mod lease;
 pub mod posting;
 pub mod project;
 pub mod projector;
+pub mod reputation;
 pub mod request;
 pub mod round;
 pub mod rows;

@@ -10,26 +10,16 @@ use std::time::{Duration, Instant};
 use bus_schemas::eligibility::DeviceView;
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::network::DeviceRecord;
+use bus_schemas::replay::{Reputation, reputation};
 use bus_schemas::resources::Resources;
 use bus_schemas::{Batch, Code, DeviceId, NetworkId, Problem, UnixMs, Verifier};
-use serde::Deserialize;
 
-/// Every device has this reputation until the books say otherwise.
-pub const REPUTATION_UNKNOWN: u32 = 50;
 /// Who missed this many bid windows is not waited for until its next bid.
 const MISSED_MAX: u8 = 2;
 /// Heartbeats kept of devices whose record has not arrived yet.
 const STRANGERS_MAX: usize = 256;
 /// More devices than this, and more than half of them silent at once, is taken for a fault of the hub.
 const MASS: usize = 4;
-
-/// KV `reputation`, key = device id: derived from the ledger.
-#[derive(Debug, Clone, Copy, Deserialize)]
-pub struct Reputation {
-    pub score: u32,
-    #[serde(default)]
-    pub results: u64,
-}
 
 /// How a device was heard of last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,9 +182,9 @@ impl Fleet {
                     trust_scopes: vec![],
                     federations: vec![],
                     total: Resources::default(),
-                    reputation: reputation.map_or(REPUTATION_UNKNOWN, |known| known.score.min(100)),
+                    reputation: reputation.map_or(reputation::START, |known| known.score.min(reputation::MAX)),
                     tier: record.tier,
-                    results: reputation.map_or(0, |known| known.results),
+                    results: reputation.map_or(0, |known| known.verified),
                     away: None,
                 };
                 let mut device = Device {
@@ -226,8 +216,8 @@ impl Fleet {
     pub fn reputation(&mut self, device: DeviceId, value: &[u8]) {
         let Ok(known) = serde_json::from_slice::<Reputation>(value) else { return };
         if let Some(found) = self.devices.get_mut(&device) {
-            found.view.reputation = known.score.min(100);
-            found.view.results = known.results;
+            found.view.reputation = known.score.min(reputation::MAX);
+            found.view.results = known.verified;
         }
         self.reputation.insert(device, known);
     }

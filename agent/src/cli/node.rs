@@ -116,6 +116,7 @@ mod tests {
             name: name.into(),
             member: key.member_id(),
             tier: 1,
+            reputation: 50,
             claimed_tier: None,
             online: true,
             status: "idle".into(),

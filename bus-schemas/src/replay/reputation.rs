@@ -5,13 +5,15 @@
 
 use crate::ledger::FlagWhy;
 use crate::receipt::FailureClass;
+use serde::{Deserialize, Serialize};
 
 /// Where every device starts, and where decay leads.
 pub const START: u32 = 50;
 pub const MAX: u32 = 100;
 const FAILED_CHECK: u32 = 10;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A device's standing; also the value of KV `reputation`, key = device id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reputation {
     /// 0 to 100.
     pub score: u32,
