@@ -126,6 +126,10 @@ impl Service {
     pub fn is_one_shot(&self) -> bool {
         self.restart == "no"
     }
+    /// Whether it has addresses of its own.
+    pub fn has_network(&self) -> bool {
+        self.network_mode.as_deref() != Some("none")
+    }
     /// Volume and the folder where the service sees it.
     ///
     /// # Errors

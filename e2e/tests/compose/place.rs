@@ -42,11 +42,12 @@ impl Place {
         Ok(local)
     }
 
-    /// A word of a command line or a value of the environment, as `instance` would mean it.
+    /// A word of a command line, a value of the environment or a configuration file, as `instance` would mean it. `None` is a container
+    /// without a network: what it says of its own addresses is meant for another.
     ///
     /// # Errors
     /// As [`Self::port`].
-    pub fn local(&mut self, instance: &str, mounts: &[(String, String)], text: &str) -> Result<String> {
+    pub fn local(&mut self, instance: Option<&str>, mounts: &[(String, String)], text: &str) -> Result<String> {
         let mut out = String::new();
         let mut rest = text;
         while let Some(at) = rest.find(':') {
@@ -56,7 +57,7 @@ impl Place {
             let digits = rest[at + 1..].bytes().take_while(u8::is_ascii_digit).count();
             let port = rest[at + 1..at + 1 + digits].parse::<u16>().ok();
             let owner = match host {
-                "0.0.0.0" | "127.0.0.1" => Some(instance.to_owned()),
+                "0.0.0.0" | "127.0.0.1" => instance.map(str::to_owned),
                 _ => self.hosts.iter().find(|known| *known == host).cloned(),
             };
             match (owner, port) {
@@ -111,7 +112,11 @@ fn words_are_put_in_their_place() -> Result<()> {
         ("other:4222 a:b mesh", "other:4222 a:b mesh".to_owned()),
     ];
     for (text, local) in cases {
-        assert_eq!(place.local("gateway", &mounts, text)?, local, "{text}");
+        assert_eq!(place.local(Some("gateway"), &mounts, text)?, local, "{text}");
     }
+    assert_eq!(
+        place.local(None, &mounts, "--listen=0.0.0.0:4222 nats://hub:4222")?,
+        format!("--listen=0.0.0.0:4222 nats://127.0.0.1:{hub}")
+    );
     Ok(())
 }

@@ -147,13 +147,14 @@ impl Drop for Running {
 /// A command line with the environment it would have inside the container, and no other.
 fn inside(name: &str, service: &Service, image: &Image, place: &mut Place, words: &[String]) -> Result<Command> {
     let mounts = service.mounts()?;
+    let instance = service.has_network().then_some(name);
     let mut variables = image.variables.clone();
     // Home of the images' user.
-    variables.insert("HOME".to_owned(), place.local(name, &mounts, "/var/lib/mesh")?);
+    variables.insert("HOME".to_owned(), place.local(instance, &mounts, "/var/lib/mesh")?);
     for (variable, value) in &service.environment {
-        variables.insert(variable.clone(), place.local(name, &mounts, value)?);
+        variables.insert(variable.clone(), place.local(instance, &mounts, value)?);
     }
-    let words = words.iter().map(|word| place.local(name, &mounts, word)).collect::<Result<Vec<_>>>()?;
+    let words = words.iter().map(|word| place.local(instance, &mounts, word)).collect::<Result<Vec<_>>>()?;
     let (program, arguments) = words.split_first().with_context(|| format!("{name}: an empty command"))?;
     let found = std::env::split_paths(&image.path).map(|folder| folder.join(program)).find(|file| file.is_file());
     let mut command = Command::new(found.with_context(|| format!("{name}: {program} is not in the image"))?);
