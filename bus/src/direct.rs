@@ -151,7 +151,8 @@ impl Bus {
         }
     }
 
-    /// First and last sequence and the number of messages, from the leader.
+    /// First and last sequence and the number of messages, from the leader. The answer also tells the hub's time, which is
+    /// observed.
     ///
     /// # Errors
     /// [`ReadError`].
@@ -159,6 +160,8 @@ impl Bus {
         #[derive(Deserialize)]
         struct Answer {
             state: Option<State>,
+            /// When the server made the answer.
+            ts: Option<jiff::Timestamp>,
             error: Option<ApiError>,
         }
         #[derive(Deserialize)]
@@ -168,6 +171,9 @@ impl Bus {
             messages: u64,
         }
         let answer: Answer = self.api(stream, &format!("STREAM.INFO.{stream}"), json!({})).await?;
+        if let Some(ms) = answer.ts.and_then(|ts| u64::try_from(ts.as_millisecond()).ok()) {
+            self.time.observe(ms);
+        }
         match (answer.state, answer.error) {
             (Some(state), _) => Ok(StreamEnd { first_seq: state.first_seq, last_seq: state.last_seq, messages: state.messages }),
             (None, error) => {

@@ -34,7 +34,7 @@ impl Delivery {
         // `split` would take the reply subject away with the acker.
         let message = message.message;
         if delivered == 1 {
-            bus.time.observe(stored_at);
+            bus.time.at_least(stored_at);
         }
         Some(Self {
             subject: message.subject.to_string(),

@@ -275,6 +275,10 @@ impl Bus {
                 .with_context(|| format!("consumer {name} of stream {stream} is not there; run: mesh-gateway bootstrap streams"))?;
             refuse(&format!("consumer {name} of stream {stream}"), &compare_consumer(wanted, &found.cached_info().config))?;
         }
+        // What waits in the streams does not tell what time it is there; the server itself does.
+        if let Some(stream) = streams.first() {
+            self.stream_end(stream).await?;
+        }
         Ok(())
     }
 }

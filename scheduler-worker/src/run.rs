@@ -274,6 +274,8 @@ async fn refresh(bus: &Bus, cancels_from: u64, at_start: bool) -> Result<Refresh
     let reputations = last_values(bus, &format!("KV_{}", stream::KV_REPUTATION), &format!("$KV.{}.>", stream::KV_REPUTATION)).await?;
     let mut cancels = Vec::new();
     let mut from = cancels_from;
+    // Also tells the hub's time.
+    bus.stream_end(stream::CANCELS).await?;
     loop {
         let some = bus.from_seq(stream::CANCELS, from, TURN_MAX).await?;
         let Some(last) = some.last().map(|message| message.seq) else { break };

@@ -143,7 +143,7 @@ async fn find(
         let whole = messages.len() < READ_BATCH;
         for message in messages {
             if let Some(at) = wanted.iter().position(|carried| carried.payload == message.payload) {
-                bus.time.observe(message.time_ms);
+                bus.time.at_least(message.time_ms);
                 found.push((wanted.swap_remove(at), message.seq, message.time_ms));
             }
         }

@@ -133,7 +133,7 @@ impl Network {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("hub.conf");
         let text = format!(
-            "listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\" }}\n",
+            "listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\", max_file_store: 64GB }}\n",
             dir.path().display(),
             dir.path().join("js").display()
         );
