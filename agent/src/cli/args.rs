@@ -245,8 +245,8 @@ pub struct LsArgs {
     /// Only jobs in this state, such as Completed.
     #[arg(long, value_parser = state)]
     pub state: Option<bus_schemas::job::JobState>,
-    /// How many.
-    #[arg(long, default_value_t = 20)]
+    /// How many, at most 200.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub limit: u32,
     /// Where the last list ended.
     #[arg(long)]

@@ -48,11 +48,19 @@ pub async fn init(args: &InitArgs, output: &Output) -> Done {
         return Ok(End::Fine);
     };
     let name = args.name.clone().unwrap_or_else(host_name);
-    let joined = enrol::join(&home, invite, &name).await?;
+    let joined = enrol::join(&home, invite, &name).await.map_err(|problem| {
+        let failure = Failure::from(problem);
+        if failure.code() == Code::BadValue { failure.next("mesh init --join INVITE --name NAME") } else { failure }
+    })?;
     let context = register(&home)?;
+    // A device that had joined before stays what it was.
+    let kept = home.device()?.name;
+    if args.name.as_ref().is_some_and(|asked| asked.trim() != kept) {
+        output.warn(&format!("this device had joined already, as {kept}; it keeps that name"));
+    }
     let human = || {
         format!(
-            "{}   joined as {name}\n  member   {}\n  home     {}\n  context  {context}\nnext: mesh start",
+            "{}   joined as {kept}\n  member   {}\n  home     {}\n  context  {context}\nnext: mesh start",
             joined.device.id,
             joined.member.id,
             joined.home.display()

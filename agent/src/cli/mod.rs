@@ -25,7 +25,7 @@ pub mod sign;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 use failure::{Done, Failure};
@@ -39,14 +39,15 @@ pub fn main() -> ExitCode {
     };
     let output = Output::new(&cli.global);
     // The command's own words are on stdout and stderr; logs are for whoever asks with -v or MESH_LOG.
+    let is_agent = matches!(&cli.command, Command::Start(start) if !start.detach);
     let level = match cli.global.verbose {
         _ if cli.global.quiet => "error",
-        0 if matches!(cli.command, Command::Start(_)) => "info",
+        0 if is_agent => "info",
         0 => "error",
         1 => "info",
         _ => "debug",
     };
-    let folder = matches!(cli.command, Command::Start(_)).then(|| device::home_folder().map(|home| home.join("logs"))).flatten();
+    let folder = is_agent.then(|| device::home_folder().map(|home| home.join("logs"))).flatten();
     let _logs = bus::telemetry::logs("mesh", folder.as_deref(), level);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -100,5 +101,34 @@ fn usage(error: &clap::Error) -> u8 {
     }
     let text = error.to_string();
     let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    Output::plain(format).fail(&Failure::new(bus_schemas::Code::Usage, first))
+    Output::plain(format).fail(&Failure::new(bus_schemas::Code::Usage, first).next(help_of(&words)))
+}
+
+/// The command that explains the one in these words, such as `mesh job ls --help`.
+fn help_of(words: &[String]) -> String {
+    let (mut command, mut path) = (Cli::command(), String::from("mesh"));
+    for word in words.iter().skip(1).filter(|word| !word.starts_with('-')) {
+        let Some(sub) = command.find_subcommand(word).cloned() else { break };
+        path = format!("{path} {}", sub.get_name());
+        command = sub;
+    }
+    format!("{path} --help")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_is_that_of_the_command() {
+        for (words, help) in [
+            ("mesh", "mesh --help"),
+            ("mesh frobnicate", "mesh --help"),
+            ("mesh job ls --state Done", "mesh job ls --help"),
+            ("mesh -o json job run echo job", "mesh --help"),
+            ("mesh job run echo --label a -o json", "mesh job run --help"),
+        ] {
+            assert_eq!(help_of(&words.split(' ').map(str::to_owned).collect::<Vec<_>>()), help, "{words}");
+        }
+    }
 }

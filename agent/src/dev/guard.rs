@@ -2,9 +2,9 @@
 //! watch their parent by themselves (hub, Postgres, the devices' nats-servers), and removes temporary data.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use super::leftovers;
+use super::{leftovers, place};
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct GuardArgs {
@@ -31,15 +31,5 @@ pub fn run(args: &GuardArgs) {
         leftovers::stop_orphan_of(&home);
     }
     leftovers::stop_noted(&args.root.join("run"));
-    args.remove.iter().for_each(|folder| remove(folder));
-}
-
-/// Removes a folder of a stack; a last writer may still be at it.
-fn remove(folder: &Path) {
-    for _ in 0..20 {
-        if std::fs::remove_dir_all(folder).is_ok() || !folder.exists() {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(100));
-    }
+    args.remove.iter().for_each(|folder| place::remove(folder));
 }

@@ -15,11 +15,6 @@ pub fn note(folder: &Path, name: &str, pid: u32, mark: &Path) {
     let _ = fs::write(folder.join(format!("{name}.pid")), format!("{pid}\n{}\n", mark.display()));
 }
 
-/// Removes a note.
-pub fn forget(folder: &Path, name: &str) {
-    let _ = fs::remove_file(folder.join(format!("{name}.pid")));
-}
-
 /// Stops every noted process of `folder` that still runs; their names.
 pub fn stop_noted(folder: &Path) -> Vec<String> {
     let mut stopped = Vec::new();

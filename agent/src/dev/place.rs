@@ -72,11 +72,21 @@ impl Place {
     /// Removes what is temporary.
     pub fn clear(&self) {
         if self.temporary {
-            let _ = fs::remove_dir_all(&self.root);
+            remove(&self.root);
         }
         if !self.socket.starts_with(&self.root) {
-            let _ = fs::remove_dir_all(&self.socket);
+            remove(&self.socket);
         }
+    }
+}
+
+/// Removes a folder of a stack; a last writer may still be at it.
+pub fn remove(folder: &Path) {
+    for _ in 0..20 {
+        if fs::remove_dir_all(folder).is_ok() || !folder.exists() {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
     }
 }
 

@@ -119,15 +119,21 @@ impl Postgres {
             return Ok(());
         }
         let template = cache_folder().map(|cache| cache.join(format!("postgres-template-{}-{TEMPLATE}", self.version)));
+        // Made beside its place, so that a start that is interrupted leaves nothing that looks whole.
+        let fresh = self.data.with_extension("new");
+        place::remove(&fresh);
+        let put = |fresh: &Path| std::fs::rename(fresh, &self.data).map_err(|error| Failure::new(Code::BadFile, error.to_string()));
         if let Some(template) = template.clone().filter(|template| template.join("PG_VERSION").exists()) {
-            let (data, account) = (self.data.clone(), self.account.clone());
+            let (to, account) = (fresh.clone(), self.account.clone());
             let copied = tokio::task::spawn_blocking(move || {
-                place::copy(&template, &data).map_err(|error| Failure::new(Code::BadFile, format!("{}: {error}", template.display())))?;
-                account.map_or(Ok(()), |account| place::give(&data, &account))
+                place::copy(&template, &to).map_err(|error| Failure::new(Code::BadFile, format!("{}: {error}", template.display())))?;
+                account.map_or(Ok(()), |account| place::give(&to, &account))
             });
-            return copied.await.map_err(|error| Failure::ours(error.to_string()))?;
+            copied.await.map_err(|error| Failure::ours(error.to_string()))??;
+            return put(&fresh);
         }
-        self.initdb().await?;
+        self.initdb(&fresh).await?;
+        put(&fresh)?;
         if let Some(template) = template {
             let data = self.data.clone();
             // A template that cannot be kept costs time at the next start, nothing else.
@@ -136,12 +142,12 @@ impl Postgres {
         Ok(())
     }
 
-    async fn initdb(&self) -> Result<(), Failure> {
-        place::make_folder(&self.data)?;
+    async fn initdb(&self, data: &Path) -> Result<(), Failure> {
+        place::make_folder(data)?;
         if let Some(account) = &self.account {
-            place::give(&self.data, account)?;
+            place::give(data, account)?;
         }
-        let data: OsString = self.data.clone().into();
+        let data: OsString = data.into();
         let words = [
             "--username",
             SUPERUSER,
@@ -170,7 +176,7 @@ impl Postgres {
         let (path, args) = self.command(program, args);
         let failed = |why: String| Failure::new(Code::MissingTool, format!("{program}: {why}")).next("mesh doctor --only tools");
         let mut command = tokio::process::Command::new(path);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/");
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).current_dir("/").kill_on_drop(true);
         self.as_account(command.as_std_mut());
         let mut child = command.spawn().map_err(|error| failed(error.to_string()))?;
         if let Some(mut stdin) = child.stdin.take() {

@@ -182,9 +182,9 @@ impl Stack<'_> {
         // Where an agent had to be killed, its server is still there.
         let homes = leftovers::homes(&self.place.root.join("agents"));
         let _ = tokio::task::spawn_blocking(move || homes.iter().filter_map(|home| leftovers::stop_orphan_of(home)).count()).await;
-        for name in ["hub", "postgres"] {
-            leftovers::forget(&self.place.root.join("run"), name);
-        }
+        // Where the start was interrupted, what had just begun is not among the children yet; it is noted all the same.
+        let run = self.place.root.join("run");
+        let _ = tokio::task::spawn_blocking(move || leftovers::stop_noted(&run)).await;
         if self.output.format.is_json() && self.ready.is_some() {
             for child in &self.children {
                 self.event(&Event::Stopped { role: child.spec.role, name: child.spec.name.clone(), pid: child.pid });

@@ -12,6 +12,7 @@ use bus_schemas::{Code, DeviceId, JobId, MilliMana};
 use futures::StreamExt;
 use tokio::time::Instant;
 
+use super::phases::Phases;
 use super::watch_subject;
 use crate::cli::client::Session;
 use crate::cli::duration;
@@ -29,7 +30,8 @@ const AWAY_MAX: Duration = Duration::from_secs(30);
 pub enum Ended {
     Completed(Box<ResultView>),
     Otherwise(Failure),
-    Interrupted,
+    /// The job lives on.
+    Interrupted(JobId),
 }
 
 /// Follows one job.
@@ -50,21 +52,16 @@ impl<'a> Follow<'a> {
         let _ = session.bus.client.flush().await;
         let start = Instant::now();
         let rewrite = std::io::stderr().is_terminal();
-        Self {
-            session,
-            output,
-            live,
-            start,
-            deadline: timeout.map(|timeout| start + timeout),
-            phases: Phases { rewrite, ..Phases::default() },
-        }
+        Self { session, output, live, start, deadline: timeout.map(|timeout| start + timeout), phases: Phases::new(rewrite) }
     }
 
     pub fn submitted(&mut self, short: &str, kind: &str, key: Option<&str>) {
-        self.phases.short = short.to_owned();
-        let key = key.map(|key| format!("   key: {key}")).unwrap_or_default();
-        let line = self.phases.line("submitted", &format!("{kind}{key}"));
+        let line = self.phases.submitted(short, kind, key);
         self.say(line);
+    }
+    /// How much would let any device take it, should it wait for that.
+    pub fn enough(&mut self, most: Option<MilliMana>) {
+        self.phases.enough(most);
     }
     pub fn waiting(&mut self, why: &str) {
         let line = self.phases.waiting(why);
@@ -117,7 +114,7 @@ impl<'a> Follow<'a> {
                     Err(failure) if matches!(failure.code(), Code::Unavailable | Code::Unreachable) => {
                         let since = *away_since.get_or_insert_with(Instant::now);
                         if since.elapsed() > AWAY_MAX {
-                            return Err(failure.next(format!("mesh job wait {}", self.phases.short)));
+                            return Err(failure.next(format!("mesh job wait {}", self.phases.short())));
                         }
                     }
                     Err(failure) if failure.code() == Code::NoSuchJob && self.start.elapsed() < AWAY_MAX => (),
@@ -125,10 +122,10 @@ impl<'a> Follow<'a> {
                 },
                 () = sleep_until(deadline) => {
                     let waited = duration::show(self.start.elapsed());
-                    return Err(Failure::new(Code::GaveUpWaiting, format!("{} has not ended after {waited}", self.phases.short))
-                        .next(format!("mesh job wait {}", self.phases.short)));
+                    return Err(Failure::new(Code::GaveUpWaiting, format!("{} has not ended after {waited}", self.phases.short()))
+                        .next(format!("mesh job wait {}", self.phases.short())));
                 }
-                _ = tokio::signal::ctrl_c() => if self.interrupted(id).await { return Ok(Ended::Interrupted) },
+                _ = tokio::signal::ctrl_c() => if self.interrupted(id).await { return Ok(Ended::Interrupted(id)) },
             }
             first_look = false;
         }
@@ -139,11 +136,11 @@ impl<'a> Follow<'a> {
         match subject.rsplit('.').next() {
             Some("state") => {
                 let state: WatchState = serde_json::from_slice(payload).ok()?;
-                let line = self.phases.state(&state);
+                let line = self.phases.state(&state, self.start.elapsed());
                 self.say(line);
                 match state.state {
                     JobState::Failed | JobState::Cancelled | JobState::Rejected => {
-                        Some(Ended::Otherwise(ending(state.state, state.error.map(Failure::from), &self.phases.short)))
+                        Some(Ended::Otherwise(ending(state.state, state.error.map(Failure::from), self.phases.short())))
                     }
                     JobState::Submitted
                     | JobState::BiddingOpen
@@ -165,22 +162,20 @@ impl<'a> Follow<'a> {
     }
 
     async fn seen(&mut self, view: &JobView) -> Result<Option<Ended>, Failure> {
-        if let Some(progress) = &view.progress {
-            let line = self.phases.progress(progress, self.start.elapsed());
-            self.say(line);
-        }
         match view.state {
             JobState::Completed => {
                 let result: ResultView = self.session.ask("job.result", &ask::ById { id: view.id.to_string() }).await?;
                 Ok(Some(Ended::Completed(Box::new(result))))
             }
             JobState::Failed | JobState::Cancelled | JobState::Rejected => {
-                Ok(Some(Ended::Otherwise(ending(view.state, view.error.clone().map(Failure::from), &self.phases.short))))
+                Ok(Some(Ended::Otherwise(ending(view.state, view.error.clone().map(Failure::from), self.phases.short()))))
             }
             JobState::Assigned | JobState::Executing => {
-                let device = view.device.map(|device| device.to_string()).unwrap_or_default();
-                let line = self.phases.once("matched", &device);
-                self.say(line);
+                if let Some(device) = view.device.filter(|_| self.phases.device().is_none()) {
+                    self.matched(device).await;
+                }
+                let running = view.progress.as_ref().and_then(|progress| self.phases.progress(progress, self.start.elapsed()));
+                self.say(running);
                 Ok(None)
             }
             JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => {
@@ -209,22 +204,18 @@ impl<'a> Follow<'a> {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));
         }
-        let by = match self.phases.device.clone() {
-            Some(name) => name,
+        let by = match self.phases.device() {
+            Some(name) => name.to_owned(),
             None => self.matched(view.receipt.device).await,
         };
         let worked = match &view.receipt.body.outcome {
-            Outcome::Completed(_) => format!("   {}", duration::show(Duration::from_millis(view.receipt.body.claimed_ms))),
-            Outcome::Failed(_) | Outcome::Cancelled => String::new(),
+            Outcome::Completed(_) => Some(Duration::from_millis(view.receipt.body.claimed_ms)),
+            Outcome::Failed(_) | Outcome::Cancelled => None,
         };
-        let running = self.phases.once("running", &format!("100%{worked}"));
-        self.say(running);
-        let receipt = view.receipt.id.short();
-        let line = match cost {
-            Some(cost) => self.phases.line("settled", &format!("receipt {receipt}, signed by {by}   {cost} mana")),
-            None => self.phases.line("done", &format!("receipt {receipt}, signed by {by}; not settled yet")),
-        };
-        self.say(line);
+        let ran = self.phases.ran(worked);
+        self.say(ran);
+        let line = self.phases.settled(&view.receipt.id.short(), &by, cost);
+        self.say(Some(line));
         Ok(ended)
     }
 
@@ -232,14 +223,14 @@ impl<'a> Follow<'a> {
     async fn matched(&mut self, device: DeviceId) -> String {
         let devices = crate::cli::node::all(self.session).await.map(|list| list.devices).unwrap_or_default();
         let name = devices.into_iter().find(|seen| seen.id == device).map_or_else(|| device.to_string(), |seen| seen.name);
-        let line = self.phases.once("matched", &name);
+        let line = self.phases.matched(&name, None);
         self.say(line);
         name
     }
 
     /// After Ctrl-C: offers to cancel on a terminal. True where the command ends.
     async fn interrupted(&mut self, id: JobId) -> bool {
-        let short = self.phases.short.clone();
+        let short = self.phases.short().to_owned();
         if !self.output.interactive {
             self.output.say(&format!("{short} lives on: mesh job wait {short}, or: mesh job cancel {short}"));
             return true;
@@ -294,99 +285,9 @@ pub fn ending(state: JobState, why: Option<Failure>, short: &str) -> Failure {
     }
 }
 
-/// What was said so far, so that each change is said once.
-#[derive(Debug, Default)]
-struct Phases {
-    short: String,
-    said: Vec<(&'static str, String)>,
-    device: Option<String>,
-    /// A terminal: progress overwrites its own line.
-    rewrite: bool,
-}
-impl Phases {
-    /// A line for a phase, unless it was the last thing said.
-    fn line(&mut self, phase: &'static str, detail: &str) -> Option<String> {
-        if self.said.last().is_some_and(|(last, said)| *last == phase && said == detail) {
-            return None;
-        }
-        let first = self.said.is_empty();
-        let over = self.rewrite && phase == "running" && self.said.last().is_some_and(|(last, _)| *last == phase);
-        self.said.push((phase, detail.to_owned()));
-        let head = if first { self.short.clone() } else { String::new() };
-        let up = if over { "\x1b[1A\x1b[2K" } else { "" };
-        Some(format!("{up}{head:<12}  {phase:<10}  {detail}").trim_end().to_owned())
-    }
-    /// As [`Self::line`], unless the phase was said before in any words.
-    fn once(&mut self, phase: &'static str, detail: &str) -> Option<String> {
-        if self.said.iter().any(|(said, detail)| *said == phase && (phase != "running" || detail.starts_with("100%"))) {
-            return None;
-        }
-        self.line(phase, detail)
-    }
-    fn waiting(&mut self, why: &str) -> Option<String> {
-        let detail = format!("{why}   (mesh job explain {})", self.short);
-        self.line("waiting", &detail)
-    }
-    fn state(&mut self, state: &WatchState) -> Option<String> {
-        match state.state {
-            JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => {
-                state.why.as_ref().and_then(|why| self.line("waiting", why))
-            }
-            JobState::Assigned => {
-                let name = state.device_name.clone().or_else(|| state.device.map(|device| device.to_string())).unwrap_or_default();
-                self.device = Some(name.clone());
-                let price = state.price_mmana.map(|price| format!("   at most {price} mana")).unwrap_or_default();
-                let bids = state.bids.map(|bids| {
-                    let others = state
-                        .rejected
-                        .filter(|rejected| *rejected > 0)
-                        .map(|rejected| format!(", {rejected} rejected"))
-                        .unwrap_or_default();
-                    format!("   ({bids} bids{others}: mesh job explain {})", self.short)
-                });
-                self.line("matched", &format!("{name}{price}{}", bids.unwrap_or_default()))
-            }
-            JobState::Executing => self.once("running", ""),
-            JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Rejected => None,
-        }
-    }
-    fn progress(&mut self, progress: &Progress, elapsed: Duration) -> Option<String> {
-        let percent = progress.basis_points / 100;
-        // Whole tens for a log, every percent for a terminal.
-        let shown = if self.rewrite { percent } else { percent / 10 * 10 };
-        let last = self.said.iter().rev().find(|(phase, _)| *phase == "running").and_then(|(_, said)| said.split('%').next()?.parse().ok());
-        if last.is_some_and(|last: u32| shown <= last) {
-            return None;
-        }
-        let stage = if progress.stage.is_empty() { String::new() } else { format!("   {}", progress.stage) };
-        let eta = progress.eta_ms.map(|eta| format!("   {} left", duration::show(Duration::from_millis(eta)))).unwrap_or_default();
-        self.line("running", &format!("{shown}%   {}{stage}{eta}", duration::show(elapsed)))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn phases() -> Phases {
-        Phases { short: "job_7f3kq2ab".into(), ..Phases::default() }
-    }
-
-    #[test]
-    fn each_change_is_said_once() {
-        let mut phases = phases();
-        assert_eq!(phases.line("submitted", "embed").as_deref(), Some("job_7f3kq2ab  submitted   embed"));
-        assert_eq!(phases.line("waiting", "0 of 2 devices fit").as_deref(), Some("              waiting     0 of 2 devices fit"));
-        assert_eq!(phases.line("waiting", "0 of 2 devices fit"), None);
-        let at = |basis_points| Progress { basis_points, ..Progress::default() };
-        let second = Duration::from_secs(1);
-        assert!(phases.progress(&at(1_000), second).unwrap().contains("10%"));
-        assert_eq!(phases.progress(&at(1_900), second), None, "tens are enough for a log");
-        assert!(phases.progress(&at(5_500), second).unwrap().contains("50%"));
-        assert_eq!(phases.progress(&at(2_000), second), None, "never backwards");
-        assert!(phases.once("running", "100%   3.1 s").is_some());
-        assert_eq!(phases.once("running", "100%   3.1 s"), None);
-    }
 
     #[test]
     fn exit_codes_of_jobs_that_failed() {

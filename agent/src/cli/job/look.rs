@@ -1,5 +1,6 @@
 //! Looking at jobs: `ls`, `show`, `explain`, and `cancel`.
 
+use bus_schemas::Code;
 use bus_schemas::api::{Explanation, JobList, JobView, ask};
 use bus_schemas::history::{Considered, Verdict};
 use bus_schemas::id::DeviceId;
@@ -18,7 +19,10 @@ pub async fn find(session: &Session, id: &str) -> Result<JobView, Failure> {
 pub async fn ls(cli: &Cli, args: &LsArgs, output: &Output) -> Done {
     let session = Session::open(cli).await?;
     let question = ask::JobLs { state: args.state, limit: Some(args.limit), cursor: args.cursor.clone() };
-    let list: JobList = session.ask("job.ls", &question).await?;
+    let list: JobList = session
+        .ask("job.ls", &question)
+        .await
+        .map_err(|failure: Failure| if failure.code() == Code::BadValue { failure.next("mesh job ls") } else { failure })?;
     output.print_list("job.ls", &list, &list.jobs, |job| job.id.to_string(), || ls_text(&session, &list));
     Ok(End::Fine)
 }

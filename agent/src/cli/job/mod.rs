@@ -2,6 +2,8 @@
 
 mod follow;
 mod look;
+mod phases;
+mod quote;
 mod receipt;
 mod result;
 mod spec;
@@ -9,9 +11,9 @@ mod spec;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use bus_schemas::Code;
 use bus_schemas::api::Submitted;
 use bus_schemas::subject::{self, header};
+use bus_schemas::{Code, JobId};
 
 use super::args::{Cli, JobArgs, JobCommand, SubmitArgs};
 use super::client::{Session, read};
@@ -78,6 +80,7 @@ async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool,
         );
         return Ok(End::Fine);
     };
+    follow.enough(quote::enough(&made.spec, quote::any_rate()));
     follow.submitted(&submitted.short, &made.spec.kind, Some(&submitted.key));
     if let Some(why) = &submitted.waiting {
         follow.waiting(why);
@@ -115,7 +118,18 @@ async fn finish(ended: follow::Ended, command: &'static str, session: &Session, 
             Ok(End::Fine)
         }
         follow::Ended::Otherwise(failure) => Err(failure),
-        follow::Ended::Interrupted => Ok(End::Exit(super::failure::EXIT_INTERRUPTED)),
+        follow::Ended::Interrupted(id) => {
+            #[derive(serde::Serialize)]
+            struct Interrupted {
+                id: JobId,
+                short: String,
+                interrupted: bool,
+            }
+            // For people it was said already.
+            let interrupted = Interrupted { id, short: id.short(), interrupted: true };
+            output.print(command, &interrupted, || id.to_string(), String::new);
+            Ok(End::Exit(super::failure::EXIT_INTERRUPTED))
+        }
     }
 }
 

@@ -2,10 +2,12 @@
 
 use std::path::Path;
 
+use bus_schemas::api::BalanceView;
 use bus_schemas::job::{JobSpec, KINDS, Text};
 use bus_schemas::{Code, Problem, limits};
 use serde::Deserialize;
 
+use super::quote;
 use crate::cli::args::{JobOptions, SubmitArgs};
 use crate::cli::client::{Session, parse_job, read_input};
 use crate::cli::failure::Failure;
@@ -84,16 +86,38 @@ pub async fn settle(mut made: Made, args: &SubmitArgs, session: &Session, output
         made.spec.target = Some(node::find(session, target).await?.id);
         made.verbatim = None;
     }
+    set_aside(&mut made, args, session, output).await?;
     if made.body().len() > limits::JOB_BYTES_MAX
         && let Some(text) = made.spec.text.take()
     {
         let lines = lines_of(text.as_slice());
-        output.say(&format!("            storing     {} of texts", bytes(lines.len() as u64)));
+        output.say(&format!("{:<12}  {:<10}  {} of texts", "", "storing", bytes(lines.len() as u64)));
         made.spec.inputs = vec![blob::put(session, &lines).await?.cid];
         made.verbatim = None;
         made.spec.check()?;
     }
     Ok(made)
+}
+
+/// Names a limit where the usual one would make a large job wait for nobody.
+async fn set_aside(made: &mut Made, args: &SubmitArgs, session: &Session, output: &Output) -> Result<(), Failure> {
+    if quote::more_than_usual(&made.spec, quote::any_rate()).is_none() {
+        return Ok(());
+    }
+    // A key of one's own says that the same command is the same job: then the bytes must not hang on who is online.
+    let keyed = args.options.key.is_some() || made.spec.key.is_some();
+    let rate = if keyed { quote::any_rate() } else { quote::dearest_rate(&node::all(session).await?.devices, &made.spec.kind) };
+    let Some(most) = quote::more_than_usual(&made.spec, rate) else { return Ok(()) };
+    let balance: BalanceView = session.ask("credit.balance", &serde_json::json!({})).await?;
+    let texts = made.spec.units() as usize;
+    let most = quote::affordable(most, balance.available_mmana, texts)?;
+    output.say(&format!(
+        "{:<12}  {:<10}  at most {most} mana for {texts} texts; what is not used comes back (--max-mana sets another limit)",
+        "", "held"
+    ));
+    made.spec.cost_mana = Some(most);
+    made.verbatim = None;
+    Ok(())
 }
 
 /// The form in which texts lie in a blob: `{"text":…}` a line.

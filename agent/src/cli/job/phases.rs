@@ -1,0 +1,256 @@
+//! What people are told while a job goes its way: each phase once, progress as one line that changes. Touches nothing.
+
+use std::time::Duration;
+
+use bus_schemas::MilliMana;
+use bus_schemas::api::WatchState;
+use bus_schemas::event::Progress;
+use bus_schemas::job::JobState;
+use bus_schemas::offer::Decline;
+
+use crate::cli::duration;
+
+/// Where lines stay, progress is told at most this often.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+
+/// What was said so far.
+#[derive(Debug, Default)]
+pub struct Phases {
+    short: String,
+    /// The last line; whatever is told twice in a row is said once.
+    last: Option<(&'static str, String)>,
+    /// Who has the job, by name.
+    device: Option<String>,
+    running: Option<Running>,
+    /// Said once where devices find that the job may cost too little.
+    more_mana: Option<String>,
+    /// A terminal: progress overwrites its own line.
+    rewrite: bool,
+}
+
+/// The last word on progress.
+#[derive(Debug, Clone, Copy)]
+struct Running {
+    percent: u32,
+    at: Duration,
+}
+
+impl Phases {
+    pub fn new(rewrite: bool) -> Self {
+        Self { rewrite, ..Self::default() }
+    }
+    pub fn short(&self) -> &str {
+        &self.short
+    }
+    pub fn device(&self) -> Option<&str> {
+        self.device.as_deref()
+    }
+
+    pub fn submitted(&mut self, short: &str, kind: &str, key: Option<&str>) -> Option<String> {
+        short.clone_into(&mut self.short);
+        let key = key.map(|key| format!("   key: {key}")).unwrap_or_default();
+        self.line("submitted", format!("{kind}{key}"))
+    }
+
+    /// How much would be enough, where that is known.
+    pub fn enough(&mut self, most: Option<MilliMana>) {
+        self.more_mana = most.map(|most| format!("--max-mana {most}"));
+    }
+    pub fn waiting(&mut self, why: &str) -> Option<String> {
+        let detail = format!("{why}   (mesh job explain {})", self.short);
+        let line = self.line("waiting", detail)?;
+        if !why.contains(&Decline::Price.to_string()) {
+            return Some(line);
+        }
+        let Some(more) = self.more_mana.take() else { return Some(line) };
+        Some(format!("{line}\n{:<12}  {:<10}  mesh job cancel {}, then the same with {more}", "", "next", self.short))
+    }
+
+    /// What the network tells of a change, `elapsed` since the job was sent.
+    pub fn state(&mut self, state: &WatchState, elapsed: Duration) -> Option<String> {
+        match state.state {
+            JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => {
+                // Whoever had it has it no more.
+                (self.device, self.running) = (None, None);
+                state.why.as_ref().and_then(|why| self.waiting(why))
+            }
+            JobState::Assigned | JobState::Executing => {
+                let name = state.device_name.clone().or_else(|| state.device.map(|device| device.to_string())).unwrap_or_default();
+                let matched = self.matched(&name, Some(state));
+                let begun = if state.state == JobState::Executing { self.progress(&Progress::default(), elapsed) } else { None };
+                match (matched, begun) {
+                    (Some(matched), Some(begun)) => Some(format!("{matched}\n{begun}")),
+                    (matched, begun) => matched.or(begun),
+                }
+            }
+            JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Rejected => None,
+        }
+    }
+
+    /// Who got the job, once for each device that gets it; price and bids where they were told.
+    pub fn matched(&mut self, name: &str, told: Option<&WatchState>) -> Option<String> {
+        if name.is_empty() || self.device.as_deref() == Some(name) {
+            return None;
+        }
+        self.device = Some(name.to_owned());
+        self.running = None;
+        let price = told.and_then(|told| told.price_mmana).map(|price| format!("   at most {price} mana")).unwrap_or_default();
+        let bids = told.and_then(|told| Some((told.bids?, told.rejected.unwrap_or(0))));
+        let bids = match bids {
+            Some((bids, 0)) => format!("   ({bids} bids: mesh job explain {})", self.short),
+            Some((bids, others)) => format!("   ({bids} bids, {others} rejected: mesh job explain {})", self.short),
+            None => String::new(),
+        };
+        self.line("matched", format!("{name}{price}{bids}"))
+    }
+
+    /// How far it is. Never backwards; a terminal hears of every percent, a log at most once a second.
+    pub fn progress(&mut self, progress: &Progress, elapsed: Duration) -> Option<String> {
+        let percent = (progress.basis_points / 100).min(100);
+        let too_soon = |last: Running| !self.rewrite && elapsed < last.at + PROGRESS_EVERY;
+        // The end is told by the receipt.
+        if percent == 100 || self.running.is_some_and(|last| percent <= last.percent || too_soon(last)) {
+            return None;
+        }
+        self.running = Some(Running { percent, at: elapsed });
+        let stage = if progress.stage.is_empty() { String::new() } else { format!("   {}", progress.stage) };
+        let eta = progress.eta_ms.map(|eta| format!("   {} left", duration::show(Duration::from_millis(eta)))).unwrap_or_default();
+        self.line("running", format!("{percent}%   {}{stage}{eta}", duration::show(elapsed)))
+    }
+
+    /// It has run, and for how long.
+    pub fn ran(&mut self, worked: Option<Duration>) -> Option<String> {
+        let worked = worked.map(|worked| format!("   {}", duration::show(worked))).unwrap_or_default();
+        self.line("running", format!("100%{worked}"))
+    }
+
+    pub fn settled(&mut self, receipt: &str, by: &str, cost: Option<MilliMana>) -> String {
+        let line = match cost {
+            Some(cost) => self.line("settled", format!("receipt {receipt}, signed by {by}   {cost} mana")),
+            None => self.line("done", format!("receipt {receipt}, signed by {by}; not settled yet")),
+        };
+        line.unwrap_or_default()
+    }
+
+    /// A line for a phase, unless it was the last thing said.
+    fn line(&mut self, phase: &'static str, detail: String) -> Option<String> {
+        if self.last.as_ref().is_some_and(|(last, said)| *last == phase && *said == detail) {
+            return None;
+        }
+        let head = if self.last.is_none() { self.short.as_str() } else { "" };
+        let over = self.rewrite && phase == "running" && self.last.as_ref().is_some_and(|(last, _)| *last == phase);
+        let up = if over { "\x1b[1A\x1b[2K" } else { "" };
+        let line = format!("{up}{head:<12}  {phase:<10}  {detail}").trim_end().to_owned();
+        self.last = Some((phase, detail));
+        Some(line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::{Cid, JobId};
+
+    /// What was told of a job, in short: `progress 35 at 1500`, `Assigned laptop-a`, `wait why`, `ran`.
+    fn told(rewrite: bool, events: &[&str]) -> Vec<String> {
+        let mut phases = Phases::new(rewrite);
+        let mut lines: Vec<String> = phases.submitted("job_7f3kq2ab", "embed", None).into_iter().collect();
+        for event in events {
+            let words: Vec<&str> = event.split(' ').collect();
+            let state = |state: JobState, device: Option<&str>, why: Option<&str>| WatchState {
+                id: JobId(Cid::of(b"job")),
+                state,
+                at: 1,
+                device: None,
+                device_name: device.map(str::to_owned),
+                price_mmana: Some(MilliMana::mana(2)),
+                bids: Some(2),
+                rejected: None,
+                why: why.map(str::to_owned),
+                error: None,
+            };
+            let ms = |text: &str| Duration::from_millis(text.parse().unwrap());
+            let line = match words.as_slice() {
+                ["progress", percent, "at", at] => {
+                    let basis_points = percent.parse::<u32>().unwrap() * 100;
+                    phases.progress(&Progress { basis_points, stage: "embedding".into(), ..Progress::default() }, ms(at))
+                }
+                ["Assigned", device] => phases.state(&state(JobState::Assigned, Some(device), None), ms("0")),
+                ["Executing", device, "at", at] => phases.state(&state(JobState::Executing, Some(device), None), ms(at)),
+                ["seen", device] => phases.matched(device, None),
+                ["wait", why] => phases.state(&state(JobState::Submitted, None, Some(why)), ms("0")),
+                ["asked", why] => phases.waiting(why),
+                ["ran"] => phases.ran(Some(ms("3100"))),
+                other => panic!("{other:?}"),
+            };
+            lines.extend(line.iter().flat_map(|line| line.lines()).map(str::to_owned));
+        }
+        lines.into_iter().skip(1).map(|line| line.replace("\x1b[1A\x1b[2K", "^").replace("  ", " ").trim().to_owned()).collect()
+    }
+    fn check(rewrite: bool, events: &[&str], phases: &[&str]) {
+        let lines = told(rewrite, events);
+        assert_eq!(lines.len(), phases.len(), "{lines:#?}");
+        for (line, phase) in lines.iter().zip(phases) {
+            assert!(line.replace(' ', "").starts_with(&phase.replace(' ', "")), "{phase}: {lines:#?}");
+        }
+    }
+
+    #[test]
+    fn each_phase_is_said_once() {
+        check(
+            false,
+            &["Assigned a", "seen a", "Executing a at 1000", "seen a", "ran", "ran"],
+            &["matched a", "running 0%", "running 100% 3.1 s"],
+        );
+        check(false, &["ran"], &["running 100%"]);
+        check(false, &["asked x", "wait x", "wait y", "wait x"], &["waiting x", "waiting y", "waiting x"]);
+        check(false, &["seen a", "Assigned a", "Assigned a"], &["matched a"]);
+        check(false, &["Executing a at 1100"], &["matched a", "running 0%"]);
+    }
+
+    #[test]
+    fn progress_is_a_line_that_changes_or_one_a_second() {
+        let events = [
+            "Assigned a",
+            "progress 10 at 1000",
+            "progress 11 at 1100",
+            "progress 9 at 2500",
+            "progress 30 at 2500",
+            "progress 100 at 4000",
+            "ran",
+        ];
+        check(false, &events, &["matched a", "running 10%", "running 30%", "running 100% 3.1 s"]);
+        check(true, &events, &["matched a", "running 10%", "^ running 11%", "^ running 30%", "^ running 100%"]);
+    }
+
+    #[test]
+    fn another_attempt_begins_anew() {
+        check(
+            false,
+            &["Assigned a", "progress 50 at 1000", "Assigned b", "progress 10 at 1200", "ran"],
+            &["matched a", "running 50%", "matched b", "running 10%", "running 100%"],
+        );
+        check(false, &["Assigned a", "wait x", "Assigned a"], &["matched a", "waiting x", "matched a"]);
+    }
+
+    #[test]
+    fn too_little_mana_names_what_is_enough() {
+        let mut phases = Phases::new(false);
+        phases.submitted("job_7f3kq2ab", "embed", None);
+        phases.enough(Some(MilliMana::mana(12)));
+        assert!(!phases.waiting("0 of 2 devices fit").unwrap().contains("max-mana"));
+        let why = format!("nobody bid: {}", Decline::Price);
+        let told = phases.waiting(&why).unwrap();
+        assert!(told.ends_with("  next        mesh job cancel job_7f3kq2ab, then the same with --max-mana 12"), "{told}");
+        assert_eq!(phases.waiting(&why), None);
+        assert!(!phases.waiting(&format!("again, {why}")).unwrap().contains("max-mana"), "once");
+    }
+
+    #[test]
+    fn a_line_reads_well() {
+        let mut phases = Phases::new(false);
+        assert_eq!(phases.submitted("job_7f3kq2ab", "embed", Some("k")).as_deref(), Some("job_7f3kq2ab  submitted   embed   key: k"));
+        assert_eq!(phases.waiting("0 of 2 fit").as_deref(), Some("              waiting     0 of 2 fit   (mesh job explain job_7f3kq2ab)"));
+        assert_eq!(phases.settled("rcp_1", "a", Some(MilliMana::mana(1))), "              settled     receipt rcp_1, signed by a   1 mana");
+    }
+}
