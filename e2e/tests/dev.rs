@@ -1,7 +1,12 @@
 //! `mesh dev` as a command: ports, deaths, and what it leaves behind.
 
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
 use e2e::doors;
-use testkit::{Stack, proc, until};
+use serde_json::{Value, json};
+use testkit::{Launch, Stack, proc, until};
 
 #[tokio::test]
 async fn what_dies_is_restarted_or_reported() {
@@ -32,15 +37,115 @@ async fn what_dies_is_restarted_or_reported() {
 }
 
 #[tokio::test]
+async fn kept_data_are_there_again() {
+    let mut stack = Stack::start(&["--agents", "1"], &[]);
+    let done = doors::http(&stack, &doors::echo("kept"), "kept").await;
+    let balance = settled_balance(&stack).await;
+    stack.stop();
+    stack.start_again();
+    let (status, job) = doors::get(&stack, &format!("/jobs/{}", done["id"].as_str().expect("an id"))).await;
+    assert_eq!((status, &job["state"], &job["key"]), (200, &json!("Completed"), &json!("kept")), "{job}");
+    assert_eq!(settled_balance(&stack).await, balance);
+    let again = doors::http(&stack, &doors::echo("kept"), "kept").await;
+    assert_eq!(again["id"], done["id"], "the same key is still the same job");
+    assert_eq!(settled_balance(&stack).await, balance);
+    doors::http(&stack, &doors::echo("new"), "new").await;
+    assert_eq!(stack.cli.ok_async(&["credit", "verify"]).await["ok"], true);
+}
+
+#[tokio::test]
+async fn a_database_of_ones_own() {
+    let folder =
+        tempfile::Builder::new().prefix("mesh-pg-").permissions(std::fs::Permissions::from_mode(0o711)).tempdir().expect("a folder");
+    let postgres = testkit::postgres::Postgres::start(folder.path()).await.expect("Postgres");
+    let mut stack = Stack::start(&["--agents", "1"], &[("DATABASE_URL", &postgres.url)]);
+    assert_eq!(stack.pids("postgres"), [0_u32; 0], "it starts none of its own");
+    doors::http(&stack, &doors::echo("elsewhere"), "elsewhere").await;
+    settled_balance(&stack).await;
+    assert_eq!(stack.cli.ok_async(&["credit", "verify"]).await["ok"], true);
+    stack.stop();
+}
+
+#[test]
+fn an_interrupted_start_leaves_nothing_behind() {
+    let folder =
+        tempfile::Builder::new().prefix("mesh-cut-").permissions(std::fs::Permissions::from_mode(0o711)).tempdir().expect("a folder");
+    for role in ["hub", "postgres", "gateway", "agent"] {
+        let mut child = Command::new(proc::bin_dir().join("mesh"))
+            .args(["dev", "--random-ports", "--agents", "1", "-o", "json"])
+            .env("MESH_CONFIG_HOME", folder.path())
+            .env("TMPDIR", folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("mesh dev starts");
+        let mut pids = Vec::new();
+        let mut signalled = false;
+        for line in BufReader::new(child.stdout.take().expect("a pipe")).lines().map_while(Result::ok) {
+            let event: Value = serde_json::from_str(&line).expect("JSON");
+            pids.extend(event["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()));
+            if event["role"] == role && !signalled {
+                proc::signal(child.id(), "INT");
+                signalled = true;
+            }
+        }
+        assert!(signalled, "no {role} was started");
+        assert_eq!(child.wait().expect("an end").code(), Some(130), "{role}");
+        assert!(pids.iter().all(|pid| !proc::runs(*pid)), "{role}: one of {pids:?} still runs");
+        let left: Vec<_> = std::fs::read_dir(folder.path()).expect("the folder").flatten().map(|entry| entry.file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().starts_with("mesh-")), "{role}: {left:?}");
+    }
+}
+
+/// Only root can become somebody else; for anybody else every other test shows it.
+#[tokio::test]
+async fn an_ordinary_user_has_it_all() {
+    let Some(account) = proc::account("nobody").filter(|_| proc::is_root()) else { return };
+    let folder =
+        tempfile::Builder::new().prefix("mesh-user-").permissions(std::fs::Permissions::from_mode(0o755)).tempdir().expect("a folder");
+    let nats = std::env::var_os("NATS_SERVER_BIN").map_or_else(|| proc::bin_dir().join("nats-server"), Into::into);
+    let programs = ["mesh", "mesh-gateway", "mesh-scheduler", "mesh-ledger"].map(|name| proc::bin_dir().join(name));
+    for program in programs.iter().chain([&nats]) {
+        // That account may not pass through the folders above the programs.
+        let name = program.file_name().expect("a name");
+        std::fs::copy(program, folder.path().join(if *program == nats { "nats-server".as_ref() } else { name })).expect("a copy");
+    }
+    let server = folder.path().join("nats-server").display().to_string();
+    let launch = Launch {
+        args: ["--agents", "1"].map(str::to_owned).into(),
+        variables: vec![("NATS_SERVER_BIN".into(), server)],
+        account: Some(account),
+        programs: Some(folder.path().to_owned()),
+    };
+    let mut stack = launch.start();
+    doors::http(&stack, &doors::echo("as nobody"), "nobody").await;
+    let took = stack.stop();
+    assert!(took < std::time::Duration::from_secs(10), "stopping took {took:?}");
+    for process in stack.ready["processes"].as_array().expect("processes") {
+        let pid = process["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid");
+        assert!(!proc::runs(pid), "{process} still runs");
+    }
+}
+
+/// What the member has, once nothing is held any more.
+async fn settled_balance(stack: &Stack) -> Value {
+    until("the last settlement", || async {
+        let balance = stack.cli.ok_async(&["credit", "balance"]).await;
+        (balance["held_mmana"] == 0).then(|| balance["available_mmana"].clone())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_taken_port_is_named_with_its_flag() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = taken.local_addr().expect("an address").port();
     let folder = testkit_folder();
     let output = tokio::task::spawn_blocking(move || {
-        std::process::Command::new(proc::bin_dir().join("mesh"))
+        Command::new(proc::bin_dir().join("mesh"))
             .args(["dev", "--gateway-port", &port.to_string(), "-o", "json"])
             .env("MESH_CONFIG_HOME", &folder)
-            .stdin(std::process::Stdio::null())
+            .stdin(Stdio::null())
             .output()
             .map(|output| (output, port, folder))
     })

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod http;
+pub mod postgres;
 pub mod proc;
 pub mod stack;
 
@@ -12,7 +13,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub use cli::Cli;
-pub use stack::Stack;
+pub use stack::{Launch, Stack};
 
 /// A deadline that means *hung*.
 pub const HUNG: Duration = Duration::from_secs(120);

@@ -24,3 +24,16 @@ pub fn runs(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().and_then(|rest| rest.trim().chars().next()).is_some_and(|state| state != 'Z' && state != 'X')
 }
+
+/// A number that `id` prints.
+fn id(arguments: &[&str]) -> Option<u32> {
+    let output = Command::new("id").args(arguments).stderr(std::process::Stdio::null()).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+pub fn is_root() -> bool {
+    id(&["-u"]) == Some(0)
+}
+/// An account's uid and gid, where this machine has it.
+pub fn account(name: &str) -> Option<(u32, u32)> {
+    Some((id(&["-u", name])?, id(&["-g", name])?))
+}

@@ -1,6 +1,7 @@
 //! One whole stack, started by `mesh dev` as a user would, and read through its `ready` line.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -23,33 +24,51 @@ pub struct Stack {
     /// What `mesh dev` told after it was ready.
     events: Arc<Mutex<Vec<Value>>>,
     folder: TempDir,
+    launch: Launch,
 }
 
-impl Stack {
-    /// Starts `mesh dev --random-ports -o json` with more arguments and variables, and waits until it is ready.
+/// How a stack is started, beside `mesh dev --random-ports -o json --data-dir DIR`.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    pub args: Vec<String>,
+    pub variables: Vec<(String, String)>,
+    /// As whom (uid, gid), where that is not oneself; then the programs lie where that account finds them.
+    pub account: Option<(u32, u32)>,
+    pub programs: Option<PathBuf>,
+}
+
+impl Launch {
+    /// Starts it in a folder of its own and waits until it is ready.
     ///
     /// # Panics
     /// Where it does not become ready; what it said is in the message.
-    pub fn start(args: &[&str], variables: &[(&str, &str)]) -> Self {
+    pub fn start(&self) -> Stack {
         let folder = tempfile::Builder::new().prefix("mesh-e2e-").tempdir().expect("a temporary folder");
-        let data = folder.path().join("data");
-        Self::start_in(folder, &data, args, variables)
+        if let Some((uid, gid)) = self.account {
+            std::os::unix::fs::chown(folder.path(), Some(uid), Some(gid)).expect("root may give a folder away");
+        }
+        let cli = Cli { config_home: folder.path().join("config"), mesh_home: folder.path().join("home") };
+        let Begun { child, ready, events } = self.begin(folder.path(), &cli);
+        Stack { child, ready, cli, events, folder, launch: self.clone() }
     }
 
-    fn start_in(folder: TempDir, data: &Path, args: &[&str], variables: &[(&str, &str)]) -> Self {
-        let cli = Cli { config_home: folder.path().join("config"), mesh_home: folder.path().join("home") };
-        let log = std::fs::File::create(folder.path().join("dev.log")).expect("a log file");
-        let mut child = Command::new(proc::bin_dir().join("mesh"))
+    fn begin(&self, folder: &Path, cli: &Cli) -> Begun {
+        let log = std::fs::File::create(folder.join("dev.log")).expect("a log file");
+        let programs = self.programs.clone().unwrap_or_else(proc::bin_dir);
+        let mut command = Command::new(programs.join("mesh"));
+        command
             .args(["dev", "--random-ports", "-o", "json", "--data-dir"])
-            .arg(data)
-            .args(args)
-            .envs(variables.iter().copied())
+            .arg(folder.join("data"))
+            .args(&self.args)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .env("MESH_CONFIG_HOME", &cli.config_home)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(log)
-            .spawn()
-            .expect("mesh dev starts");
+            .stderr(log);
+        if let Some((uid, gid)) = self.account {
+            command.uid(uid).gid(gid).current_dir(folder).env("HOME", folder);
+        }
+        let mut child = command.spawn().expect("mesh dev starts");
         let stdout = child.stdout.take().expect("a pipe");
         let (sender, receiver) = mpsc::channel();
         let events = Arc::new(Mutex::new(Vec::new()));
@@ -64,14 +83,46 @@ impl Stack {
             }
         });
         match receiver.recv_timeout(HUNG) {
-            Ok(ready) => Self { child, ready, cli, events, folder },
+            Ok(ready) => Begun { child, ready, events },
             Err(_) => {
                 proc::signal(child.id(), "TERM");
                 let _ = child.wait();
-                let log = std::fs::read_to_string(folder.path().join("dev.log")).unwrap_or_default();
+                let log = std::fs::read_to_string(folder.join("dev.log")).unwrap_or_default();
                 panic!("mesh dev did not become ready: {:?}\n{log}", events.lock().unwrap_or_else(PoisonError::into_inner));
             }
         }
+    }
+}
+
+/// What a start gave.
+struct Begun {
+    child: Child,
+    ready: Value,
+    events: Arc<Mutex<Vec<Value>>>,
+}
+
+impl Stack {
+    /// Starts `mesh dev --random-ports -o json` with more arguments and variables, and waits until it is ready.
+    ///
+    /// # Panics
+    /// Where it does not become ready; what it said is in the message.
+    pub fn start(args: &[&str], variables: &[(&str, &str)]) -> Self {
+        let launch = Launch {
+            args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+            variables: variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            ..Launch::default()
+        };
+        launch.start()
+    }
+
+    /// Starts it again, after [`Self::stop`], in the same folder.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub fn start_again(&mut self) {
+        assert!(self.child.try_wait().ok().flatten().is_some(), "it still runs");
+        let Begun { child, ready, events } = self.launch.begin(self.folder.path(), &self.cli);
+        (self.child, self.ready, self.events) = (child, ready, events);
     }
 
     /// A text of the `ready` object by JSON pointer, such as `/nats/url`.
@@ -102,6 +153,25 @@ impl Stack {
         let processes = self.ready["processes"].as_array().cloned().unwrap_or_default();
         let pids = processes.iter().filter(|process| process["role"] == role).filter_map(|process| process["pid"].as_u64());
         pids.filter_map(|pid| u32::try_from(pid).ok()).collect()
+    }
+    /// The ledger-worker that writes, as its own metrics tell: its name and process id.
+    ///
+    /// # Panics
+    /// Where none of them says so.
+    pub async fn active_ledger(&self) -> (String, u32) {
+        let processes = self.ready["processes"].as_array().cloned().unwrap_or_default();
+        let ledgers: Vec<Value> = processes.into_iter().filter(|process| process["role"] == "ledger").collect();
+        crate::until("the active ledger-worker", || async {
+            for process in &ledgers {
+                let url = format!("{}/metrics", process["http"].as_str()?);
+                let Ok((200, metrics)) = crate::http::try_send("GET", &url, &[], "").await else { continue };
+                if String::from_utf8_lossy(&metrics).lines().any(|line| line == "mesh_ledger_active 1") {
+                    return Some((process["name"].as_str()?.to_owned(), u32::try_from(process["pid"].as_u64()?).ok()?));
+                }
+            }
+            None
+        })
+        .await
     }
     /// What `mesh dev` told so far.
     pub fn events(&self) -> Vec<Value> {

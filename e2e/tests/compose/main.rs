@@ -1,13 +1,12 @@
 //! `docker-compose.yml` without a container engine: each service's command line runs as a local process with its environment, in the
 //! order of `depends_on`, until each health check passes; then a job goes through.
 //!
-//! `file` reads it, `place` puts local ports and folders where the containers' own would be, `run` is one container as a process, `postgres` that
-//! image's way to start. `dockerfile` holds the images against it. What only an engine can show (builds, limits, users) is not tested here.
+//! `file` reads it, `place` puts local ports and folders where the containers' own would be, `run` is one container as a process.
+//! `dockerfile` holds the images against it. What only an engine can show (builds, limits, users) is not tested here.
 
 mod dockerfile;
 mod file;
 mod place;
-mod postgres;
 mod run;
 
 use std::collections::BTreeMap;
@@ -20,6 +19,7 @@ use file::{Compose, Condition};
 use place::Place;
 use run::{Image, Running};
 use serde_json::json;
+use testkit::postgres::Access;
 use testkit::{http, until};
 
 fn root() -> PathBuf {
@@ -155,7 +155,9 @@ fn postgres(name: &str, service: &file::Service, image: &Image, place: &mut Plac
         std::fs::set_permissions(open, std::fs::Permissions::from_mode(0o711))?;
     }
     let programs = tool("MESH_PG_BIN", "scripts/postgres.sh")?;
-    let mut serve = postgres::serve(service, &programs, &data, port)?;
+    let variable = |name: &str| service.environment.get(name).cloned().with_context(|| format!("{name} is not set"));
+    let access = Access { user: variable("POSTGRES_USER")?, password: variable("POSTGRES_PASSWORD")?, database: variable("POSTGRES_DB")? };
+    let mut serve = testkit::postgres::serve(&access, &programs, &data, port)?;
     let health = Running::health(name, service, image, place)?;
     Running::spawn(name, &mut serve, health, folder)
 }
