@@ -151,6 +151,13 @@ must test "$(field "$here/ledger.json" /ok)" = true
 must test "$(field "$here/ledger.json" /digest)" = "$(field "$here/verify.json" /digest)"
 must test "$(field "$here/ledger.json" /database_digest)" = "$(field "$here/verify.json" /digest)"
 
+headline 'A stranger replays the ledger: a Python script written from docs/ledger-format.md, with read-only credentials'
+python=$(scripts/replay_venv.sh) || fail 'no Python folder for examples/replay.py'
+run 60 "$here/stranger.txt" "$python" examples/replay.py "$(field "$here/ready.json" /nats/url)" "$(field "$here/ready.json" /auditor/creds)" "$here/data/network/network.json"
+shorten <"$here/stranger.txt"
+must grep -qE " digest  $(field "$here/verify.json" /digest)\$" "$here/stranger.txt"
+must grep -qE ' sum  0$' "$here/stranger.txt"
+
 headline 'Everything stops, and nothing is left running'
 started=()
 while IFS=$'\t' read -r pid _; do started+=("$pid"); done < <(python3 scripts/processes.py tree "$dev")
