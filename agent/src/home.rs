@@ -10,6 +10,7 @@
 //! ca.pem                 the hub's private CA, where there is one
 //! nats/                  configuration and store of the device's own nats-server; nats.pid its process
 //! agent.pid, agent.lock  the running agent
+//! checkpoints/           the last checkpoint seen of each network's books
 //! logs/                  daily log files
 //! ```
 

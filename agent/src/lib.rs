@@ -26,6 +26,7 @@ pub mod receipts;
 pub mod work;
 
 pub mod blobs;
+pub mod checkpoint;
 pub mod executor;
 pub mod local;
 pub mod outbox;

@@ -180,6 +180,9 @@ pub struct Status {
     pub pid: u32,
     pub uptime_s: u64,
     pub link: LinkStatus,
+    /// The network's books do not extend what this device has seen of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<Problem>,
     /// Where programs on this machine connect; absent where the device has no server of its own.
     pub local_url: Option<String>,
     pub tier: u8,

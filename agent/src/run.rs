@@ -23,6 +23,7 @@ use crate::outbox::{Counts, Forwarder};
 
 mod attempts;
 mod auction;
+mod books;
 mod control;
 mod pulse;
 mod resume;
@@ -62,6 +63,7 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
         agent.local_url = leaf.as_ref().map(crate::leaf::Leaf::url);
         let doors = Doors::open(&agent).await?;
         agent.resume().await?;
+        agent.watch_books(network);
         let forwarding = CancellationToken::new();
         let forwarder = forward(&agent, counts, &forwarding);
         tracing::info!(device = %agent.trust.device, name = agent.device.name, local_url = agent.local_url, kinds = ?agent.kinds, "the agent runs");
@@ -206,6 +208,7 @@ impl Agent {
             Happened::Uploaded { attempt, result } => self.on_uploaded(attempt, result),
             Happened::Sent { number, stored } => self.on_sent(number, stored),
             Happened::Beat(answer) => self.on_beat(answer),
+            Happened::Books(alarm) => self.on_books(alarm),
         }
     }
 }

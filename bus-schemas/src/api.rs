@@ -1,5 +1,7 @@
 //! What people script against: the same JSON at every door. The JSON Schemas in `docs/schemas` are generated from these types.
 
+pub mod ledger;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -242,6 +244,9 @@ pub struct CreditEntry {
     /// Into the account (+) or out of it (-).
     pub amount_mmana: i64,
     pub counterpart: String,
+    /// What somebody wrote beside it: the note of a transfer, the reason of a grant.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct CreditHistory {

@@ -86,6 +86,7 @@ catalogue! {
     TooLittleMana    "M0601" 402 8 "too little mana" => "mesh credit balance";
     Refused          "M0602" 409 4 "the ledger refused" => "mesh credit history";
     BooksWrong       "M0603" 500 1 "the books do not add up" => "mesh-ledger verify";
+    NotCovered       "M0604" 409 5 "no checkpoint covers it yet" => "try again in a minute";
     // The service itself.
     Unavailable      "M0701" 503 6 "a part is not answering" => "mesh doctor";
     Internal         "M0702" 500 1 "a fault of ours" => "mesh doctor";

@@ -13,7 +13,7 @@ use schemars::{Schema, schema_for};
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
-    let schemas: [(&str, Schema); 14] = [
+    let schemas: [(&str, Schema); 21] = [
         ("job-spec", schema_for!(JobSpec)),
         ("submitted", schema_for!(api::Submitted)),
         ("job", schema_for!(api::JobView)),
@@ -28,6 +28,13 @@ fn the_published_schemas_are_those_of_the_types() {
         ("verify-report", schema_for!(api::VerifyReport)),
         ("error", schema_for!(api::ErrorBody)),
         ("fact", schema_for!(Fact)),
+        ("fact-list", schema_for!(api::ledger::FactList)),
+        ("balance-list", schema_for!(api::ledger::BalanceList)),
+        ("checkpoint-list", schema_for!(api::ledger::CheckpointList)),
+        ("proof", schema_for!(api::ledger::ProofView)),
+        ("consistency", schema_for!(api::ledger::ConsistencyView)),
+        ("transfer", schema_for!(api::ledger::TransferView)),
+        ("policy", schema_for!(api::ledger::PolicyView)),
     ];
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");
     for (name, schema) in schemas {

@@ -5,17 +5,16 @@ use bus_schemas::id::{Cid, JobId, MemberId};
 use bus_schemas::ledger::Account;
 use bus_schemas::mana::mana_text;
 use bus_schemas::{Code, Problem};
+use serde::Deserialize;
 
-use crate::store::StoreError;
 use crate::world::{World, rfc3339};
 
 const LIST_DEFAULT: u32 = 50;
 const LIST_MAX: u32 = 200;
 
-const BALANCE: &str = "select c.seq, a.id, a.balance from ledger.cursor c left join ledger.account a on a.id = any($1) \
-                       where c.stream = 'LEDGER'";
+const BALANCE: &str = "select id, balance from ledger.account where id = any($1)";
 /// Two sides, each in the order of its index.
-const LEGS: &str = "select l.seq, l.i, l.n, l.debit, l.credit, l.amount, f.kind, f.job, f.at_ms from (
+const LEGS: &str = "select l.seq, l.i, l.n, l.debit, l.credit, l.amount, f.kind, f.job, f.at_ms, f.body from (
         (select * from ledger.leg where debit = any($1) and (seq, i, n) < ($2, $3, $4) order by seq desc, i desc, n desc limit $5)
         union
         (select * from ledger.leg where credit = any($1) and (seq, i, n) < ($2, $3, $4) order by seq desc, i desc, n desc limit $5)
@@ -32,14 +31,11 @@ impl World {
     /// # Errors
     /// [`Code::Unavailable`] where the ledger's rows cannot be read.
     pub async fn credit_balance(&self, member: MemberId) -> Result<BalanceView, Problem> {
-        let client = self.store.client().await?;
-        let statement = client.prepare_cached(BALANCE).await.map_err(unread)?;
-        let rows = client.query(&statement, &[&names(member)]).await.map_err(unread)?;
-        let seq = rows.first().map_or(0, |row| row.get::<_, i64>(0));
+        let rows = self.ledger_rows().await?;
+        let found = rows.query(BALANCE, &[&names(member)]).await?;
         let of = |account: Account| {
             let name = account.to_string();
-            let row = rows.iter().find(|row| row.get::<_, Option<String>>(1).as_deref() == Some(&name));
-            row.and_then(|row| row.get::<_, Option<i64>>(2)).unwrap_or(0)
+            found.iter().find(|row| row.get::<_, &str>(0) == name).map_or(0, |row| row.get::<_, i64>(1))
         };
         let [available, held, vesting] = accounts(member).map(of);
         Ok(BalanceView {
@@ -50,7 +46,7 @@ impl World {
             available: mana_text(available),
             held: mana_text(held),
             vesting: mana_text(vesting),
-            ledger_seq: u64::try_from(seq).unwrap_or(0),
+            ledger_seq: rows.seq,
         })
     }
 
@@ -67,9 +63,7 @@ impl World {
             Some(cursor) => parse_cursor(cursor)?,
             None => (i64::MAX, i16::MAX, i16::MAX),
         };
-        let client = self.store.client().await?;
-        let statement = client.prepare_cached(LEGS).await.map_err(unread)?;
-        let rows = client.query(&statement, &[&names(member), &seq, &i, &n, &i64::from(limit)]).await.map_err(unread)?;
+        let rows = self.ledger_rows().await?.query(LEGS, &[&names(member), &seq, &i, &n, &i64::from(limit)]).await?;
         let own = names(member);
         let mut entries = Vec::new();
         for row in &rows {
@@ -82,6 +76,7 @@ impl World {
                 account: account.to_owned(),
                 amount_mmana,
                 counterpart: counterpart.to_owned(),
+                note: note(row.get(9)),
             };
             if own.contains(&credit) {
                 entries.push(entry(&credit, &debit, amount));
@@ -106,15 +101,29 @@ fn parse_cursor(cursor: &str) -> Result<(i64, i16, i16), Problem> {
     parsed.ok_or_else(|| Problem::new(Code::BadValue, "the cursor is none that was given out"))
 }
 
-fn unread(error: tokio_postgres::Error) -> Problem {
-    // Another room makes these tables: not there yet, or not for this role.
-    let problem = Problem::from(StoreError::Query(error));
-    Problem::new(problem.code, "the ledger's rows cannot be read here")
+/// What somebody wrote beside a movement.
+fn note(body: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Said {
+        note: Option<String>,
+        reason: Option<String>,
+    }
+    let said: Said = serde_json::from_str(body).ok()?;
+    said.note.or(said.reason).filter(|text| !text.is_empty())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn notes_are_what_people_wrote() {
+        assert_eq!(note(r#"{"kind":"transfer","note":"for lunch"}"#).as_deref(), Some("for lunch"));
+        assert_eq!(note(r#"{"kind":"mint","reason":"welcome"}"#).as_deref(), Some("welcome"));
+        for nothing in [r#"{"kind":"hold"}"#, r#"{"kind":"transfer","note":""}"#, "", "[1]"] {
+            assert_eq!(note(nothing), None, "{nothing}");
+        }
+    }
 
     #[test]
     fn cursors() {

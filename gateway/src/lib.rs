@@ -24,6 +24,7 @@ pub mod recorder;
 pub mod blobs;
 pub mod credit;
 pub mod jobs;
+pub mod ledger;
 pub mod routes;
 pub mod service;
 pub mod submit;

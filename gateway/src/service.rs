@@ -23,7 +23,7 @@ use crate::intake::headers_of;
 use crate::world::World;
 
 /// Every call, with what it does.
-const CALLS: [(&str, &str); 16] = [
+const CALLS: [(&str, &str); 24] = [
     ("job.submit", "a job, or a list of them, as JSON or signed; answers its id"),
     ("job.ls", "your jobs, newest first: {state, limit, cursor}"),
     ("job.show", "one job: {id}"),
@@ -35,6 +35,14 @@ const CALLS: [(&str, &str); 16] = [
     ("device.show", "one device: {id}"),
     ("credit.balance", "what you have"),
     ("credit.history", "how it came: {limit, cursor}"),
+    ("credit.transfer", "gives credit to another member: {to, amount, note, key}"),
+    ("ledger.facts", "the facts as they were signed: {after, limit}"),
+    ("ledger.balances", "your accounts, and those of nobody"),
+    ("ledger.checkpoints", "what the books were, signed, newest first: {before, limit}"),
+    ("ledger.proof", "that a job's end stands in the books: {id} of a job or a receipt"),
+    ("ledger.consistency", "that the books only grew: {from, to}"),
+    ("ledger.ask", "commands that the network key has signed (MessagePack LedgerRequest)"),
+    ("network.policy", "the rules in force"),
     ("network.show", "the signed network document"),
     ("blob.put", "stores one chunk (MessagePack {data})"),
     ("blob.commit", "makes a blob of chunks (MessagePack {cid, chunks, assignment})"),
@@ -155,6 +163,14 @@ async fn ask(world: &World, asker: &Asker, call: &str, request: &Request) -> Res
             let ask: CreditAsk = read_or_default(payload)?;
             Answer::json(&world.credit_history(member, ask.limit, ask.cursor.as_deref()).await?)
         }
+        "credit.transfer" => Answer::json(&world.credit_transfer(asker, read(payload)?).await?),
+        "ledger.facts" => Answer::json(&world.ledger_facts(&read_or_default(payload)?).await?),
+        "ledger.balances" => Answer::json(&world.ledger_balances(member).await?),
+        "ledger.checkpoints" => Answer::json(&world.ledger_checkpoints(&read_or_default(payload)?).await?),
+        "ledger.proof" => Answer::json(&world.ledger_proof(&member, &by_id()?).await?),
+        "ledger.consistency" => Answer::json(&world.ledger_consistency(read(payload)?).await?),
+        "ledger.ask" => Answer::json(&world.ledger_order(payload.clone()).await?),
+        "network.policy" => Answer::json(&world.network_policy().await?),
         "network.show" => Ok(Answer { payload: world.document_text.clone().into(), headers: HeaderMap::new() }),
         "blob.put" => {
             let put: BlobPut = read_msgpack(payload)?;

@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+mod credit;
+
 use super::duration;
 use super::output::{Color, Format};
+pub use credit::{CreditCommand, ExportArgs, ExportFormat, GrantArgs, NetworkCommand, PolicyCommand, TransferArgs};
 
 /// Pool the computers of a co-op, a lab or a company: submit jobs, lend a device, check every credit.
 #[derive(Debug, Parser)]
@@ -71,6 +74,9 @@ pub enum Command {
     /// Credit: balances, movements, and whether the books add up.
     #[command(subcommand)]
     Credit(CreditCommand),
+    /// Who speaks for the network, and by which rules credit moves.
+    #[command(subcommand, alias = "coop")]
+    Network(NetworkCommand),
     /// Which network, as whom.
     #[command(subcommand)]
     Context(ContextCommand),
@@ -288,20 +294,6 @@ pub enum BlobCommand {
 }
 
 #[derive(Debug, Subcommand)]
-pub enum CreditCommand {
-    /// What you have.
-    Balance,
-    /// What came and went.
-    History {
-        /// Where the last list ended.
-        #[arg(long)]
-        cursor: Option<String>,
-    },
-    /// Replay the ledger and check that it all adds up.
-    Verify,
-}
-
-#[derive(Debug, Subcommand)]
 pub enum ContextCommand {
     /// All contexts; the current one is marked.
     Ls,
@@ -422,6 +414,13 @@ mod tests {
             "mesh init --join mesh1.abc --name lab",
             "mesh bench throughput --jobs 10000 --in-flight 1024 --kind echo",
             "mesh context use -",
+            "mesh credit history --limit 5",
+            "mesh credit transfer mem_a 1.5 --key k",
+            "mesh credit transfer mem_a -1",
+            "mesh credit grant mem_a 5 --reason welcome --network-key network.key",
+            "mesh credit export --format csv --since 2026-11-01",
+            "mesh credit proof rcp_abc",
+            "mesh network policy set rules.json --dry-run",
             "mesh completion bash",
             "mesh explain M0203",
         ];
@@ -437,6 +436,8 @@ mod tests {
             "mesh job ls --state Done",
             "mesh bench throughput --jobs 0",
             "mesh dev --agents many",
+            "mesh credit grant mem_a 5",
+            "mesh credit export --format xls",
             "mesh frobnicate",
         ];
         for line in bad {

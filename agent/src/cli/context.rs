@@ -32,6 +32,9 @@ pub struct Context {
     /// What lets `nats micro ls` and the like look into CONTROL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<PathBuf>,
+    /// The network's own key, where it is at hand: whoever has it is the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_key: Option<PathBuf>,
     /// This machine's device in that network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
@@ -320,6 +323,7 @@ pub(crate) mod tests {
             network_file: "network.json".into(),
             auditor: None,
             operator: None,
+            network_key: None,
             device: None,
             processes: None,
             made_by_pid: pid,

@@ -93,6 +93,7 @@ fn register(home: &Home) -> Result<String, Failure> {
         network_file: home.network_json(),
         auditor: None,
         operator: None,
+        network_key: None,
         device: Some(Device { id: device.device.id, home: home.root().to_owned() }),
         processes: None,
         made_by_pid: None,
@@ -324,6 +325,9 @@ fn status_text(view: &StatusView) -> String {
                 (false, _) => format!("not connected: {}", device.link.why.as_deref().unwrap_or("the hub does not answer")),
             };
             lines.push(format!("{} / {}   {link}{context}", device.network_name, device.name));
+            if let Some(alarm) = &device.alarm {
+                lines.push(format!("  ALARM     {} ({})   next: mesh credit verify", alarm.detail, alarm.code));
+            }
             let working = match &device.not_working {
                 Some(why) => format!("no: {why}"),
                 None if device.running > 0 => format!("yes: {} running, {} waiting", device.running, device.waiting),
@@ -368,7 +372,7 @@ pub async fn metrics(output: &Output) -> Done {
 fn metrics_text(status: &Status) -> String {
     let totals = &status.totals;
     let gauge = |up: bool| u64::from(up);
-    let rows: [(&str, &str, u64); 17] = [
+    let rows: [(&str, &str, u64); 18] = [
         ("mesh_device_offers_total", "counter", totals.offers),
         ("mesh_device_bids_total", "counter", totals.bids),
         ("mesh_device_declined_total", "counter", totals.declined),
@@ -381,6 +385,7 @@ fn metrics_text(status: &Status) -> String {
         ("mesh_device_forwarded_total", "counter", totals.forwarded),
         ("mesh_device_messages_dropped_total", "counter", totals.dropped),
         ("mesh_device_link_up", "gauge", gauge(status.link.up)),
+        ("mesh_device_books_wrong", "gauge", gauge(status.alarm.is_some())),
         ("mesh_device_jobs_waiting", "gauge", status.waiting as u64),
         ("mesh_device_jobs_running", "gauge", status.running as u64),
         ("mesh_device_receipts_unsettled", "gauge", status.unsettled as u64),

@@ -19,6 +19,7 @@ pub mod duration;
 pub mod failure;
 pub mod job;
 pub mod meta;
+pub mod network;
 pub mod node;
 pub mod output;
 pub mod sign;
@@ -74,6 +75,7 @@ async fn run(cli: &Cli, output: &Output) -> Done {
         Command::Job(args) => job::run(cli, args, output).await,
         Command::Blob(args) => blob::run(cli, args, output).await,
         Command::Credit(args) => credit::run(cli, args, output).await,
+        Command::Network(args) => network::run(cli, args, output).await,
         Command::Context(args) => context::run(cli, args, output),
         Command::Sign(args) => sign::run(cli, args, output),
         Command::Bench(args) => bench::run(cli, args, output).await,

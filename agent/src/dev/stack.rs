@@ -357,6 +357,7 @@ impl<'a> Stack<'a> {
             network_file: self.place.network().join("network.json"),
             auditor: Some(auditor.clone()),
             operator: Some(operator.creds.clone()),
+            network_key: Some(self.place.network().join("keys").join("network.key")),
             device: None,
             processes: Some(self.place.processes()),
             made_by_pid: Some(std::process::id()),

@@ -46,6 +46,8 @@ pub enum Happened {
     },
     /// A heartbeat's answer: how long it took, or why there was none.
     Beat(Result<Duration, String>),
+    /// The books were looked at; what is wrong with them.
+    Books(Option<Problem>),
 }
 
 /// An assign request that waits for WORK.
@@ -136,6 +138,8 @@ pub struct Agent {
     pub next_beat: Instant,
     pub next_look: Instant,
     pub link: LinkStatus,
+    /// What is wrong with the network's books.
+    pub alarm: Option<Problem>,
     pub totals: Totals,
     pub counts: Arc<Counts>,
 }
@@ -182,6 +186,7 @@ impl Agent {
             next_beat: now,
             next_look: now,
             link: LinkStatus::default(),
+            alarm: None,
             totals: Totals::default(),
             local_url: None,
             home,
@@ -267,6 +272,7 @@ impl Agent {
             pid: std::process::id(),
             uptime_s: self.started.elapsed().as_secs(),
             link: self.link.clone(),
+            alarm: self.alarm.clone(),
             local_url: self.local_url.clone(),
             tier: self.tier,
             kinds: self.kinds.clone(),

@@ -3,6 +3,7 @@
 
 mod blobs;
 mod jobs;
+mod ledger;
 mod people;
 mod problem;
 mod who;
@@ -39,8 +40,17 @@ pub fn api(world: Shared) -> Router {
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/devices", get(people::devices))
         .route("/devices/{id}", get(people::device))
+        .route("/balance", get(people::balance))
         .route("/credit/balance", get(people::balance))
         .route("/credit/history", get(people::credits))
+        .route("/credit/transfer", post(ledger::transfer))
+        .route("/ledger/facts", get(ledger::facts))
+        .route("/ledger/balances", get(ledger::balances))
+        .route("/ledger/checkpoints", get(ledger::checkpoints))
+        .route("/ledger/proof/{id}", get(ledger::proof))
+        .route("/ledger/consistency", get(ledger::consistency))
+        .route("/ledger/commands", post(ledger::order))
+        .route("/network/policy", get(ledger::policy))
         .route("/network", get(people::network))
         .route("/enrol", post(people::enrol))
         .layer(middleware::from_fn(|request: Request, next: Next| within(ANSWER_WITHIN, request, next)));

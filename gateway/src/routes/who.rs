@@ -9,6 +9,9 @@ use crate::admission::Headers;
 use crate::enrolment;
 use crate::world::World;
 
+/// A database that takes longer is away.
+const TOKEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
+
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
@@ -24,7 +27,9 @@ pub async fn bearer(world: &World, headers: &HeaderMap) -> Result<MemberId, Prob
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
         Some(_) | None => return Err(nobody("only `Authorization: Bearer TOKEN` is known here")),
     };
-    let member = enrolment::check_token(world.store.pool(), token, world.now()).await?;
+    let checked = tokio::time::timeout(TOKEN_WITHIN, enrolment::check_token(world.store.pool(), token, world.now())).await;
+    let late = |_| Problem::new(Code::Unavailable, "the gateway's database does not answer, so nobody's token can be checked");
+    let member = checked.map_err(late)??;
     member.ok_or_else(|| nobody("the token is nobody's, or has ended"))
 }
 

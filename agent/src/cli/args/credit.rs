@@ -1,0 +1,113 @@
+//! The commands of `mesh credit` and `mesh network`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+
+#[derive(Debug, Subcommand)]
+pub enum CreditCommand {
+    /// What you have.
+    Balance,
+    /// What came and went.
+    History {
+        /// How many.
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// Where the last list ended.
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Give credit to another member.
+    #[command(before_help = "  mesh credit transfer mem_... 12.5 --note \"for the GPU hours\"")]
+    Transfer(TransferArgs),
+    /// Every movement, for a spreadsheet or a program.
+    #[command(before_help = "  mesh credit export > statement.csv\n  mesh credit export --format jsonl --since 2026-11-01")]
+    Export(ExportArgs),
+    /// Replay the ledger and check that it all adds up.
+    Verify,
+    /// Prove that a job's pay stands in the books; checked on this machine.
+    Proof {
+        /// A receipt (rcp_…) or a job (job_…): full id or short one.
+        #[arg(value_name = "RECEIPT|JOB")]
+        id: String,
+    },
+    /// Give new credit to a member; the operator's.
+    #[command(before_help = "  mesh credit grant mem_... 100 --reason \"joined the lab\"")]
+    Grant(GrantArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct TransferArgs {
+    /// A member: mem_… or did:key:….
+    pub to: String,
+    /// In mana.
+    #[arg(allow_hyphen_values = true)]
+    pub amount: String,
+    /// For both to read; it stays in the ledger for ever.
+    #[arg(long)]
+    pub note: Option<String>,
+    /// The same key moves credit once, however often it is sent.
+    #[arg(long)]
+    pub key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct GrantArgs {
+    /// A member: mem_… or did:key:….
+    pub member: String,
+    /// In mana.
+    #[arg(allow_hyphen_values = true)]
+    pub amount: String,
+    /// Why; it stays in the ledger for ever.
+    #[arg(long)]
+    pub reason: String,
+    /// The same key grants once, however often it is sent.
+    #[arg(long)]
+    pub key: Option<String>,
+    /// The network's key; otherwise that of the context.
+    #[arg(long, value_name = "FILE")]
+    pub network_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// csv opens in a spreadsheet; as -o says otherwise, and csv where it says nothing.
+    #[arg(long, value_enum)]
+    pub format: Option<ExportFormat>,
+    /// Only from then on: a day, or a time such as 2026-11-01T08:00:00Z.
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+}
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    Csv,
+    Json,
+    Jsonl,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum NetworkCommand {
+    /// The signed network document.
+    Show,
+    /// The rules by which credit moves.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// The rules in force.
+    Show,
+    /// Put other rules in force; the operator's.
+    #[command(before_help = "  mesh network policy show -o json | jq .rules > rules.json\n  mesh network policy set rules.json --dry-run")]
+    Set {
+        /// The rules in JSON, as `policy show -o json` gives them under `rules`; `-` is stdin.
+        file: PathBuf,
+        /// Say what would change; change nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// The network's key; otherwise that of the context.
+        #[arg(long, value_name = "FILE")]
+        network_key: Option<PathBuf>,
+    },
+}

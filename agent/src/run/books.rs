@@ -1,0 +1,83 @@
+//! Looks now and then whether the network's books still extend what this device has seen of them.
+
+use std::time::Duration;
+
+use async_nats::client::Request;
+use bus::Bus;
+use bus_schemas::api::ErrorBody;
+use bus_schemas::id::Asker;
+use bus_schemas::network::NetworkDocument;
+use bus_schemas::subject::{api, header};
+use bus_schemas::{Code, Problem};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+
+use super::state::{Agent, Happened};
+use crate::checkpoint::{self, Ask, Memory};
+
+/// Every device of a network asks so often.
+const EVERY: Duration = Duration::from_secs(180);
+/// The first time, once the link is there.
+const FIRST: Duration = Duration::from_secs(10);
+const ANSWER_MAX: Duration = Duration::from_secs(12);
+
+/// The gateway's door, as this device.
+struct Door {
+    uplink: Bus,
+    asker: Asker,
+}
+impl Ask for Door {
+    async fn ask<Q: Serialize + Sync, A: DeserializeOwned + Send>(&self, call: &str, question: &Q) -> Result<A, Problem> {
+        let away = |why: String| Problem::new(Code::Unavailable, format!("{call}: {why}"));
+        let payload = serde_json::to_vec(question).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let request = Request::new().payload(payload.into()).timeout(Some(ANSWER_MAX));
+        let answer = self.uplink.client.send_request(api(&self.asker, call), request).await.map_err(|error| away(error.to_string()))?;
+        if answer.headers.as_ref().is_some_and(|headers| headers.get(header::SERVICE_ERROR_CODE).is_some()) {
+            let body: ErrorBody = serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))?;
+            return Err(body.into());
+        }
+        serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))
+    }
+}
+
+impl Agent {
+    /// Starts looking; what is found comes back as [`Happened::Books`]. Ends with the agent.
+    pub fn watch_books(&self, document: NetworkDocument) {
+        let door = Door { uplink: self.uplink.clone(), asker: Asker::Device(self.trust.device) };
+        let (memory, happened) = (Memory::of(&self.home), self.happened.clone());
+        tokio::spawn(watch(door, document, memory, happened));
+    }
+
+    pub fn on_books(&mut self, alarm: Option<Problem>) {
+        if let Some(problem) = &alarm {
+            // Said each time: this is not to be overlooked.
+            tracing::error!(
+                code = %problem.code,
+                detail = problem.detail,
+                kept = %Memory::of(&self.home).path(&self.trust.net).display(),
+                "the books of this network were rewritten, or this device is shown others than before; keep that file, and compare \
+                 with other members (next: mesh credit verify)"
+            );
+        }
+        self.alarm = alarm;
+    }
+}
+
+async fn watch(door: Door, document: NetworkDocument, memory: Memory, happened: mpsc::UnboundedSender<Happened>) {
+    tokio::time::sleep(FIRST).await;
+    loop {
+        let found = match checkpoint::look(&door, &document, &memory).await {
+            Ok(_) => Some(None),
+            Err(problem) if problem.code == Code::BooksWrong => Some(Some(problem)),
+            Err(problem) => {
+                tracing::debug!(%problem, "the books could not be looked at");
+                None
+            }
+        };
+        if found.is_some_and(|alarm| happened.send(Happened::Books(alarm)).is_err()) {
+            return;
+        }
+        tokio::time::sleep(EVERY).await;
+    }
+}
