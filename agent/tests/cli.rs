@@ -15,15 +15,19 @@ impl Place {
         std::fs::create_dir(&folder).expect("a folder");
         Self { folder }
     }
-    fn run(&self, args: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_mesh"))
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
+        command
             .args(args)
             .env("MESH_CONFIG_HOME", self.folder.join("config"))
             .env("MESH_HOME", self.folder.join("home"))
             .env_remove("MESH_CONTEXT")
-            .stdin(Stdio::null())
-            .output()
-            .expect("mesh starts")
+            .env_remove("DATABASE_URL")
+            .stdin(Stdio::null());
+        command
+    }
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().expect("mesh starts")
     }
     fn json(&self, args: &[&str]) -> (i32, Value) {
         let output = self.run(&[args, &["-o", "json"]].concat());
@@ -106,6 +110,18 @@ fn people_read_errors_on_stderr_and_data_on_stdout() {
     let help = place.run(&["--help"]);
     assert_eq!(help.status.code(), Some(0));
     assert!(String::from_utf8(help.stdout).unwrap().contains("mesh job run embed"));
+}
+
+#[test]
+fn a_database_that_is_not_there_is_named() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let place = Place::new();
+    for (url, exit, code) in [("nonsense", 2, "M0116"), (&format!("postgresql://me@127.0.0.1:{free}/x"), 6, "M0701")] {
+        let output = place.command(&["dev", "--random-ports", "--agents", "0", "-o", "json"]).env("DATABASE_URL", url).output().unwrap();
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!((output.status.code(), answer["code"].as_str()), (Some(exit), Some(code)), "{answer}");
+        assert!(answer["detail"].as_str().is_some_and(|detail| detail.contains("DATABASE_URL")), "{answer}");
+    }
 }
 
 #[test]

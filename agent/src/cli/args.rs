@@ -59,6 +59,7 @@ pub enum Command {
     /// This device and its network.
     Status(StatusArgs),
     /// Counters of this device, as Prometheus reads them.
+    #[command(before_help = "  mesh metrics\n  mesh metrics -o json")]
     Metrics,
     /// Look for what is wrong; changes nothing.
     #[command(alias = "netcheck")]
@@ -90,6 +91,7 @@ pub enum Command {
     /// What an error code means, and what to do.
     Explain(ExplainArgs),
     /// Version and build of this program.
+    #[command(before_help = "  mesh version\n  mesh version -o json")]
     Version,
     /// Stops what a killed `mesh dev` left; started by `mesh dev` itself.
     #[command(hide = true)]
@@ -116,6 +118,7 @@ pub struct StartArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "  mesh stop           lets running work end\n  mesh stop --now     gives it back")]
 pub struct StopArgs {
     /// Do not wait for running work.
     #[arg(long)]
@@ -123,6 +126,7 @@ pub struct StopArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "  mesh status\n  mesh status --watch")]
 pub struct StatusArgs {
     /// Look again every two seconds.
     #[arg(long)]
@@ -140,8 +144,10 @@ pub struct DoctorArgs {
 #[derive(Debug, Subcommand)]
 pub enum NodeCommand {
     /// All devices.
+    #[command(before_help = "  mesh node ls\n  mesh node ls -o json")]
     Ls,
     /// One device.
+    #[command(before_help = "  mesh node show laptop-a\n  mesh node show dev_wk7f")]
     Show {
         /// Its id, a unique prefix of it, or its name.
         device: String,
@@ -173,18 +179,25 @@ pub enum JobCommand {
     #[command(before_help = "  mesh job submit job.json\n  mesh job submit embed --text \"hello mesh\"")]
     Submit(SubmitArgs),
     /// Your jobs, newest first.
+    #[command(before_help = "  mesh job ls\n  mesh job ls --state Failed --limit 100")]
     Ls(LsArgs),
     /// One job.
+    #[command(before_help = "  mesh job show job_7f3kq2ab\n  mesh job show job_7f3k -o json")]
     Show(JobId),
     /// Wait until a job has ended.
+    #[command(before_help = "  mesh job wait job_7f3kq2ab\n  mesh job wait job_7f3kq2ab --timeout 5m")]
     Wait(WaitArgs),
     /// The result of a job.
+    #[command(before_help = "  mesh job result job_7f3kq2ab\n  mesh job result job_7f3kq2ab -o json")]
     Result(JobId),
     /// Why it waits, or why it ran where it ran.
+    #[command(before_help = "  mesh job explain job_7f3kq2ab\n  mesh job explain job_7f3kq2ab -o json")]
     Explain(JobId),
     /// The signed receipt of a job.
+    #[command(before_help = "  mesh job receipt job_7f3kq2ab\n  mesh job receipt job_7f3kq2ab --verify")]
     Receipt(ReceiptArgs),
     /// Cancel a job.
+    #[command(before_help = "  mesh job cancel job_7f3kq2ab\n  mesh job cancel job_7f3kq2ab -o json")]
     Cancel(JobId),
 }
 
@@ -280,11 +293,13 @@ pub struct ReceiptArgs {
 #[derive(Debug, Subcommand)]
 pub enum BlobCommand {
     /// Store a file; prints its content id.
+    #[command(before_help = "  mesh blob put notes.txt\n  cat notes.txt | mesh blob put -")]
     Put {
         /// `-` is stdin.
         file: PathBuf,
     },
     /// Fetch content by its id, checked against it.
+    #[command(before_help = "  mesh blob get CID\n  mesh blob get CID --to notes.txt")]
     Get {
         cid: String,
         /// Where to; stdout otherwise.
@@ -296,10 +311,13 @@ pub enum BlobCommand {
 #[derive(Debug, Subcommand)]
 pub enum ContextCommand {
     /// All contexts; the current one is marked.
+    #[command(before_help = "  mesh context ls\n  mesh context ls -o json")]
     Ls,
     /// Make one the current one; `-` is the one before.
+    #[command(before_help = "  mesh context use dev\n  mesh context use -")]
     Use { name: String },
     /// One context, without secrets.
+    #[command(before_help = "  mesh context show\n  mesh context show dev -o json")]
     Show { name: Option<String> },
 }
 
@@ -327,6 +345,7 @@ pub enum BenchCommand {
     Latency(BenchArgs),
 }
 #[derive(Debug, Args)]
+#[command(before_help = "  mesh bench latency --jobs 200\n  mesh bench throughput --jobs 10000 --in-flight 1024")]
 pub struct BenchArgs {
     /// How many jobs.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
@@ -343,11 +362,13 @@ pub struct BenchArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "  mesh completion bash\n  mesh completion zsh >~/.zfunc/_mesh")]
 pub struct CompletionArgs {
     pub shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]
+#[command(before_help = "  mesh explain M0203\n  mesh explain")]
 pub struct ExplainArgs {
     /// Such as M0203; all of them otherwise.
     pub code: Option<String>,

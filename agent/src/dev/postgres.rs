@@ -57,6 +57,25 @@ log_checkpoints=off
 unix_socket_permissions=0777
 ";
 
+/// How long a database of one's own may take to answer.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// Looks whether the database of `DATABASE_URL` answers, so that no part has to say so in the middle of a start.
+///
+/// # Errors
+/// Where it is no address, or nobody answers there.
+pub async fn check_url(url: &str) -> Result<(), Failure> {
+    let next = "set DATABASE_URL to postgresql://USER:PASSWORD@HOST/DATABASE, or unset it";
+    let config: tokio_postgres::Config =
+        url.parse().map_err(|error| Failure::new(Code::BadValue, "DATABASE_URL is no Postgres address").cause(error).next(next))?;
+    let away = |why: String| Failure::new(Code::Unavailable, "the database of DATABASE_URL does not answer").cause(why).next(next);
+    match tokio::time::timeout(ANSWER_WAIT, config.connect(tokio_postgres::NoTls)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(away(error.to_string())),
+        Err(_) => Err(away(format!("no answer within {} s", ANSWER_WAIT.as_secs()))),
+    }
+}
+
 /// The programs and as whom they run.
 #[derive(Debug, Clone)]
 pub struct Postgres {

@@ -82,6 +82,9 @@ impl<'a> Stack<'a> {
     /// What did not start, in its own words; what did stays in `children` and is the caller's to stop.
     pub async fn start(&mut self) -> Result<(), Failure> {
         let database = set("DATABASE_URL").map(|url| url.to_string_lossy().into_owned());
+        if let Some(url) = &database {
+            super::postgres::check_url(url).await?;
+        }
         if !self.output.format.is_json() {
             self.output.line(&format!("mesh {}  local stack, loopback only", env!("CARGO_PKG_VERSION")));
         }

@@ -78,7 +78,11 @@ pub fn nats_server() -> Result<PathBuf, Failure> {
 /// Where it does not run, or is too old.
 pub async fn check_nats_version(program: &Path) -> Result<String, Failure> {
     let text = output_of(program, &["--version"]).await?;
-    let version = text.split_whitespace().last().unwrap_or_default().trim_start_matches('v').to_owned();
+    let version = text.strip_prefix("nats-server: v").map(str::trim).ok_or_else(|| {
+        let said: String = text.lines().next().unwrap_or_default().chars().take(60).collect();
+        Failure::new(Code::MissingTool, format!("{} is no nats-server: it says {said:?}", program.display()))
+    })?;
+    let version = version.to_owned();
     bus::connect::check_version(&version)?;
     Ok(version)
 }

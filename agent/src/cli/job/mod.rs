@@ -60,6 +60,11 @@ async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool,
         return Ok(End::Fine);
     }
     let session = Session::open(cli).await?;
+    // Only a limit of one's own may turn out too low; then it says what would be enough.
+    let enough = match made.spec.cost_mana {
+        Some(_) if wait => quote::enough(&made.spec, spec::rate(&made, &session).await?),
+        Some(_) | None => None,
+    };
     let made = spec::settle(made, args, &session, output).await?;
     // Made before the first try, so that a repeat is the same job.
     let key = match made.spec.key.clone().or_else(|| args.options.key.clone()) {
@@ -80,7 +85,7 @@ async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool,
         );
         return Ok(End::Fine);
     };
-    follow.enough(quote::enough(&made.spec, quote::any_rate()));
+    follow.enough(enough);
     follow.submitted(&submitted.short, &made.spec.kind, Some(&submitted.key));
     if let Some(why) = &submitted.waiting {
         follow.waiting(why);

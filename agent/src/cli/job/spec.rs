@@ -99,6 +99,11 @@ pub async fn settle(mut made: Made, args: &SubmitArgs, session: &Session, output
     Ok(made)
 }
 
+/// What the dearest device that may take it earns per millisecond, in milli-mana.
+pub async fn rate(made: &Made, session: &Session) -> Result<i64, Failure> {
+    Ok(quote::dearest_rate(&node::all(session).await?.devices, &made.spec.kind))
+}
+
 /// Names a limit where the usual one would make a large job wait for nobody.
 async fn set_aside(made: &mut Made, args: &SubmitArgs, session: &Session, output: &Output) -> Result<(), Failure> {
     if quote::more_than_usual(&made.spec, quote::any_rate()).is_none() {
@@ -106,7 +111,7 @@ async fn set_aside(made: &mut Made, args: &SubmitArgs, session: &Session, output
     }
     // A key of one's own says that the same command is the same job: then the bytes must not hang on who is online.
     let keyed = args.options.key.is_some() || made.spec.key.is_some();
-    let rate = if keyed { quote::any_rate() } else { quote::dearest_rate(&node::all(session).await?.devices, &made.spec.kind) };
+    let rate = if keyed { quote::any_rate() } else { rate(made, session).await? };
     let Some(most) = quote::more_than_usual(&made.spec, rate) else { return Ok(()) };
     let balance: BalanceView = session.ask("credit.balance", &serde_json::json!({})).await?;
     let texts = made.spec.units() as usize;
