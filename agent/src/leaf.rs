@@ -22,6 +22,9 @@ const START_MAX: Duration = Duration::from_secs(10);
 const STOP_MAX: Duration = Duration::from_secs(5);
 /// The server's collector works harder above this; a device lends memory, it does not give it to plumbing.
 const GO_MEMORY: &str = "64MiB";
+/// Processors that it uses at once: it carries a handful of messages a job, and a Go program on several of them spends a third of its
+/// time on waking the others.
+const GO_PROCESSORS: &str = "1";
 
 /// What the server keeps from one start to the next; mode 0600.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -148,6 +151,7 @@ impl Server {
             .arg("--ports_file_dir")
             .arg(&folder)
             .env("GOMEMLIMIT", GO_MEMORY)
+            .env("GOMAXPROCS", GO_PROCESSORS)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

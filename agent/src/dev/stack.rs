@@ -35,6 +35,12 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// The Go servers' memory; what they lend themselves beyond it they must give back.
 const GO_MEMORY: &str = "192MiB";
 
+/// Processors that the hub uses at once: it shares this machine with all other parts, and for each message it would wake the rest of
+/// them to look for more.
+fn hub_processors() -> usize {
+    std::thread::available_parallelism().map_or(1, |all| (all.get() / 2).max(1))
+}
+
 /// A stack, started or on the way.
 pub struct Stack<'a> {
     pub(super) args: &'a DevArgs,
@@ -187,6 +193,7 @@ impl<'a> Stack<'a> {
             let mut spec = self.spec(Role::Hub, "hub", &self.tools.nats_server, &["--config", &text(&conf)?]);
             spec.ours = false;
             spec.env.push(("GOMEMLIMIT", GO_MEMORY.into()));
+            spec.env.push(("GOMAXPROCS", hub_processors().to_string().into()));
             let hub = self.begin(&spec)?;
             leftovers::note(&self.place.root.join("run"), "hub", hub.pid, &conf);
             started.children.push(hub);
