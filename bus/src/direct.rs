@@ -62,7 +62,12 @@ impl Bus {
     /// # Errors
     /// [`ReadError`].
     pub async fn next_by_subject(&self, stream: &str, subject: &str, from: u64, batch: usize) -> Result<Vec<StoredMessage>, ReadError> {
-        self.get(stream, json!({"seq": from.max(1), "next_by_subj": subject, "batch": batch}), batch).await
+        let question = match batch {
+            // One alone needs no subscription of its own.
+            1 => json!({"seq": from.max(1), "next_by_subj": subject}),
+            _ => json!({"seq": from.max(1), "next_by_subj": subject, "batch": batch}),
+        };
+        self.get(stream, question, batch).await
     }
 
     /// Up to `batch` messages of a subject from a stream time (Unix milliseconds) on.
