@@ -132,6 +132,7 @@ impl Network {
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = dir.path().join("hub.conf");
+        // As in nats/hub.conf: without it, a disk with less free than the sum of all limits refuses the streams.
         let text = format!(
             "listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\", max_file_store: 64GB }}\n",
             dir.path().display(),
