@@ -42,6 +42,8 @@ pub struct Follow<'a> {
     start: Instant,
     deadline: Option<Instant>,
     phases: Phases,
+    /// Who has the job, as far as it was told.
+    device: Option<DeviceId>,
 }
 
 impl<'a> Follow<'a> {
@@ -52,7 +54,7 @@ impl<'a> Follow<'a> {
         let _ = session.bus.client.flush().await;
         let start = Instant::now();
         let rewrite = std::io::stderr().is_terminal();
-        Self { session, output, live, start, deadline: timeout.map(|timeout| start + timeout), phases: Phases::new(rewrite) }
+        Self { session, output, live, start, deadline: timeout.map(|timeout| start + timeout), phases: Phases::new(rewrite), device: None }
     }
 
     pub fn submitted(&mut self, short: &str, kind: &str, key: Option<&str>) {
@@ -136,6 +138,7 @@ impl<'a> Follow<'a> {
         match subject.rsplit('.').next() {
             Some("state") => {
                 let state: WatchState = serde_json::from_slice(payload).ok()?;
+                self.device = state.device;
                 let line = self.phases.state(&state, self.start.elapsed());
                 self.say(line);
                 match state.state {
@@ -174,7 +177,9 @@ impl<'a> Follow<'a> {
                 if let Some(device) = view.device.filter(|_| self.phases.device().is_none()) {
                     self.matched(device).await;
                 }
-                let running = view.progress.as_ref().and_then(|progress| self.phases.progress(progress, self.start.elapsed()));
+                // What the gateway saw last may be of a device that has lost the job.
+                let progress = view.progress.as_ref().filter(|_| view.device == self.device);
+                let running = progress.and_then(|progress| self.phases.progress(progress, self.start.elapsed()));
                 self.say(running);
                 Ok(None)
             }
@@ -223,6 +228,7 @@ impl<'a> Follow<'a> {
     async fn matched(&mut self, device: DeviceId) -> String {
         let devices = crate::cli::node::all(self.session).await.map(|list| list.devices).unwrap_or_default();
         let name = devices.into_iter().find(|seen| seen.id == device).map_or_else(|| device.to_string(), |seen| seen.name);
+        self.device = Some(device);
         let line = self.phases.matched(&name, None);
         self.say(line);
         name
