@@ -18,7 +18,9 @@ use std::collections::BTreeMap;
 
 use bus_schemas::assignment::Assignment;
 use bus_schemas::ledger::{Account, Command, Ended, Fact, HoldView, Leg, Op, RefusalKind, VoidReason, What, fact_id};
-use bus_schemas::limits::{COST_DEFAULT, EXP_MAX_MS, KEY_CHARS_MAX, SKEW_MS, TIER_RATES};
+use bus_schemas::limits::{
+    COST_DEFAULT, EXP_MAX_MS, KEY_CHARS_MAX, MAX_EXECUTION_WAIT_MS_MAX, SKEW_MS, TIER_RATES, TIMEOUT_MS_MAX, hold_expires,
+};
 use bus_schemas::mana::MAX_MMANA;
 use bus_schemas::receipt::Receipt;
 use bus_schemas::{Cid, Code, DeviceId, FactId, JobId, MemberId, MilliMana, PublicKey, UnixMs, Verified};
@@ -135,8 +137,9 @@ pub fn depends_on(op: &Op) -> Vec<FactId> {
         Op::Correct { key, .. } => vec![fact_id::correction(key)],
         Op::Hold { job, member, key, .. } => vec![fact_id::hold(member, key), fact_id::close(job)],
         Op::Settle { job, .. } | Op::Void { job, .. } | Op::Look { job } => vec![fact_id::close(job)],
-        Op::Flag { job, why, .. } => vec![fact_id::close(job), fact_id::flag(job, why.name())],
-        Op::ReviewRelease { job, .. } | Op::ReviewSeize { job, .. } => vec![fact_id::review(job)],
+        Op::Flag { job, why, .. } => vec![fact_id::close(job), fact_id::flag(job, why.name()), fact_id::review(job)],
+        // The answer tells how the hold of the job stands.
+        Op::ReviewRelease { job, .. } | Op::ReviewSeize { job, .. } => vec![fact_id::close(job), fact_id::review(job)],
     }
 }
 
@@ -258,6 +261,11 @@ fn revoke_device(standing: &Standing, now: UnixMs, device: &DeviceId, receipts_s
         let seq = standing.books().fact(&id).map_or(0, |(seq, _)| seq);
         return Ok(Decided::Known { fact: id, seq, hold: None });
     }
+    // Facts are JSON and rows are signed: beyond this, readers would see another number.
+    if receipts_seq > MAX_MMANA.unsigned_abs() {
+        let detail = format!("{receipts_seq} is no sequence that a stream can reach");
+        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, detail));
+    }
     Ok(record(standing, now, id, vec![], What::RevokeDevice { device: *device, receipts_seq }))
 }
 
@@ -296,6 +304,10 @@ fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Re
     }
     if wish.expires <= now {
         return Err(Refusal::new(RefusalKind::HoldExpired, Code::NotAdmitted, format!("the hold for {} would have expired", job.short())));
+    }
+    if wish.expires > hold_expires(now.saturating_add(SKEW_MS), MAX_EXECUTION_WAIT_MS_MAX, TIMEOUT_MS_MAX) {
+        let detail = format!("the hold for {} would outlive the longest job", job.short());
+        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, detail));
     }
     let available = available(standing, &member);
     let amount = wish.amount.unwrap_or(COST_DEFAULT.min(available));

@@ -3,6 +3,7 @@
 use bus_schemas::ledger::{Account, FlagWhy, HoldState, Leg, Policy, RefusalKind, What, fact_id};
 use bus_schemas::{Code, FactId, JobId, MilliMana, UnixMs};
 
+use super::standing::ReviewEnd;
 use super::{Decided, Refusal, Standing, available, check_amount, check_key, check_reason, known_member, leg, mintable, record, repeat};
 
 /// Puts the pay of a settled job into review, as far as it is still there.
@@ -34,8 +35,15 @@ pub fn flag(standing: &Standing, now: UnixMs, job: &JobId, why: FlagWhy, note: &
 pub fn review(standing: &Standing, now: UnixMs, job: &JobId, reason: &str, release: bool) -> Result<Decided, Refusal> {
     check_reason(reason)?;
     let id = fact_id::review(job);
+    let end = if release { ReviewEnd::Released } else { ReviewEnd::Seized };
     if let Some((seq, _)) = standing.books().fact(&id) {
-        return Ok(Decided::Known { fact: id, seq, hold: None });
+        return match standing.review_end(&id) {
+            Some(other) if other != end => {
+                let detail = format!("nothing of {} is in review: it was {}", job.short(), other.name());
+                Err(Refusal::new(RefusalKind::NotInReview, Code::Conflict, detail))
+            }
+            Some(_) | None => Ok(Decided::Known { fact: id, seq, hold: None }),
+        };
     }
     let nothing = || Refusal::new(RefusalKind::NotInReview, Code::NotFound, format!("nothing of {} is in review", job.short()));
     let review = standing.books().review_of(job).ok_or_else(nothing)?;

@@ -17,6 +17,21 @@ pub enum Taken {
     Foreign(String),
 }
 
+/// How a review ended; both ends have the same fact id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReviewEnd {
+    Released,
+    Seized,
+}
+impl ReviewEnd {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Released => "released",
+            Self::Seized => "seized",
+        }
+    }
+}
+
 /// [`Books`], and indexes over them that replay does not need.
 #[derive(Debug, Clone)]
 pub struct Standing {
@@ -27,6 +42,7 @@ pub struct Standing {
     by_expiry: BTreeSet<(UnixMs, JobId)>,
     /// What each keyed fact says and moves, so that the same key with another body is a conflict.
     bodies: BTreeMap<FactId, Cid>,
+    review_ends: BTreeMap<FactId, ReviewEnd>,
     by_ripeness: BTreeSet<(UnixMs, JobId)>,
     since_checkpoint: u64,
     checkpoint_at: UnixMs,
@@ -45,6 +61,7 @@ impl Standing {
             open: BTreeMap::new(),
             by_expiry: BTreeSet::new(),
             bodies: BTreeMap::new(),
+            review_ends: BTreeMap::new(),
             by_ripeness: BTreeSet::new(),
             since_checkpoint: 0,
             checkpoint_at: 0,
@@ -59,6 +76,9 @@ impl Standing {
     }
     pub fn body_of(&self, fact: &FactId) -> Option<Cid> {
         self.bodies.get(fact).copied()
+    }
+    pub fn review_end(&self, fact: &FactId) -> Option<ReviewEnd> {
+        self.review_ends.get(fact).copied()
     }
     /// Jobs whose pay has vested by `now`, the oldest first, at most `max`.
     pub fn ripe(&self, now: UnixMs, max: usize) -> Vec<JobId> {
@@ -163,6 +183,12 @@ impl Standing {
         if matches!(fact.what, What::Mint { .. } | What::Transfer { .. } | What::Fee { .. } | What::Correction { .. }) {
             self.bodies.insert(fact.id, body_id(&fact.what, &fact.legs));
         }
+        if matches!(fact.what, What::ReviewRelease { .. }) {
+            self.review_ends.insert(fact.id, ReviewEnd::Released);
+        }
+        if matches!(fact.what, What::ReviewSeize { .. }) {
+            self.review_ends.insert(fact.id, ReviewEnd::Seized);
+        }
     }
 
     /// Takes back a fact that the books have forgotten, as it was looked up, with its hold where it closed one.
@@ -175,6 +201,7 @@ impl Standing {
     pub fn forget(&mut self, before: UnixMs) {
         self.books.forget(before);
         self.bodies.retain(|fact, _| self.books.fact(fact).is_some());
+        self.review_ends.retain(|fact, _| self.books.fact(fact).is_some());
     }
 
     /// Steps the chain over a message whose facts were applied.

@@ -1,0 +1,111 @@
+//! Books that forget, and take back what they are asked for.
+
+use super::world::*;
+
+/// What a database would know: every fact with its sequence, and how each hold ended.
+#[derive(Default)]
+pub struct Archive {
+    facts: BTreeMap<FactId, (u64, Fact)>,
+    closed: BTreeMap<JobId, HoldView>,
+}
+impl Archive {
+    pub fn take(&mut self, standing: &Standing, messages: &[Message]) {
+        for message in messages {
+            for (fact, _) in &message.facts {
+                self.facts.insert(fact.id, (message.seq, fact.clone()));
+                if let (What::Settle { job, .. } | What::Void { job, .. }, Some(hold)) =
+                    (&fact.what, fact.what.job().and_then(|job| standing.books().hold(&job)))
+                {
+                    self.closed.insert(*job, hold.clone());
+                }
+            }
+        }
+    }
+    /// What the shell does before it decides.
+    pub fn recall(&self, standing: &mut Standing, op: &Op) {
+        for id in depends_on(op) {
+            if standing.books().may_be_forgotten(&id)
+                && let Some((seq, fact)) = self.facts.get(&id)
+            {
+                let closes = matches!(fact.what, What::Settle { .. } | What::Void { .. });
+                let hold = fact.what.job().filter(|_| closes).and_then(|job| self.closed.get(&job));
+                standing.recall(*seq, fact, hold.cloned());
+            }
+        }
+    }
+}
+
+/// A world in which much has happened, all of it long ago.
+fn old() -> (World, Archive) {
+    let mut world = World::peopled(rules());
+    let mut archive = Archive::default();
+    for n in 1..4 {
+        world.earn(10_000, &Work::on(n));
+    }
+    world.hold(5, 10_000);
+    world.ok(Op::Void { job: job(5), reason: VoidReason::Cancelled, ended: vec![] });
+    world.ok(Op::Flag { job: job(1), why: FlagWhy::Operator, note: String::new() });
+    world.ok(Op::Flag { job: job(2), why: FlagWhy::Operator, note: String::new() });
+    world.ok(Op::ReviewSeize { job: job(2), reason: String::new() });
+    world.ok(mint(7));
+    world.hold(6, 10_000);
+    archive.take(&world.standing, &world.messages);
+    world.later(3_000_000);
+    world.standing.forget(world.now);
+    (world, archive)
+}
+fn mint(amount: i64) -> Op {
+    Op::Mint { member: member_id(0), amount_mmana: mmana(amount), reason: String::new(), key: "m".into() }
+}
+
+#[test]
+fn what_was_forgotten_is_answered_as_before_once_it_is_looked_up() {
+    let did = member(0).public();
+    let bound = device(0).public();
+    let void = |n| Op::Void { job: job(n), reason: VoidReason::Failed, ended: vec![] };
+    let flag = |n, why| Op::Flag { job: job(n), why, note: String::new() };
+    let cases: Vec<(&str, Op, &str)> = vec![
+        ("open", Op::Open { member: did.member_id(), did }, "known"),
+        ("bind", Op::BindDevice { device: bound.device_id(), did: bound, member: did.member_id() }, "known"),
+        ("attest", Op::AttestTier { device: bound.device_id(), tier: 1 }, "known"),
+        ("mint", mint(7), "known"),
+        ("mint another amount", mint(8), "KeyConflict M0502"),
+        ("hold of a settled job", hold(1, 0, "k1", Some(10_000)), "known"),
+        ("hold of a settled job under another key", hold(1, 0, "other", Some(10_000)), "KeyConflict M0502"),
+        ("hold of another job under its key", hold(9, 0, "k1", Some(10_000)), "KeyConflict M0502"),
+        ("hold of an open job", hold(6, 0, "k6", Some(10_000)), "known"),
+        ("void of a settled job", void(3), "AlreadySettled M0602"),
+        ("void of a void", void(5), "known"),
+        ("look", Op::Look { job: job(3) }, "known"),
+        ("flag again", flag(1, FlagWhy::Operator), "known"),
+        ("flag of a void", flag(5, FlagWhy::Operator), "UnknownJob M0501"),
+        ("seize what is in review", Op::ReviewSeize { job: job(1), reason: String::new() }, "done"),
+        ("seize again", Op::ReviewSeize { job: job(2), reason: String::new() }, "known"),
+        ("release what was seized", Op::ReviewRelease { job: job(2), reason: String::new() }, "NotInReview M0502"),
+        ("flag what was seized", flag(2, FlagWhy::Lie), "done"),
+    ];
+    for (name, op, expected) in cases {
+        let (mut world, archive) = old();
+        assert!(world.books().fact(&fact_id::close(&job(1))).is_none());
+        archive.recall(&mut world.standing, &op);
+        let review = world.balance(Account::Review);
+        assert_eq!(says(&world.ask(op)), expected, "{name}");
+        assert!(world.balance(Account::Review) <= review, "{name}: pay is looked at once");
+        world.sound();
+    }
+    let (mut world, archive) = old();
+    let (op, evidence) = Work::on(1).claim();
+    archive.recall(&mut world.standing, &op);
+    assert_eq!(says(&world.ask_as(SCHEDULER, op, &evidence)), "known", "settled once");
+    let (op, evidence) = Work::on(6).claim();
+    archive.recall(&mut world.standing, &op);
+    assert_eq!(says(&world.ask_as(SCHEDULER, op, &evidence)), "done", "an open hold is never forgotten");
+    world.sound();
+}
+
+#[test]
+fn memory_follows_the_load_of_a_day() {
+    let (world, _) = old();
+    assert_eq!(world.books().holds().count(), 1, "the open one");
+    assert_eq!(world.balances(0).1, 10_000);
+}
