@@ -14,7 +14,7 @@ WITH_DEPS := found=$$(scripts/deps.sh) && eval "$$found" &&
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed
+.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger chaos-ledger
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)$$/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -78,3 +78,10 @@ bench: build ## jobs per second, latency and CPU time of a running stack
 
 bench-embed: build ## embeddings beside sentence-transformers, in the same run
 	@$(WITH_DEPS) scripts/bench_embed.sh
+
+bench-ledger: programs ## the books: projection, replay, holds, beside their floors
+	@$(WITH_DEPS) scripts/bench_ledger.sh
+
+chaos-ledger: programs ## the books under fire: make chaos-ledger SEED=1 KILLS=100
+	@$(WITH_DEPS) MESH_CHAOS_SEED=$(or $(SEED),1) MESH_CHAOS_KILLS=$(or $(KILLS),100) \
+		cargo test $(ALL) --test chaos -- --nocapture killed_again

@@ -45,7 +45,7 @@ pub struct Proc {
     stop: &'static str,
 }
 impl Proc {
-    fn spawn(command: &mut Command, stop: &'static str) -> Self {
+    pub fn spawn(command: &mut Command, stop: &'static str) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a child starts");
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, to) = (child.stderr.take().unwrap(), log.clone());

@@ -1,0 +1,303 @@
+//! Death under load: the active worker and all of Postgres are killed again and again while commands come in, and the books are in
+//! the end those of a run in which nothing died.
+//!
+//! `MESH_CHAOS_SEED` says which load and which deaths, `MESH_CHAOS_KILLS` how many of the worker; every tenth kill one of Postgres.
+
+#![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)] // A test stops at the first surprise.
+
+mod plan;
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bus::Bus;
+use bus_schemas::ledger::{LedgerOutcome, LedgerReply, LedgerRequest, RefusalKind};
+use bus_schemas::replay::read_facts;
+use bus_schemas::{FactId, Verifier, envelope, subject};
+use ledger_worker::posting::Standing;
+use ledger_worker::request::{Request, read};
+use ledger_worker::round::Round;
+use ledger_worker::settings::parts;
+use plan::{Dice, Lane};
+use support::{HUNG, Proc, World, free_address, gateway, http, signal, signer, until};
+
+const LANES: u64 = 4;
+/// Where a worker can be told to die.
+const POINTS: [&str; 6] = ["before_append", "after_append", "before_commit", "after_commit", "before_reply", "after_reply"];
+
+fn setting(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
+}
+
+/// What was asked, lane by lane, and what was answered.
+#[derive(Default)]
+struct Told {
+    lanes: Vec<Vec<(LedgerRequest, Vec<LedgerOutcome>)>>,
+    longest: Duration,
+}
+
+/// A steady load, until it is told to end.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    told: Arc<Mutex<Told>>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+impl Load {
+    async fn start(bus: &Bus, seed: u64) -> Self {
+        let at = bus::hub_time::here_ms();
+        let stop = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicU64::new(0));
+        let first = vec![plan::people(at), plan::rules(at)];
+        let mut begun = vec![];
+        for request in first {
+            let outcomes = ask(bus, &request).await;
+            begun.push((request, outcomes));
+        }
+        let told = Arc::new(Mutex::new(Told { lanes: vec![begun], longest: Duration::ZERO }));
+        let tasks = (0..LANES).map(|n| {
+            let (bus, stop, answered, told) = (bus.clone(), stop.clone(), answered.clone(), told.clone());
+            tokio::spawn(async move {
+                let mut lane = Lane::new(seed, n + 1, at);
+                let mut log = vec![];
+                while !stop.load(Ordering::Relaxed) {
+                    let request = lane.next();
+                    let asked = Instant::now();
+                    let outcomes = ask(&bus, &request).await;
+                    let waited = asked.elapsed();
+                    answered.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+                    log.push((request, outcomes));
+                    {
+                        let mut told = told.lock().unwrap();
+                        told.longest = told.longest.max(waited);
+                    }
+                    tokio::time::sleep(Duration::from_millis(3)).await;
+                }
+                told.lock().unwrap().lanes.push(log);
+            })
+        });
+        let tasks = tasks.collect();
+        Self { stop, answered, told, tasks }
+    }
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+    /// Waits until so many more were answered: somebody is active and works.
+    async fn goes_on(&self, more: u64) {
+        let goal = self.answered() + more;
+        until("the load to go on", async || (self.answered() >= goal).then_some(())).await;
+    }
+    async fn end(self) -> Told {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            task.await.unwrap();
+        }
+        std::mem::take(&mut *self.told.lock().unwrap())
+    }
+}
+
+/// Asks until there is an answer, as the real askers do.
+async fn ask(bus: &Bus, request: &LedgerRequest) -> Vec<LedgerOutcome> {
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < HUNG, "hung: no answer from the ledger");
+        let answer: Result<LedgerReply, _> = bus.ask(subject::LEDGER_DO.into(), request, Duration::from_millis(500)).await;
+        match answer {
+            Ok(answer) => return answer.outcomes,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    }
+}
+
+/// Every command that was answered is in LEDGER once; the books are those of the same requests with nothing in between.
+async fn all_of_it_once(world: &World, told: &Told) -> String {
+    world.projected().await;
+    let keys = world.document.ledger_keys.iter().copied().collect();
+    let mut verifier = Verifier::default();
+    let mut facts: BTreeMap<FactId, u64> = BTreeMap::new();
+    let mut clean = Standing::new(world.document.network, world.document.ledger_keys.iter().copied().collect());
+    let mut next = 1;
+    loop {
+        let messages = world.bus.from_seq("LEDGER", next, 64).await.unwrap();
+        let Some(last) = messages.last() else { break };
+        next = last.seq + 1;
+        for message in &messages {
+            if message.seq == 1 {
+                clean.take(&mut verifier, 1, &message.payload).unwrap();
+            }
+            for (fact, _) in read_facts(&world.document.network, &keys, &mut verifier, &message.payload).unwrap_or_default() {
+                let earlier = facts.insert(fact.id, message.seq);
+                assert_eq!(earlier, None, "{:?} is in LEDGER twice", fact.id);
+            }
+        }
+    }
+    let parts = parts(&world.document);
+    let (mut commands, mut requests) = (0, 0);
+    for (request, outcomes) in told.lanes.iter().flatten() {
+        requests += 1;
+        for outcome in outcomes {
+            commands += 1;
+            match outcome {
+                LedgerOutcome::Done(done) => assert_eq!(facts.get(&done.fact), Some(&done.seq), "{done:?} is not where it was said to be"),
+                refused => panic!("all of the load can be done, but: {refused:?}"),
+            }
+        }
+        let Request::Good { commands, evidence } = read(&mut verifier, &envelope::encode(request)) else { panic!("a good request") };
+        let mut round = Round::new(&mut clean, &SIGNER);
+        let now = bus::hub_time::here_ms();
+        let clean = round.answer(&parts, now, &commands, &evidence).unwrap();
+        assert!(clean.iter().all(|outcome| matches!(outcome, LedgerOutcome::Done(_))), "{clean:?}");
+        round.finish();
+    }
+    let (ok, report) = world.verify();
+    assert!(ok, "{report}");
+    let digest = bus_schemas::ledger::Hash32(clean.books().digest()).to_string();
+    assert_eq!(report["digest"], digest.as_str(), "another digest than without deaths");
+    assert_eq!(report["database_digest"], digest.as_str());
+    format!("{commands} commands in {requests} requests, {} facts in {} messages, digest {digest}", facts.len(), next - 1)
+}
+
+static SIGNER: std::sync::LazyLock<bus_schemas::Signer> = std::sync::LazyLock::new(|| signer(4));
+
+/// A worker that may have been told where to die.
+struct Mortal {
+    proc: Proc,
+    point: Option<String>,
+}
+fn worker(world: &World, dice: &mut Dice) -> Mortal {
+    let point = (dice.below(2) == 0).then(|| {
+        let point = POINTS[dice.below(POINTS.len() as u64) as usize];
+        format!("ledger.{point}:{}", 1 + dice.below(20))
+    });
+    let mut command = world.command(&["run"]);
+    if let Some(point) = &point {
+        command.env("MESH_CRASH_AT", point);
+    }
+    Mortal { proc: Proc::spawn(&mut command, "TERM"), point }
+}
+impl Mortal {
+    fn is_active(&self) -> bool {
+        let log = self.proc.log.lock().unwrap();
+        log.matches("active: this worker writes").count() > log.matches("stepped down").count()
+    }
+    fn is_dead(&mut self) -> bool {
+        matches!(self.proc.child.try_wait(), Ok(Some(_)))
+    }
+}
+
+/// Kills the server and all that it started, as a power cut of the database alone would.
+async fn kill_postgres(world: &mut World) {
+    let pid = world.postgres.pid();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    signal(pid, "KILL");
+    let children: Vec<u32> = children.split_whitespace().filter_map(|child| child.parse().ok()).collect();
+    for child in &children {
+        signal(*child, "KILL");
+    }
+    let gone = |pid: &u32| std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z"));
+    until("all of Postgres to be dead", async || children.iter().all(gone).then_some(())).await;
+    world.postgres.crash();
+    world.postgres.start_again();
+}
+
+#[tokio::test]
+async fn killed_again_and_again_the_books_are_those_of_a_quiet_day() {
+    let (seed, kills) = (setting("MESH_CHAOS_SEED", 1), setting("MESH_CHAOS_KILLS", 10));
+    let mut dice = Dice::new(seed);
+    let mut world = World::start().await;
+    world.divisor = 10;
+    let mut workers = vec![worker(&world, &mut dice), worker(&world, &mut dice)];
+    let load = Load::start(&world.bus, seed).await;
+    let began = Instant::now();
+    let mut points: BTreeMap<String, u32> = BTreeMap::new();
+    let mut postgres = 0;
+    for kill in 1..=kills {
+        load.goes_on(1 + dice.below(60)).await;
+        if kill % 10 == 5 {
+            kill_postgres(&mut world).await;
+            postgres += 1;
+        }
+        // One that was told where to die gets the time to come there; any other dies now.
+        let told = Instant::now();
+        let dead = until("a worker to die", async || {
+            if let Some(dead) = (0..workers.len()).find(|n| workers[*n].is_dead()) {
+                return Some(dead);
+            }
+            let active = (0..workers.len()).find(|n| workers[*n].is_active())?;
+            if workers[active].point.is_none() || told.elapsed() > Duration::from_secs(3) {
+                signal(workers[active].proc.pid(), "KILL");
+                workers[active].point = None;
+                let _ = workers[active].proc.child.wait();
+                return Some(active);
+            }
+            None
+        })
+        .await;
+        let point = workers[dead].point.as_deref().map_or("anywhere", |point| point.split(':').next().unwrap_or(point)).to_owned();
+        *points.entry(point).or_default() += 1;
+        workers[dead] = worker(&world, &mut dice);
+    }
+    // Those that are left are told nothing, so that the rest is done in peace.
+    let calm = Mortal { proc: world.worker(), point: None };
+    workers.retain(|worker| worker.point.is_none());
+    load.goes_on(200).await;
+    let told = load.end().await;
+    let took = began.elapsed();
+    let summary = all_of_it_once(&world, &told).await;
+    println!(
+        "seed {seed}: {kills} kills of the worker ({points:?}), {postgres} of Postgres, in {took:.0?}; longest wait {:.1?}; {summary}",
+        told.longest
+    );
+    drop((workers, calm));
+}
+
+#[tokio::test]
+async fn two_hundred_holds_at_once_against_a_balance_for_ten() {
+    let world = World::start().await;
+    let (_first, _second) = (world.worker(), world.worker());
+    let at = bus::hub_time::here_ms();
+    ask(&world.bus, &plan::people(at)).await;
+    // A member starts with 1,000,000 mana.
+    let requests: Vec<LedgerRequest> = (0..200).map(|n| plan::request(&gateway(), at, vec![plan::hold(at, 0, n, 100_000)])).collect();
+    let outcomes = futures::future::join_all(requests.iter().map(|request| ask(&world.bus, request))).await;
+    let held = outcomes.iter().flatten().filter(|outcome| matches!(outcome, LedgerOutcome::Done(_))).count();
+    let poor = |outcome: &&LedgerOutcome| matches!(outcome, LedgerOutcome::Refused { why: RefusalKind::InsufficientMana, .. });
+    assert_eq!((held, outcomes.iter().flatten().filter(poor).count()), (10, 190));
+    world.projected().await;
+    let client = world.postgres.client().await;
+    let row = client.query_one("select count(*), sum(amount)::bigint from ledger.hold where state = 'open'", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (10, 1_000_000_000));
+    let sum = client.query_one("select sum(balance)::bigint from ledger.account", &[]).await.unwrap();
+    assert_eq!(sum.get::<_, i64>(0), 0);
+    let (ok, report) = world.verify();
+    assert!(ok, "{report}");
+}
+
+#[tokio::test]
+async fn foreign_bytes_under_load_are_passed_over_with_an_alarm() {
+    let mut world = World::start().await;
+    world.divisor = 10;
+    let addresses = [free_address(), free_address()];
+    let workers = addresses.each_ref().map(|address| world.worker_at(address));
+    let load = Load::start(&world.bus, 7).await;
+    let stranger = signer(9).json_batch::<bus_schemas::ledger::Fact>(vec!["{}".into()]).encode();
+    let foreign: [&[u8]; 5] = [b"not a fact", b"", &[0xff; 70_000], b"{\"v\":1}", &stranger];
+    for bytes in foreign {
+        load.goes_on(20).await;
+        world.bus.store(subject::LEDGER_FACTS.into(), None, bytes.to_vec().into(), Duration::from_secs(5)).await.unwrap();
+    }
+    load.goes_on(100).await;
+    let told = load.end().await;
+    let mut seen = 0;
+    for address in &addresses {
+        let metrics = http(address, "/metrics").await.unwrap().1;
+        let count = metrics.lines().find_map(|line| line.strip_prefix("mesh_ledger_foreign_total "));
+        seen += count.map_or(0, |count| count.trim().parse::<u64>().unwrap());
+    }
+    assert!(seen >= 5, "the metric counts {seen}");
+    assert!(workers.iter().any(|worker| worker.says("no valid batch of a ledger key")));
+    println!("five foreign messages: {}", all_of_it_once(&world, &told).await);
+}
