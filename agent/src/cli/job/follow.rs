@@ -153,6 +153,8 @@ impl<'a> Follow<'a> {
                     | JobState::Completed => None,
                 }
             }
+            // Before it is known who has the job; the next look tells both.
+            Some("progress") if self.device.is_none() => None,
             Some("progress") => {
                 let progress: Progress = serde_json::from_slice(payload).ok()?;
                 let line = self.phases.progress(&progress, self.start.elapsed());
