@@ -11,7 +11,7 @@ use crate::event::Progress;
 use crate::history::{Considered, Decision, Transition};
 use crate::id::{AttemptId, Cid, DeviceId, JobId, MemberId, PublicKey, ReceiptId};
 use crate::job::JobState;
-use crate::mana::MilliMana;
+use crate::mana::{MilliMana, mana_text};
 use crate::receipt::Receipt;
 use crate::resources::Resources;
 
@@ -272,9 +272,36 @@ pub struct VerifyReport {
     pub open_holds: u64,
     /// What is wrong, one sentence each; the first names the sequence.
     pub wrong: Vec<String>,
+    /// What counts for nothing and contradicts nothing: somebody stored it, and someone should know who.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alarms: Vec<String>,
     /// Digest of the database, where it was compared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub database_digest: Option<String>,
+}
+impl VerifyReport {
+    /// The report for people, without a last line break.
+    pub fn text(&self) -> String {
+        let verdict = if self.ok { "the books add up" } else { "THE BOOKS ARE WRONG" };
+        let mut text = format!(
+            "{verdict}: {} facts up to sequence {}, {} accounts, sum {} mana, {} open holds\n  digest  {}\n  chain   {}",
+            self.facts,
+            self.seq,
+            self.accounts,
+            mana_text(self.total_mmana),
+            self.open_holds,
+            self.digest,
+            self.chain
+        );
+        match &self.database_digest {
+            Some(digest) if *digest != self.digest => text.push_str(&format!("\n  database: its digest is {digest}")),
+            Some(_) if self.ok => text.push_str("\n  database: the same, row by row"),
+            Some(_) | None => {}
+        }
+        self.wrong.iter().for_each(|wrong| text.push_str(&format!("\n  wrong: {wrong}")));
+        self.alarms.iter().for_each(|alarm| text.push_str(&format!("\n  alarm: {alarm}")));
+        text
+    }
 }
 
 /// `blob put` answers this.

@@ -78,6 +78,10 @@ pub struct Frontier {
     peaks: Vec<Hash>,
 }
 impl Frontier {
+    /// A tree of `count` leaves from its complete subtrees, those of [`cover`]`(0, count)`; `None` where their number is another.
+    pub fn restore(count: u64, peaks: Vec<Hash>) -> Option<Self> {
+        (usize::try_from(count.count_ones()) == Ok(peaks.len())).then_some(Self { count, peaks })
+    }
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -235,6 +239,9 @@ mod tests {
         for (n, leaf) in leaves.iter().enumerate() {
             nodes.extend(frontier.push(*leaf).into_iter().map(|(level, index, hash)| ((level, index), hash)));
             assert_eq!(frontier.root(), root(&leaves[..=n]));
+            let peaks: Vec<Hash> = cover(0, frontier.count()).iter().map(|at| nodes[at]).collect();
+            assert_eq!(Frontier::restore(frontier.count(), peaks), Some(frontier.clone()));
+            assert_eq!(Frontier::restore(frontier.count(), vec![]), None);
         }
         let of = |ranges: Vec<(u64, u64)>| -> Vec<Hash> {
             let part = |(start, end)| fold(&cover(start, end).iter().map(|at| nodes[at]).collect::<Vec<_>>()).unwrap();

@@ -162,6 +162,7 @@ pub struct Books {
     passing: VecDeque<Passing>,
     /// The first 8 bytes of the ids of facts that were forgotten: asked, never listed.
     forgotten: HashSet<u64>,
+    forgotten_to: u64,
     /// Fact time of the last epoch fact.
     epoch_at: UnixMs,
     /// Part and first member of what is still to come of that epoch.
@@ -195,6 +196,7 @@ impl Books {
             facts: BTreeMap::new(),
             passing: VecDeque::new(),
             forgotten: HashSet::new(),
+            forgotten_to: 0,
             epoch_at: 0,
             epoch_next: None,
             seq: 0,
@@ -304,12 +306,18 @@ impl Books {
     pub fn may_be_forgotten(&self, id: &FactId) -> bool {
         self.forgotten.contains(&prefix(id))
     }
+    /// The last sequence with a forgotten fact: only who has everything up to it can say that a fact was never recorded.
+    pub fn forgotten_to(&self) -> u64 {
+        self.forgotten_to
+    }
     /// Forgets facts older than `before` and the holds that they closed, so that memory follows the load of a day and not the age of
     /// the network; 8 bytes of each id stay.
     pub fn forget(&mut self, before: UnixMs) {
         while let Some(passing) = self.passing.front().copied().filter(|passing| passing.at < before) {
             self.passing.pop_front();
-            self.facts.remove(&passing.fact);
+            if let Some(known) = self.facts.remove(&passing.fact) {
+                self.forgotten_to = self.forgotten_to.max(known.seq);
+            }
             self.forgotten.insert(prefix(&passing.fact));
             if let Some(job) = passing.closed {
                 self.closed.remove(&job);

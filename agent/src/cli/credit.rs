@@ -46,7 +46,7 @@ pub async fn run(cli: &Cli, command: &CreditCommand, output: &Output) -> Done {
         CreditCommand::Verify => {
             let context = Contexts::of_user()?.find(cli.global.context.as_deref())?;
             let report = verify(&context).await?;
-            output.print("credit.verify", &report, || report.digest.clone(), || books::text(&report));
+            output.print("credit.verify", &report, || report.digest.clone(), || report.text());
             Ok(if report.ok { End::Fine } else { End::Exit(Code::BooksWrong.exit()) })
         }
         CreditCommand::Proof { id } => proof::proof(&Session::open(cli).await?, id, output).await,

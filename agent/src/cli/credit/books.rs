@@ -5,8 +5,7 @@ use std::time::Duration;
 use bus::Bus;
 use bus::connect::Login;
 use bus_schemas::api::VerifyReport;
-use bus_schemas::mana::mana_text;
-use bus_schemas::replay::{Applied, Books};
+use bus_schemas::replay::{Applied, Books, Wrong};
 use bus_schemas::stream::LEDGER;
 use bus_schemas::{Code, Problem, Verifier};
 use serde::Serialize;
@@ -55,22 +54,6 @@ pub async fn look(session: &Session, output: &Output) -> Result<(), Failure> {
     }
 }
 
-pub fn text(report: &VerifyReport) -> String {
-    let verdict = if report.ok { "the books add up" } else { "THE BOOKS ARE WRONG" };
-    let mut text = format!(
-        "{verdict}: {} facts up to sequence {}, {} accounts, sum {} mana, {} open holds\n  digest  {}\n  chain   {}",
-        report.facts,
-        report.seq,
-        report.accounts,
-        mana_text(report.total_mmana),
-        report.open_holds,
-        report.digest,
-        report.chain
-    );
-    report.wrong.iter().for_each(|wrong| text.push_str(&format!("\n  wrong: {wrong}")));
-    text
-}
-
 /// Replays the whole ledger with the auditor's eyes: nothing of the network's own answers is believed.
 ///
 /// # Errors
@@ -96,7 +79,7 @@ async fn replay(bus: &Bus, mut books: Books, before: Option<&Seen>) -> Result<(B
     let unreadable = |error: bus::direct::ReadError| Failure::new(Code::Unavailable, error.to_string());
     let end = bus.stream_end(LEDGER).await.map_err(unreadable)?;
     let mut verifier = Verifier::default();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut alarms) = (Vec::new(), Vec::new());
     'reading: while books.seq() < end.last_seq {
         let next = books.seq() + 1;
         let messages = bus.from_seq(LEDGER, next, 256).await.map_err(unreadable)?;
@@ -112,8 +95,10 @@ async fn replay(bus: &Bus, mut books: Books, before: Option<&Seen>) -> Result<(B
             }
             match books.apply_message(&mut verifier, message.seq, &message.payload) {
                 Ok(Applied::Facts(_)) => (),
-                Ok(Applied::Foreign(why)) => wrong.push(format!("sequence {} is no batch of a ledger key: {why}", message.seq)),
+                // It moves nothing; whether something else stood there once, the next checkpoint tells.
+                Ok(Applied::Foreign(why)) => alarms.push(format!("sequence {} counts for nothing: {why}", message.seq)),
                 Err(error) => {
+                    wrong.extend(alarms.first().filter(|_| matches!(error, Wrong::Checkpoint { .. })).cloned());
                     wrong.push(format!("sequence {}: {error}", message.seq));
                     break 'reading;
                 }
@@ -130,7 +115,7 @@ async fn replay(bus: &Bus, mut books: Books, before: Option<&Seen>) -> Result<(B
             before.seq
         ));
     }
-    let report = report(&books, wrong);
+    let report = report(&books, wrong, alarms);
     Ok((books, report))
 }
 
@@ -142,7 +127,7 @@ fn against(books: &Books, before: &Seen) -> Option<String> {
     (!same).then(text)
 }
 
-fn report(books: &Books, mut wrong: Vec<String>) -> VerifyReport {
+fn report(books: &Books, mut wrong: Vec<String>, alarms: Vec<String>) -> VerifyReport {
     let hex = |bytes: &[u8; 32]| data_encoding::HEXLOWER.encode(bytes);
     if let Err(more) = books.check_all() {
         wrong.extend(more);
@@ -157,6 +142,7 @@ fn report(books: &Books, mut wrong: Vec<String>) -> VerifyReport {
         accounts: books.balances().len() as u64,
         open_holds: books.open_holds().count() as u64,
         wrong,
+        alarms,
         database_digest: None,
     }
 }
