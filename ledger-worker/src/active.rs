@@ -4,23 +4,29 @@
 use std::time::Duration;
 
 use bus::Bus;
+use bus::async_nats::Subject;
 use bus_schemas::envelope;
-use bus_schemas::ledger::{LedgerOutcome, LedgerReply};
+use bus_schemas::ledger::{Command, LedgerOutcome, LedgerReply};
 use bus_schemas::limits::BATCH_MAX;
 use bus_schemas::replay::Wrong;
-use bus_schemas::{Signer, Verifier, stream::LEDGER};
-use futures::StreamExt;
+use bus_schemas::{Signer, Verified, Verifier, stream::LEDGER};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::append::{NotStored, append};
+use crate::crash;
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError};
-use crate::posting::{Parts, Standing, clock};
+use crate::posting::{Evidence, Parts, Standing, clock};
 use crate::projector::Feed;
+use crate::recall::{self, Found};
 use crate::reputation::{self, Told};
 use crate::request::{self, Request};
 use crate::round::Round;
+use crate::store::Store;
 
 /// Requests taken into one round.
 pub const ROUND_REQUESTS_MAX: usize = 64;
@@ -32,6 +38,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 const TELL: Duration = Duration::from_secs(1);
 /// New facts are under a checkpoint after this at the latest.
 const CHECKPOINT_AGE_MS: u64 = 60_000;
+/// Questions to the database under way at once; what comes beyond them is asked again.
+const LOOKUPS_MAX: usize = 4;
 /// Only these can be replies to a request: anything else would let an asker make the ledger publish where it likes.
 const INBOX: &str = "_INBOX.";
 
@@ -53,6 +61,16 @@ pub enum TurnOver {
     Wrong(#[from] Wrong),
 }
 
+/// A request that was checked and waits for its answer.
+pub struct Asked {
+    reply: Subject,
+    commands: Vec<Verified<Command>>,
+    evidence: Evidence,
+}
+
+/// Requests that wait for what the books have forgotten; everything else goes on meanwhile.
+pub type Lookups = FuturesUnordered<BoxFuture<'static, (Vec<Asked>, anyhow::Result<Vec<Found>>)>>;
+
 /// One turn at writing.
 pub struct Turn<'a> {
     pub bus: &'a Bus,
@@ -62,6 +80,10 @@ pub struct Turn<'a> {
     pub verifier: &'a mut Verifier,
     pub lease: &'a mut Lease,
     pub feed: &'a Feed,
+    pub store: &'a Store,
+    pub lookups: Lookups,
+    /// Facts older than this are forgotten, in milliseconds.
+    pub remember_ms: u64,
     /// How long an append without an answer is repeated.
     pub patience: Duration,
     pub time_divisor: u32,
@@ -89,6 +111,7 @@ impl Turn<'_> {
                     Some(waiting) => self.round(waiting).await,
                     None => Err(TurnOver::Deaf),
                 },
+                Some((asked, found)) = self.lookups.next(), if !self.lookups.is_empty() => self.looked_up(asked, found).await,
                 _ = sweep.tick() => self.sweep().await,
                 _ = tell.tick() => {
                     reputation::tell(self.bus, told.changed(self.standing.books())).await;
@@ -113,27 +136,67 @@ impl Turn<'_> {
         }
     }
 
-    /// Everything that waits, in one round: decided, stored, answered.
+    /// Everything that waits, in one round: read, decided, stored, answered.
     async fn round(&mut self, waiting: Vec<bus::async_nats::Message>) -> Result<(), TurnOver> {
-        let began = Instant::now();
-        let now = self.bus.time.now_ms();
-        let mut answers = Vec::with_capacity(waiting.len());
-        let mut round = Round::new(self.standing, self.signer);
+        let (mut ready, mut forgotten, mut answers, mut ids) = (vec![], vec![], vec![], vec![]);
         for message in waiting {
             let Some(reply) = message.reply.filter(|reply| reply.starts_with(INBOX)) else {
                 unanswered("reply");
                 continue;
             };
-            let outcomes = match request::read(self.verifier, &message.payload) {
-                Request::Good { commands, evidence } => round.answer(self.parts, now, &commands, &evidence)?,
-                Request::Refused(outcomes) => outcomes,
+            match request::read(self.verifier, &message.payload) {
+                Request::Good { commands, evidence } => {
+                    let missing = recall::missing(self.standing, commands.iter().map(|command| &command.op));
+                    let to = if missing.is_empty() { &mut ready } else { &mut forgotten };
+                    to.push(Asked { reply, commands, evidence });
+                    ids.extend(missing);
+                }
+                Request::Refused(outcomes) => answers.push((reply, outcomes)),
                 Request::Unreadable(problem) => {
                     unanswered("unreadable");
                     tracing::warn!(%problem, "a request to the ledger cannot be read");
-                    continue;
                 }
-            };
-            answers.push((reply, outcomes));
+            }
+        }
+        if !forgotten.is_empty() {
+            self.look_up(forgotten, ids);
+        }
+        self.decide(ready, answers).await
+    }
+
+    /// Asks the database for facts that may have been forgotten.
+    fn look_up(&mut self, asked: Vec<Asked>, ids: Vec<bus_schemas::FactId>) {
+        if self.lookups.len() >= LOOKUPS_MAX {
+            asked.iter().for_each(|_| unanswered("lookup"));
+            return;
+        }
+        let (store, past) = (self.store.clone(), self.standing.books().forgotten_to());
+        self.lookups.push(async move { (asked, store.recall(&ids, past).await) }.boxed());
+    }
+
+    async fn looked_up(&mut self, asked: Vec<Asked>, found: anyhow::Result<Vec<Found>>) -> Result<(), TurnOver> {
+        match found {
+            Ok(found) => {
+                metrics::counter!("mesh_ledger_recalled_total").increment(u64::try_from(found.len()).unwrap_or(0));
+                for one in found {
+                    self.standing.recall(one.seq, &one.fact, one.hold);
+                }
+                self.decide(asked, vec![]).await
+            }
+            Err(error) => {
+                asked.iter().for_each(|_| unanswered("lookup"));
+                tracing::warn!(error = format!("{error:#}"), "what was forgotten cannot be looked up; the asker will ask again");
+                Ok(())
+            }
+        }
+    }
+
+    async fn decide(&mut self, asked: Vec<Asked>, mut answers: Vec<(Subject, Vec<LedgerOutcome>)>) -> Result<(), TurnOver> {
+        let began = Instant::now();
+        let now = self.bus.time.now_ms();
+        let mut round = Round::new(self.standing, self.signer);
+        for Asked { reply, commands, evidence } in asked {
+            answers.push((reply, round.answer(self.parts, now, &commands, &evidence)?));
         }
         round.checkpoint(now, clock::CHECKPOINT_FACTS, u64::MAX)?;
         let messages = round.finish();
@@ -143,12 +206,20 @@ impl Turn<'_> {
             unanswered("not_fresh");
             return Ok(());
         }
+        if answers.is_empty() {
+            return Ok(());
+        }
+        crash::at("before_reply");
         for (reply, outcomes) in answers {
             count(&outcomes);
             let answer = envelope::encode(&LedgerReply { outcomes });
             if let Err(error) = self.bus.client.publish(reply, answer.into()).await {
                 tracing::warn!(%error, "an answer was not sent; the asker will ask again");
             }
+        }
+        if crash::is_asked("after_reply") {
+            let _ = self.bus.client.flush().await;
+            crash::at("after_reply");
         }
         metrics::histogram!("mesh_ledger_round_seconds").record(began.elapsed());
         Ok(())
@@ -162,6 +233,7 @@ impl Turn<'_> {
         round.checkpoint(now, clock::CHECKPOINT_FACTS, CHECKPOINT_AGE_MS / u64::from(self.time_divisor.max(1)))?;
         let messages = round.finish();
         self.store(messages).await?;
+        self.standing.forget(now.saturating_sub(self.remember_ms));
         if voided > 0 {
             tracing::info!(voided, "holds that outlived their jobs were returned");
         }
@@ -174,7 +246,9 @@ impl Turn<'_> {
     async fn store(&mut self, messages: Vec<crate::round::Message>) -> Result<(), TurnOver> {
         for message in messages {
             let began = Instant::now();
+            crash::at("before_append");
             self.seen = append(self.bus, &message, self.patience).await?;
+            crash::at("after_append");
             metrics::histogram!("mesh_ledger_append_seconds").record(began.elapsed());
             metrics::counter!("mesh_ledger_facts_total").increment(u64::try_from(message.facts.len()).unwrap_or(0));
             metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(message.seq).unwrap_or(u32::MAX)));

@@ -18,18 +18,18 @@ pub enum FollowError {
     #[error(transparent)]
     Read(#[from] ReadError),
     #[error(
-        "sequence {expected} is missing in LEDGER, the next is {found}: facts are lost (next: restore the stream, or mesh-ledger reseed)"
+        "sequence {expected} is missing in LEDGER, the next is {found}: facts are lost (next: keep a copy of LEDGER, delete it, mesh-ledger reseed)"
     )]
     Gap { expected: u64, found: u64 },
     #[error("sequence {seq} contradicts the books: {wrong} (next: mesh-ledger verify)")]
     Wrong { seq: u64, wrong: Wrong },
 }
 
-/// Applies what is new; returns how many messages that were.
+/// Applies what is new, and forgets what is older than `remember_ms` before the last fact; returns how many messages were new.
 ///
 /// # Errors
 /// [`FollowError`]; after anything but [`FollowError::Read`] the books must be dropped.
-pub async fn catch_up(bus: &Bus, standing: &mut Standing, verifier: &mut Verifier) -> Result<u64, FollowError> {
+pub async fn catch_up(bus: &Bus, standing: &mut Standing, verifier: &mut Verifier, remember_ms: u64) -> Result<u64, FollowError> {
     let mut taken = 0;
     loop {
         let messages = bus.from_seq(LEDGER, standing.books().seq() + 1, READ_BATCH).await?;
@@ -55,5 +55,6 @@ pub async fn catch_up(bus: &Bus, standing: &mut Standing, verifier: &mut Verifie
             }
             taken += 1;
         }
+        standing.forget(standing.books().last_at().saturating_sub(remember_ms));
     }
 }

@@ -4,21 +4,27 @@
 //! answer to each asker once they are stored, and rows in Postgres a moment later.
 //!
 //! `posting` decides and touches nothing; `round` packs what was decided; `append` stores it at its place in the stream, which
-//! fences a second writer; `lease` says who tries; `projector` writes rows; `verify` makes them all again and compares.
+//! fences a second writer; `lease` says who tries; `projector` writes rows; `verify` makes them all again and compares;
+//! `reseed` gives a stream back what it lost, `rebuild` a database.
 //!
 //! Not here: who may submit what (the gateway), what a receipt is worth as a result (the scheduler), invites and credentials.
 //! No consumer, no durable place in the stream but the one in Postgres; no price rule in replay, only legs.
 
 pub mod active;
 pub mod append;
+pub mod crash;
+pub mod fold;
 pub mod follow;
 pub mod freshness;
 pub mod lease;
 pub mod posting;
 pub mod project;
 pub mod projector;
+pub mod rebuild;
+pub mod recall;
 pub mod reputation;
 pub mod request;
+pub mod reseed;
 pub mod round;
 pub mod rows;
 pub mod run;

@@ -1,23 +1,26 @@
 //! `mesh-ledger`.
 
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bus::connect::Connect;
 use bus::{Bus, Health};
 use clap::{CommandFactory, Parser};
 use ledger_worker::run::Worker;
-use ledger_worker::settings::{Cli, Command, Output, Settings, Verify};
-use ledger_worker::verify;
+use ledger_worker::settings::{Cli, Command, Output, Reseed, Run, Settings, Verify};
+use ledger_worker::{rebuild, reseed, verify};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let _logs = bus::telemetry::logs("mesh-ledger", None, if matches!(cli.command, Some(Command::Run)) { "info" } else { "warn" });
+    let _logs = bus::telemetry::logs("mesh-ledger", None, if matches!(cli.command, Some(Command::Run(_))) { "info" } else { "warn" });
     let done = match &cli.command {
         _ if cli.check_config => check_config(&cli.settings),
-        Some(Command::Run) => run(&cli.settings).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Run(how)) => run(&cli.settings, how).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Verify(how)) => run_verify(&cli.settings, how).await,
+        Some(Command::Reseed(how)) => run_reseed(&cli.settings, how).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Rebuild) => run_rebuild(&cli.settings).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Migrate) => migrate(&cli.settings).await.map(|()| ExitCode::SUCCESS),
         None => {
             let _ = Cli::command().print_help();
@@ -42,7 +45,7 @@ fn check_config(settings: &Settings) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn run(settings: &Settings) -> anyhow::Result<()> {
+async fn run(settings: &Settings, how: &Run) -> anyhow::Result<()> {
     let network = settings.network()?;
     let signer = settings.signer(&network)?;
     let store = settings.store()?;
@@ -65,6 +68,7 @@ async fn run(settings: &Settings) -> anyhow::Result<()> {
         instance: instance.parse()?,
         timings: settings.bus.timings(),
         time_divisor: settings.bus.time_divisor,
+        remember: Duration::from_secs(how.remember),
         health,
     };
     tracing::info!(instance, network = %worker.network.network, "mesh-ledger {} started", env!("CARGO_PKG_VERSION"));
@@ -79,9 +83,29 @@ async fn run_verify(settings: &Settings, how: &Verify) -> anyhow::Result<ExitCod
     let report = verify::verify(&bus, &network, store.as_ref()).await?;
     match how.output {
         Output::Json => println!("{}", serde_json::to_string(&report)?),
-        Output::Human => print!("{}", verify::text(&report)),
+        Output::Human => println!("{}", report.text()),
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn run_reseed(settings: &Settings, how: &Reseed) -> anyhow::Result<()> {
+    let store = settings.store()?;
+    let connect = Connect::new(&settings.bus, "mesh-ledger reseed", &how.inbox_prefix);
+    let bus = Bus::connect(connect, &Health::default()).await?;
+    let done = reseed::reseed(&bus, &store, how.replicas).await?;
+    let made = if done.made { "LEDGER was made anew; " } else { "" };
+    println!("{made}{} messages were there and are the same, {} were stored again", done.compared, done.published);
+    Ok(())
+}
+
+async fn run_rebuild(settings: &Settings) -> anyhow::Result<()> {
+    let (network, store) = (settings.network()?, settings.store()?);
+    let bus = Bus::connect(Connect::new(&settings.bus, "mesh-ledger rebuild", "_INBOX.ledger"), &Health::default()).await?;
+    let began = Instant::now();
+    let done = rebuild::rebuild(&bus, &network, &store).await?;
+    let digest: String = done.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    println!("rebuilt {} facts up to sequence {} in {:.1} s\n  digest  {digest}", done.facts, done.seq, began.elapsed().as_secs_f64());
+    Ok(())
 }
 
 async fn migrate(settings: &Settings) -> anyhow::Result<()> {

@@ -1,16 +1,17 @@
 //! Writes messages of LEDGER as rows, whole batches at a time, together with the place in the stream: all of it or nothing.
 
 use std::pin::Pin;
+use std::time::Duration;
 
-use anyhow::{Context, ensure};
-use deadpool_postgres::GenericClient;
+use anyhow::{Context, anyhow, ensure};
+use deadpool_postgres::{GenericClient, Object};
 use futures::future::try_join_all;
-use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
 
+use crate::crash;
 use crate::round::Message;
 use crate::rows::{Rows, Seldom, signed};
-use crate::store::{Position, STREAM, Store};
+use crate::store::{Place, Position, STREAM, Store};
 
 /// Facts in one transaction; one message more may pass it.
 pub const BATCH_FACTS_MAX: usize = 1024;
@@ -20,156 +21,193 @@ pub const BATCH_FACTS_MAX: usize = 1024;
 #[error("the database is no longer at sequence {0}: another worker projects")]
 pub struct Moved(pub u64);
 
+/// How long one transaction may take before the connection is given up: a stopped database says nothing at all.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Store {
     /// Writes consecutive messages from `from` on in one transaction; returns the new place.
     ///
     /// # Errors
-    /// [`Moved`], or what the database says. An error at the end leaves open whether it was written: read the position again.
-    pub async fn project(&self, from: Position, messages: &[Message]) -> anyhow::Result<Position> {
-        let mut client = self.client().await?;
-        let transaction = client.transaction().await?;
-        let to = write(&transaction, from, messages).await?;
-        transaction.commit().await.context("failed to commit")?;
-        Ok(to)
+    /// [`Moved`], or what the database says. An error at the end leaves open whether it was written: read the place again.
+    pub async fn project(&self, from: &Place, messages: &[Message]) -> anyhow::Result<Place> {
+        let mut client = tokio::time::timeout(PATIENCE, self.client()).await.context("the database does not answer")??;
+        let work = async {
+            let transaction = client.transaction().await.map_err(told)?;
+            let to = write(&transaction, from, messages).await?;
+            crash::at("before_commit");
+            transaction.commit().await.map_err(told).context("failed to commit")?;
+            crash::at("after_commit");
+            Ok(to)
+        };
+        let done = tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(anyhow!("the database does not answer")));
+        if done.is_err() {
+            // Whatever this connection still has under way, nobody waits for it.
+            drop(Object::take(client));
+        }
+        done
     }
+}
+
+fn told(error: tokio_postgres::Error) -> anyhow::Error {
+    anyhow!("{}", crate::store::chain(&error))
 }
 
 /// Writes messages inside the caller's transaction, into the tables of its search path.
 ///
 /// # Errors
 /// As [`Store::project`].
-pub async fn write(client: &impl GenericClient, from: Position, messages: &[Message]) -> anyhow::Result<Position> {
-    let Some(last) = messages.last() else { return Ok(from) };
-    let consecutive = messages.iter().zip(from.seq + 1..).all(|(message, seq)| message.seq == seq);
-    ensure!(consecutive, "messages after sequence {} are missing: a gap in the stream", from.seq);
-    let to = Position { seq: last.seq, chain: last.chain };
-    let rows = Rows::of(messages);
-    let sql = Statements::prepare(client).await?;
-    let (old, new) = (signed(from.seq), signed(to.seq));
-
+pub async fn write(client: &impl GenericClient, from: &Place, messages: &[Message]) -> anyhow::Result<Place> {
+    let Some(last) = messages.last() else { return Ok(from.clone()) };
+    let consecutive = messages.iter().zip(from.position.seq + 1..).all(|(message, seq)| message.seq == seq);
+    ensure!(consecutive, "messages after sequence {} are missing: a gap in the stream", from.position.seq);
+    let mut tree = from.tree.clone();
+    let rows = Rows::of(messages, &mut tree);
+    let to = Place { position: Position { seq: last.seq, chain: last.chain }, tree };
     for seldom in &rows.seldom {
         write_seldom(client, seldom).await?;
     }
-    let moved_cursor: [&(dyn ToSql + Sync); 5] = [&STREAM, &old, &from.chain.as_slice(), &new, &to.chain.as_slice()];
-    let Rows { events, facts, legs, accounts, openings, closings, .. } = &rows;
+    let (old, new) = (signed(from.position.seq), signed(to.position.seq));
+    let (old_chain, new_chain) = (from.position.chain.as_slice(), to.position.chain.as_slice());
+    let Rows { events, facts, legs, accounts, openings, closings, vesting, vested, reviews, reviewed, checkpoints, nodes, .. } = &rows;
     let close = &openings.closing;
-    let event: [&(dyn ToSql + Sync); 4] = [&events.seq, &events.envelope, &events.chain, &events.facts];
-    let fact: [&(dyn ToSql + Sync); 7] = [&facts.seq, &facts.i, &facts.id, &facts.kind, &facts.job, &facts.at_ms, &facts.body];
-    let leg: [&(dyn ToSql + Sync); 6] = [&legs.seq, &legs.i, &legs.n, &legs.debit, &legs.credit, &legs.amount];
-    let account: [&(dyn ToSql + Sync); 3] = [&accounts.id, &accounts.delta, &accounts.last_seq];
-    let opening: [&(dyn ToSql + Sync); 13] = [
-        &openings.job,
-        &openings.member,
-        &openings.amount,
-        &openings.expires,
-        &openings.opened_seq,
-        &close.state,
-        &close.closed_seq,
-        &close.device,
-        &close.attempt,
-        &close.receipt,
-        &close.paid,
-        &close.fee,
-        &close.reason,
+    let steps: Vec<Step<'_>> = vec![
+        Step::of("cursor", CURSOR, 1, vec![&STREAM, &old, &old_chain, &new, &new_chain]),
+        Step::of("event", EVENT, events.seq.len(), vec![&events.seq, &events.envelope, &events.chain, &events.facts]),
+        Step::of("merkle", MERKLE, nodes.level.len(), vec![&nodes.level, &nodes.idx, &nodes.hash]),
+        Step::of("fact", FACT, facts.seq.len(), vec![&facts.seq, &facts.i, &facts.id, &facts.kind, &facts.job, &facts.at_ms, &facts.body]),
+        Step::of("leg", LEG, legs.seq.len(), vec![&legs.seq, &legs.i, &legs.n, &legs.debit, &legs.credit, &legs.amount]),
+        Step::of("account", ACCOUNT, accounts.id.len(), vec![&accounts.id, &accounts.delta, &accounts.last_seq]),
+        Step::of(
+            "hold",
+            OPENING,
+            openings.job.len(),
+            vec![
+                &openings.job,
+                &openings.member,
+                &openings.amount,
+                &openings.expires,
+                &openings.opened_seq,
+                &close.state,
+                &close.closed_seq,
+                &close.device,
+                &close.attempt,
+                &close.receipt,
+                &close.paid,
+                &close.fee,
+                &close.discount,
+                &close.vests_at,
+                &close.reason,
+            ],
+        ),
+        Step::of(
+            "hold",
+            CLOSING,
+            closings.job.len(),
+            vec![
+                &closings.job,
+                &closings.state,
+                &closings.closed_seq,
+                &closings.device,
+                &closings.attempt,
+                &closings.receipt,
+                &closings.paid,
+                &closings.fee,
+                &closings.discount,
+                &closings.vests_at,
+                &closings.reason,
+            ],
+        ),
+        Step::of(
+            "vesting",
+            VESTING,
+            vesting.job.len(),
+            vec![&vesting.job, &vesting.member, &vesting.at, &vesting.amount, &vesting.opened_seq, &vesting.closed_seq],
+        ),
+        Step::of("vesting", VESTED, vested.job.len(), vec![&vested.job, &vested.closed_seq]),
+        Step::of(
+            "review",
+            REVIEW,
+            reviews.job.len(),
+            vec![&reviews.job, &reviews.member, &reviews.amount, &reviews.opened_seq, &reviews.closed_seq, &reviews.released],
+        ),
+        Step::of("review", REVIEWED, reviewed.job.len(), vec![&reviewed.job, &reviewed.closed_seq, &reviewed.released]),
+        Step::of(
+            "checkpoint",
+            CHECKPOINT,
+            checkpoints.seq.len(),
+            vec![&checkpoints.seq, &checkpoints.message_seq, &checkpoints.chain, &checkpoints.root, &checkpoints.state],
+        ),
     ];
-    let closing: [&(dyn ToSql + Sync); 9] = [
-        &closings.job,
-        &closings.state,
-        &closings.closed_seq,
-        &closings.device,
-        &closings.attempt,
-        &closings.receipt,
-        &closings.paid,
-        &closings.fee,
-        &closings.reason,
-    ];
+    let steps: Vec<Step<'_>> = steps.into_iter().filter(|step| step.rows > 0).collect();
+    let mut prepared = Vec::with_capacity(steps.len());
+    for step in &steps {
+        prepared.push(client.prepare_cached(step.sql).await.map_err(told)?);
+    }
     // All are sent before the first answer is awaited: one round trip. Each must touch exactly its rows.
-    let steps: Vec<(&Statement, &[&(dyn ToSql + Sync)], usize, &str)> = vec![
-        (&sql.cursor, &moved_cursor, 1, "cursor"),
-        (&sql.event, &event, events.seq.len(), "event"),
-        (&sql.fact, &fact, facts.seq.len(), "fact"),
-        (&sql.leg, &leg, legs.seq.len(), "leg"),
-        (&sql.account, &account, accounts.id.len(), "account"),
-        (&sql.opening, &opening, openings.job.len(), "hold"),
-        (&sql.closing, &closing, closings.job.len(), "hold"),
-    ];
-    let steps: Vec<_> = steps.into_iter().filter(|(_, _, expected, _)| *expected > 0).collect();
-    let sent = steps
+    let sent = prepared
         .iter()
-        .map(|(statement, params, _, _)| -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(client.execute(*statement, params)) });
-    let touched = try_join_all(sent).await.map_err(|error| anyhow::anyhow!("{}", crate::store::chain(&error)))?;
-    for ((_, _, expected, table), touched) in steps.iter().zip(touched) {
-        if *table == "cursor" && touched == 0 {
-            return Err(Moved(from.seq).into());
+        .zip(&steps)
+        .map(|(statement, step)| -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(client.execute(statement, &step.values)) });
+    let touched = try_join_all(sent).await.map_err(told)?;
+    for (step, touched) in steps.iter().zip(touched) {
+        if step.table == "cursor" && touched == 0 {
+            return Err(Moved(from.position.seq).into());
         }
         ensure!(
-            usize::try_from(touched).is_ok_and(|touched| touched == *expected),
-            "{touched} rows of {table} were touched instead of {expected}: the database is not what the stream made"
+            usize::try_from(touched).is_ok_and(|touched| touched == step.rows),
+            "{touched} rows of {} were touched instead of {}: the database is not what the stream made (next: mesh-ledger verify)",
+            step.table,
+            step.rows
         );
     }
     Ok(to)
 }
 
-struct Statements {
-    cursor: Statement,
-    event: Statement,
-    fact: Statement,
-    leg: Statement,
-    account: Statement,
-    opening: Statement,
-    closing: Statement,
+/// One statement, and how many rows it must touch.
+struct Step<'a> {
+    table: &'static str,
+    sql: &'static str,
+    rows: usize,
+    values: Vec<&'a (dyn ToSql + Sync)>,
 }
-
-impl Statements {
-    /// Prepared once per connection.
-    async fn prepare(client: &impl GenericClient) -> anyhow::Result<Self> {
-        Ok(Self {
-            cursor: client.prepare_cached("update cursor set seq = $4, chain = $5 where stream = $1 and seq = $2 and chain = $3").await?,
-            event: client
-                .prepare_cached(
-                    "insert into event (seq, envelope, chain, facts)
-                     select * from unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::integer[])",
-                )
-                .await?,
-            fact: client
-                .prepare_cached(
-                    "insert into fact (seq, i, id, kind, job, at_ms, body)
-                     select * from unnest($1::bigint[], $2::smallint[], $3::bytea[], $4::text[], $5::bytea[], $6::bigint[], $7::text[])",
-                )
-                .await?,
-            leg: client
-                .prepare_cached(
-                    "insert into leg (seq, i, n, debit, credit, amount)
-                     select * from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::text[], $5::text[], $6::bigint[])",
-                )
-                .await?,
-            account: client
-                .prepare_cached(
-                    "update account set balance = account.balance + change.delta, last_seq = change.seq
-                     from unnest($1::text[], $2::bigint[], $3::bigint[]) as change (id, delta, seq)
-                     where account.id = change.id",
-                )
-                .await?,
-            opening: client
-                .prepare_cached(
-                    "insert into hold (job, member, amount, expires, opened_seq, state, closed_seq, device, attempt, receipt, paid, fee, reason)
-                     select * from unnest($1::bytea[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[],
-                                          $8::text[], $9::bytea[], $10::bytea[], $11::bigint[], $12::bigint[], $13::text[])",
-                )
-                .await?,
-            closing: client
-                .prepare_cached(
-                    "update hold set state = c.state, closed_seq = c.closed_seq, device = c.device, attempt = c.attempt,
-                                     receipt = c.receipt, paid = c.paid, fee = c.fee, reason = c.reason
-                     from unnest($1::bytea[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[],
-                                 $8::bigint[], $9::text[])
-                          as c (job, state, closed_seq, device, attempt, receipt, paid, fee, reason)
-                     where hold.job = c.job and hold.state = 'open'",
-                )
-                .await?,
-        })
+impl<'a> Step<'a> {
+    fn of(table: &'static str, sql: &'static str, rows: usize, values: Vec<&'a (dyn ToSql + Sync)>) -> Self {
+        Self { table, sql, rows, values }
     }
 }
+
+const CURSOR: &str = "update cursor set seq = $4, chain = $5 where stream = $1 and seq = $2 and chain = $3";
+const EVENT: &str = "insert into event (seq, envelope, chain, facts)
+    select * from unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::integer[])";
+const MERKLE: &str = "insert into merkle (level, idx, hash) select * from unnest($1::smallint[], $2::bigint[], $3::bytea[])";
+const FACT: &str = "insert into fact (seq, i, id, kind, job, at_ms, body)
+    select * from unnest($1::bigint[], $2::smallint[], $3::bytea[], $4::text[], $5::bytea[], $6::bigint[], $7::text[])";
+const LEG: &str = "insert into leg (seq, i, n, debit, credit, amount)
+    select * from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::text[], $5::text[], $6::bigint[])";
+const ACCOUNT: &str = "update account set balance = account.balance + change.delta, last_seq = change.seq
+    from unnest($1::text[], $2::bigint[], $3::bigint[]) as change (id, delta, seq) where account.id = change.id";
+const OPENING: &str = "insert into hold (job, member, amount, expires, opened_seq, state, closed_seq, device, attempt, receipt, paid, fee,
+                      discount, vests_at, reason)
+    select * from unnest($1::bytea[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],
+                         $9::bytea[], $10::bytea[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::text[])";
+const CLOSING: &str =
+    "update hold set state = c.state, closed_seq = c.closed_seq, device = c.device, attempt = c.attempt, receipt = c.receipt,
+                    paid = c.paid, fee = c.fee, discount = c.discount, vests_at = c.vests_at, reason = c.reason
+    from unnest($1::bytea[], $2::text[], $3::bigint[], $4::text[], $5::bytea[], $6::bytea[], $7::bigint[], $8::bigint[], $9::bigint[],
+                $10::bigint[], $11::text[])
+         as c (job, state, closed_seq, device, attempt, receipt, paid, fee, discount, vests_at, reason)
+    where hold.job = c.job and hold.state = 'open'";
+const VESTING: &str = "insert into vesting (job, member, at, amount, opened_seq, closed_seq)
+    select * from unnest($1::bytea[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[])";
+const VESTED: &str = "update vesting set closed_seq = c.seq from unnest($1::bytea[], $2::bigint[]) as c (job, seq)
+    where vesting.job = c.job and vesting.closed_seq is null";
+const REVIEW: &str = "insert into review (job, member, amount, opened_seq, closed_seq, released)
+    select * from unnest($1::bytea[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::boolean[])";
+const REVIEWED: &str = "update review set closed_seq = c.seq, released = c.released
+    from unnest($1::bytea[], $2::bigint[], $3::boolean[]) as c (job, seq, released)
+    where review.job = c.job and review.closed_seq is null";
+const CHECKPOINT: &str = "insert into checkpoint (seq, message_seq, chain, root, state)
+    select * from unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bytea[])";
 
 async fn write_seldom(client: &impl GenericClient, seldom: &Seldom) -> anyhow::Result<()> {
     let touched = match seldom {
@@ -193,6 +231,9 @@ async fn write_seldom(client: &impl GenericClient, seldom: &Seldom) -> anyhow::R
                 .await?
         }
         Seldom::Tier { id, tier } => client.execute("update device set tier = $2 where id = $1", &[&id.to_string(), tier]).await?,
+        Seldom::Policy { version, rules, seq } => {
+            client.execute("insert into policy (version, rules, seq) values ($1, $2::text::jsonb, $3)", &[version, rules, seq]).await?
+        }
         Seldom::Revoked { id, seq } => client.execute("update device set revoked_seq = $2 where id = $1", &[&id.to_string(), seq]).await?,
     };
     ensure!(touched == 1, "a fact about {seldom:?} found no row: the database is not what the stream made");

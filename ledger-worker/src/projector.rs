@@ -5,6 +5,7 @@
 //! the stream. A fault of the database never stops the writer: the rows follow when it is back.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::project::{BATCH_FACTS_MAX, Moved};
 use crate::round::Message;
-use crate::store::{Position, Store};
+use crate::store::{Place, Position, Store};
 
 /// Ticks from the start of one transaction to that of the next: nobody waits for rows, and each costs the database as much as ten facts.
 const TICKS_APART: u32 = 3;
@@ -90,7 +91,12 @@ pub struct Projector {
     pub keys: LedgerKeys,
     pub tick: Duration,
     pub health: Health,
+    /// The last sequence known to be in the database; 0 before it was seen.
+    pub seen: AtomicU64,
 }
+
+/// How long the database may take to say where it stands.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// Something only a person can put right.
 #[derive(Debug, thiserror::Error)]
@@ -101,13 +107,13 @@ impl Projector {
     /// Runs until `stop`, and then until the rows have caught up; the caller limits how long that may take.
     pub async fn run(self, stop: CancellationToken) {
         let mut head = self.feed.head.subscribe();
-        let mut at = At { position: None, checked: false };
+        let mut at = At { place: None, checked: false };
         let mut pause = Duration::ZERO;
         let mut verifier = Verifier::default();
         let mut complained = String::new();
         let mut next = Instant::now();
         loop {
-            let behind = at.position.is_none_or(|position| position.seq < *head.borrow_and_update());
+            let behind = at.place.as_ref().is_none_or(|place| place.position.seq < *head.borrow_and_update());
             if !behind {
                 if stop.is_cancelled() {
                     return;
@@ -128,7 +134,7 @@ impl Projector {
                     complained.clear();
                 }
                 Err(error) => {
-                    at = At { position: None, checked: false };
+                    at = At { place: None, checked: false };
                     pause = (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(2));
                     let text = format!("{error:#}");
                     metrics::counter!("mesh_ledger_projection_errors_total").increment(1);
@@ -137,7 +143,10 @@ impl Projector {
                         complained.clone_from(&text);
                     }
                     if error.downcast_ref::<Moved>().is_none() {
-                        self.health.set("postgres", Err(text));
+                        let (head, seen) = (*head.borrow(), self.seen.load(Ordering::Relaxed));
+                        metrics::gauge!("mesh_ledger_projection_behind").set(count(head.saturating_sub(seen)));
+                        let behind = format!("{text}; the rows are at sequence {seen}, LEDGER at {head}");
+                        self.health.set("postgres", Err(behind));
                     }
                     if error.downcast_ref::<Stopped>().is_some() {
                         pause = Duration::from_secs(2);
@@ -150,12 +159,14 @@ impl Projector {
     /// Projects up to `target`, one transaction after the other.
     async fn until(&self, at: &mut At, target: u64, verifier: &mut Verifier) -> anyhow::Result<()> {
         loop {
-            let position = match at.position {
-                Some(position) => position,
-                None => self.store.position().await?,
+            let place = match at.place.take() {
+                Some(place) => place,
+                None => tokio::time::timeout(LOOK, self.store.place()).await.context("the database does not answer")??,
             };
-            at.position = Some(position);
+            let position = place.position;
+            self.seen.store(position.seq, Ordering::Relaxed);
             if position.seq >= target {
+                at.place = Some(place);
                 return self.not_ahead(position, target);
             }
             let fed = self.feed.take(position.seq);
@@ -170,12 +181,14 @@ impl Projector {
                 fed
             };
             let started = Instant::now();
-            let to = self.store.project(position, &messages).await?;
+            let to = self.store.project(&place, &messages).await?;
             metrics::histogram!("mesh_ledger_projection_seconds").record(started.elapsed());
             let facts: usize = messages.iter().map(|message| message.facts.len()).sum();
             metrics::counter!("mesh_ledger_projected_facts_total").increment(u64::try_from(facts).unwrap_or(0));
-            metrics::gauge!("mesh_ledger_projected_seq").set(f64::from(u32::try_from(to.seq).unwrap_or(u32::MAX)));
-            at.position = Some(to);
+            metrics::gauge!("mesh_ledger_projected_seq").set(count(to.position.seq));
+            metrics::gauge!("mesh_ledger_projection_behind").set(count(target.saturating_sub(to.position.seq)));
+            self.seen.store(to.position.seq, Ordering::Relaxed);
+            at.place = Some(to);
         }
     }
 
@@ -209,7 +222,7 @@ impl Projector {
 }
 
 struct At {
-    position: Option<Position>,
+    place: Option<Place>,
     /// Whether the chain in the database was seen to be that of the writer.
     checked: bool,
 }
@@ -223,6 +236,10 @@ fn check_chain(position: Position, messages: &[Message]) -> Result<(), Stopped> 
         ))),
         Some(_) | None => Ok(()),
     }
+}
+
+fn count(number: u64) -> f64 {
+    f64::from(u32::try_from(number).unwrap_or(u32::MAX))
 }
 
 /// What to say where the database knows more than the stream.

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use bus_schemas::ledger::{Account, Fact, What};
+use bus_schemas::ledger::{Account, CheckpointState, Fact, What};
+use bus_schemas::merkle::{self, Frontier};
 use bus_schemas::{DeviceId, JobId, MemberId, PublicKey};
 
 use crate::round::Message;
@@ -62,15 +63,73 @@ pub struct Closings {
     pub receipt: Vec<Option<Vec<u8>>>,
     pub paid: Vec<Option<i64>>,
     pub fee: Vec<Option<i64>>,
+    pub discount: Vec<Option<i64>>,
+    pub vests_at: Vec<Option<i64>>,
     pub reason: Vec<Option<String>>,
+}
+/// Pay that is set apart for a job: in vesting, or in review.
+#[derive(Debug, Default)]
+pub struct Apart {
+    pub job: Vec<Vec<u8>>,
+    pub member: Vec<String>,
+    /// When it vests; 0 in a review.
+    pub at: Vec<i64>,
+    pub amount: Vec<i64>,
+    pub opened_seq: Vec<i64>,
+    pub closed_seq: Vec<Option<i64>>,
+    /// Of a closed review: whether its earner got it.
+    pub released: Vec<Option<bool>>,
+}
+/// Ends of what was set apart in an earlier batch.
+#[derive(Debug, Default)]
+pub struct ApartEnds {
+    pub job: Vec<Vec<u8>>,
+    pub closed_seq: Vec<i64>,
+    pub released: Vec<Option<bool>>,
+}
+#[derive(Debug, Default)]
+pub struct Checkpoints {
+    pub seq: Vec<i64>,
+    pub message_seq: Vec<i64>,
+    pub chain: Vec<Vec<u8>>,
+    pub root: Vec<Vec<u8>>,
+    pub state: Vec<Vec<u8>>,
+}
+/// Complete subtrees of the tree over the messages.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    pub level: Vec<i16>,
+    pub idx: Vec<i64>,
+    pub hash: Vec<Vec<u8>>,
 }
 /// What happens so seldom that each gets a statement of its own, in order.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Seldom {
-    Member { id: MemberId, did: PublicKey, seq: i64 },
-    Device { id: DeviceId, did: PublicKey, member: MemberId, seq: i64 },
-    Tier { id: DeviceId, tier: i16 },
-    Revoked { id: DeviceId, seq: i64 },
+    Member {
+        id: MemberId,
+        did: PublicKey,
+        seq: i64,
+    },
+    Device {
+        id: DeviceId,
+        did: PublicKey,
+        member: MemberId,
+        seq: i64,
+    },
+    Tier {
+        id: DeviceId,
+        tier: i16,
+    },
+    Revoked {
+        id: DeviceId,
+        seq: i64,
+    },
+    /// The rules as they were signed.
+    Policy {
+        version: i32,
+        rules: String,
+        seq: i64,
+    },
 }
 
 /// All rows of some consecutive messages.
@@ -82,6 +141,12 @@ pub struct Rows<'a> {
     pub accounts: Accounts,
     pub openings: Openings,
     pub closings: Closings,
+    pub vesting: Apart,
+    pub vested: ApartEnds,
+    pub reviews: Apart,
+    pub reviewed: ApartEnds,
+    pub checkpoints: Checkpoints,
+    pub nodes: Nodes,
     pub seldom: Vec<Seldom>,
 }
 
@@ -93,19 +158,70 @@ struct Closing<'a> {
     fact: &'a Fact,
     seq: i64,
 }
+/// What is set apart in these messages, and what of earlier ones ends in them.
+#[derive(Default)]
+struct Aside {
+    opened: BTreeMap<JobId, SetApart>,
+    ended: BTreeMap<JobId, (i64, Option<bool>)>,
+}
+struct SetApart {
+    member: MemberId,
+    at: i64,
+    amount: i64,
+    seq: i64,
+    end: Option<(i64, Option<bool>)>,
+}
+impl Aside {
+    fn open(&mut self, job: &JobId, member: MemberId, at: i64, amount: i64, seq: i64) {
+        self.opened.insert(*job, SetApart { member, at, amount, seq, end: None });
+    }
+    fn end(&mut self, job: &JobId, seq: i64, released: Option<bool>) {
+        match self.opened.get_mut(job) {
+            Some(opened) => opened.end = Some((seq, released)),
+            None => {
+                self.ended.insert(*job, (seq, released));
+            }
+        }
+    }
+    fn rows(self) -> (Apart, ApartEnds) {
+        let (mut apart, mut ends) = (Apart::default(), ApartEnds::default());
+        for (job, opened) in self.opened {
+            apart.job.push(job.0.to_bytes().to_vec());
+            apart.member.push(opened.member.to_string());
+            apart.at.push(opened.at);
+            apart.amount.push(opened.amount);
+            apart.opened_seq.push(opened.seq);
+            apart.closed_seq.push(opened.end.map(|(seq, _)| seq));
+            apart.released.push(opened.end.and_then(|(_, released)| released));
+        }
+        for (job, (seq, released)) in self.ended {
+            ends.job.push(job.0.to_bytes().to_vec());
+            ends.closed_seq.push(seq);
+            ends.released.push(released);
+        }
+        (apart, ends)
+    }
+}
 
 impl<'a> Rows<'a> {
-    pub fn of(messages: &'a [Message]) -> Self {
+    /// `tree` is that of all messages before, and grows by these.
+    pub fn of(messages: &'a [Message], tree: &mut Frontier) -> Self {
         let mut rows = Self::default();
         let mut balances: BTreeMap<Account, (i64, i64)> = BTreeMap::new();
         let mut opened: BTreeMap<JobId, Opening<'_>> = BTreeMap::new();
         let mut closed: BTreeMap<JobId, Closing<'_>> = BTreeMap::new();
+        let (mut vesting, mut reviews) = (Aside::default(), Aside::default());
         for message in messages {
             let seq = signed(message.seq);
             rows.events.seq.push(seq);
             rows.events.envelope.push(&message.payload);
             rows.events.chain.push(&message.chain);
             rows.events.facts.push(i32::try_from(message.facts.len()).unwrap_or(i32::MAX));
+            for (level, index, hash) in tree.push(merkle::leaf(&message.payload)) {
+                rows.nodes.level.push(i16::from(level));
+                rows.nodes.idx.push(signed(index));
+                rows.nodes.hash.push(hash.to_vec());
+            }
             for (i, (fact, body)) in message.facts.iter().enumerate() {
                 let i = i16::try_from(i).unwrap_or(i16::MAX);
                 rows.fact(seq, i, fact, body);
@@ -125,7 +241,13 @@ impl<'a> Rows<'a> {
                     What::Hold { job, .. } => {
                         opened.insert(*job, Opening { fact, seq });
                     }
-                    What::Settle { job, .. } | What::Void { job, .. } => {
+                    What::Settle { job, payee, paid_mmana, vests_at, .. } => {
+                        closed.insert(*job, Closing { fact, seq });
+                        if let Some(at) = vests_at.filter(|_| paid_mmana.get() > 0) {
+                            vesting.open(job, *payee, signed(at), paid_mmana.get(), seq);
+                        }
+                    }
+                    What::Void { job, .. } => {
                         closed.insert(*job, Closing { fact, seq });
                     }
                     What::Open { member, did } => rows.seldom.push(Seldom::Member { id: *member, did: *did, seq }),
@@ -134,18 +256,26 @@ impl<'a> Rows<'a> {
                     }
                     What::AttestTier { device, tier } => rows.seldom.push(Seldom::Tier { id: *device, tier: i16::from(*tier) }),
                     What::RevokeDevice { device, .. } => rows.seldom.push(Seldom::Revoked { id: *device, seq }),
-                    What::Genesis { .. }
-                    | What::Mint { .. }
-                    | What::Regen { .. }
-                    | What::Transfer { .. }
-                    | What::Fee { .. }
-                    | What::Vest { .. }
-                    | What::Flag { .. }
-                    | What::ReviewRelease { .. }
-                    | What::ReviewSeize { .. }
-                    | What::Policy { .. }
-                    | What::Correction { .. }
-                    | What::Checkpoint(_) => {}
+                    What::Vest { jobs, .. } => jobs.iter().for_each(|job| vesting.end(job, seq, None)),
+                    What::Flag { job, .. } => {
+                        if let Some(leg) = fact.legs.first()
+                            && let Some(member) = leg.from.member()
+                        {
+                            reviews.open(job, member, 0, leg.amount_mmana.get(), seq);
+                            if matches!(leg.from, Account::Vesting(_)) {
+                                vesting.end(job, seq, None);
+                            }
+                        }
+                    }
+                    What::ReviewRelease { job, .. } => reviews.end(job, seq, Some(true)),
+                    What::ReviewSeize { job, .. } => reviews.end(job, seq, Some(false)),
+                    What::Genesis { rules, .. } | What::Policy { rules } => rows.seldom.push(Seldom::Policy {
+                        version: i32::try_from(rules.version).unwrap_or(i32::MAX),
+                        rules: signed_rules(body),
+                        seq,
+                    }),
+                    What::Checkpoint(state) => rows.checkpoints.push(state, seq),
+                    What::Mint { .. } | What::Regen { .. } | What::Transfer { .. } | What::Fee { .. } | What::Correction { .. } => {}
                 }
             }
         }
@@ -160,6 +290,8 @@ impl<'a> Rows<'a> {
         for (job, closing) in &closed {
             rows.closings.push(job, Some(closing));
         }
+        (rows.vesting, rows.vested) = vesting.rows();
+        (rows.reviews, rows.reviewed) = reviews.rows();
         rows
     }
 
@@ -194,8 +326,8 @@ impl Closings {
         let what = closing.map(|closing| &closing.fact.what);
         #[allow(clippy::wildcard_enum_match_arm)]
         let (state, settled, voided) = match what {
-            Some(What::Settle { device, attempt, receipt, paid_mmana, fee_mmana, .. }) => {
-                ("settled", Some((device, attempt, receipt, paid_mmana, fee_mmana)), None)
+            Some(What::Settle { device, attempt, receipt, paid_mmana, fee_mmana, discount_mmana, vests_at, .. }) => {
+                ("settled", Some((device, attempt, receipt, (paid_mmana, fee_mmana, discount_mmana), vests_at)), None)
             }
             Some(What::Void { reason, .. }) => ("voided", None, Some(reason)),
             // Only a settlement or a void closes a hold.
@@ -205,10 +337,30 @@ impl Closings {
         self.device.push(settled.map(|(device, ..)| device.to_string()));
         self.attempt.push(settled.map(|(_, attempt, ..)| attempt.0.to_bytes().to_vec()));
         self.receipt.push(settled.map(|(_, _, receipt, ..)| receipt.0.to_bytes().to_vec()));
-        self.paid.push(settled.map(|(_, _, _, paid, _)| paid.get()));
-        self.fee.push(settled.map(|(_, _, _, _, fee)| fee.get()));
+        let money = settled.map(|(_, _, _, money, _)| money);
+        self.paid.push(money.map(|(paid, ..)| paid.get()));
+        self.fee.push(money.map(|(_, fee, _)| fee.get()));
+        self.discount.push(money.map(|(.., discount)| discount.get()));
+        self.vests_at.push(settled.and_then(|(.., vests_at)| vests_at.map(signed)));
         self.reason.push(voided.and_then(|reason| serde_json::to_value(reason).ok()?.as_str().map(str::to_owned)));
     }
+}
+
+impl Checkpoints {
+    fn push(&mut self, state: &CheckpointState, message_seq: i64) {
+        self.seq.push(signed(state.seq));
+        self.message_seq.push(message_seq);
+        self.chain.push(state.chain.0.to_vec());
+        self.root.push(state.root.0.to_vec());
+        self.state.push(state.state.0.to_vec());
+    }
+}
+
+/// The rules of a policy fact, verbatim but for spaces.
+fn signed_rules(body: &str) -> String {
+    let rules =
+        serde_json::from_str::<serde_json::Value>(body).ok().and_then(|mut body| body.get_mut("rules").map(serde_json::Value::take));
+    rules.unwrap_or_default().to_string()
 }
 
 /// Sequences and times as Postgres has them; neither comes near the limit.

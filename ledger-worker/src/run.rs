@@ -1,6 +1,7 @@
 //! The life of one worker: stands by and follows the stream; takes its turn at writing when the lease is free; steps down and
 //! builds its books again when it finds that it is not the active one.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,14 +12,14 @@ use bus_schemas::stream::{KV_LEDGER, LEDGER};
 use bus_schemas::{InstanceId, Signer, Verifier, subject};
 use tokio_util::sync::CancellationToken;
 
-use crate::active::{Turn, TurnOver};
+use crate::active::{Lookups, Turn, TurnOver};
 use crate::follow::{FollowError, catch_up};
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError, Stand};
 use crate::posting::Standing;
 use crate::projector::{Feed, Projector, ahead};
 use crate::settings::parts;
-use crate::store::Store;
+use crate::store::{Position, Store};
 
 /// How long the rows may take to catch up when the worker is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -32,6 +33,8 @@ pub struct Worker {
     pub instance: InstanceId,
     pub timings: Timings,
     pub time_divisor: u32,
+    /// How long facts stay in memory.
+    pub remember: Duration,
     pub health: Health,
 }
 
@@ -86,6 +89,7 @@ impl Worker {
                     }
                 }
                 Err(NotYet::Standby(wait)) => {
+                    metrics::gauge!("mesh_ledger_stopped").set(0.0);
                     if said != "standby" {
                         tracing::info!("standing by: another worker writes");
                         "standby".clone_into(&mut said);
@@ -94,6 +98,7 @@ impl Worker {
                     wait_or(&stop, wait).await;
                 }
                 Err(NotYet::Missing(why)) => {
+                    metrics::gauge!("mesh_ledger_stopped").set(1.0);
                     lease.release().await;
                     if said != why {
                         tracing::error!(why, "this worker cannot write now");
@@ -105,6 +110,10 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    fn remember_ms(&self) -> u64 {
+        u64::try_from(self.remember.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn no_books(&self) -> Standing {
@@ -146,13 +155,18 @@ impl Worker {
             Stand::Held(wait) => return Err(NotYet::Standby(wait)),
             Stand::Free | Stand::Mine => {}
         }
+        let known = tokio::time::timeout(Duration::from_secs(5), self.database_end()).await;
+        let known = known.map_err(|_| anyhow::anyhow!("the database does not answer")).flatten();
+        let known = known.map_err(|error| NotYet::Missing(format!("{error:#}")))?;
+        self.health.set("postgres", Ok(()));
+        self.fits(standing, &known).await.map_err(|error| {
+            // The stream may be another one than these books were read from.
+            *standing = self.no_books();
+            NotYet::Missing(format!("{error:#}"))
+        })?;
         if standing.books().fact_count() == 0 {
             return Err(NotYet::Missing("LEDGER has no genesis yet (next: mesh-gateway bootstrap streams)".into()));
         }
-        let checked = tokio::time::timeout(Duration::from_secs(5), self.check_database(standing)).await;
-        checked
-            .map_err(|_| NotYet::Missing("the database does not answer".into()))?
-            .map_err(|error| NotYet::Missing(format!("{error:#}")))?;
         match lease.take().await {
             Ok(()) => {}
             Err(LeaseError::Lost) => return Err(NotYet::Standby(Duration::ZERO)),
@@ -179,7 +193,7 @@ impl Worker {
     }
 
     async fn follow(&self, standing: &mut Standing, verifier: &mut Verifier) -> Result<(), NotYet> {
-        match catch_up(&self.bus, standing, verifier).await {
+        match catch_up(&self.bus, standing, verifier, self.remember_ms()).await {
             Ok(_) => Ok(()),
             Err(error) => {
                 if !matches!(error, FollowError::Read(_)) {
@@ -190,23 +204,37 @@ impl Worker {
         }
     }
 
-    /// The database must be a part of this stream: not ahead of it, and its last message the same bytes.
-    async fn check_database(&self, standing: &Standing) -> anyhow::Result<()> {
+    /// Where the database stands, and its last message.
+    async fn database_end(&self) -> anyhow::Result<(Position, Option<Vec<u8>>)> {
         let position = self.store.position().await?;
-        if position.seq > standing.books().seq() {
-            let end = self.bus.stream_end(LEDGER).await?;
-            anyhow::ensure!(position.seq <= end.last_seq, "{}", ahead(position.seq, end.last_seq));
-        }
+        let last = self.store.envelope(position.seq).await?;
+        Ok((position, last))
+    }
+
+    /// The database must be a part of this stream: not ahead of it, and its last message the same bytes. The stream must have its
+    /// beginning: nobody can rebuild anything from one that has not.
+    async fn fits(&self, standing: &Standing, (position, last): &(Position, Option<Vec<u8>>)) -> anyhow::Result<()> {
+        let end = self.bus.stream_end(LEDGER).await?;
+        anyhow::ensure!(
+            end.first_seq <= 1,
+            "LEDGER begins at sequence {}, what was before is lost (next: keep a copy of LEDGER, delete it, mesh-ledger reseed)",
+            end.first_seq
+        );
+        anyhow::ensure!(position.seq <= end.last_seq, "{}", ahead(position.seq, end.last_seq));
         if position.seq > 0 {
-            let row = self.store.envelope(position.seq).await?.context("the database lacks its own last message")?;
+            let row = last.as_ref().context("the database lacks its own last message (next: mesh-ledger verify, mesh-ledger rebuild)")?;
             let stored = self.bus.from_seq(LEDGER, position.seq, 1).await?.into_iter().next().context("LEDGER lacks a message")?;
             anyhow::ensure!(
-                stored.seq == position.seq && stored.payload == row,
-                "sequence {} in the database is not what LEDGER has there: they are of two streams (next: mesh-ledger verify)",
+                stored.seq == position.seq && stored.payload == *row,
+                "sequence {} in the database is not what LEDGER has there: they are of two streams (next: mesh-ledger verify; then mesh-ledger rebuild if LEDGER is right, or delete LEDGER and mesh-ledger reseed if the database is)",
+                position.seq
+            );
+            anyhow::ensure!(
+                position.seq != standing.books().seq() || position.chain == *standing.books().chain(),
+                "the chain of the database at sequence {} is not that of LEDGER: one of them was changed (next: mesh-ledger verify)",
                 position.seq
             );
         }
-        self.health.set("postgres", Ok(()));
         Ok(())
     }
 
@@ -229,10 +257,12 @@ impl Worker {
             keys: self.network.ledger_keys.iter().copied().collect(),
             tick: self.timings.tick,
             health: self.health.clone(),
+            seen: AtomicU64::new(0),
         };
         let mut projecting = tokio::spawn(projector.run(over.clone()));
         let parts = parts(&self.network);
         self.health.set("ledger", Ok(()));
+        metrics::gauge!("mesh_ledger_stopped").set(0.0);
         metrics::gauge!("mesh_ledger_active").set(1.0);
         metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(seq).unwrap_or(u32::MAX)));
         tracing::info!(seq, facts = standing.books().fact_count(), "active: this worker writes");
@@ -244,6 +274,9 @@ impl Worker {
             verifier,
             lease,
             feed: &feed,
+            store: &self.store,
+            lookups: Lookups::new(),
+            remember_ms: self.remember_ms(),
             patience: self.timings.ack_wait,
             time_divisor: self.time_divisor,
             // Nothing was stored by this turn yet: the first answer without an append takes a look.

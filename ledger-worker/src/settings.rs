@@ -28,11 +28,32 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Keeps the books: one worker is active, all others stand by.
-    Run,
+    Run(Run),
     /// Replays LEDGER from its first message and compares the database with it, row by row.
     Verify(Verify),
+    /// Stores in LEDGER again what it has lost, byte by byte from the database. Refuses where the two contradict each other.
+    Reseed(Reseed),
+    /// Makes all rows again from LEDGER and lets them take the place of the old ones. Needs the owner of the schema.
+    Rebuild,
     /// Brings the database schema to this version.
     Migrate,
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// How many seconds facts stay in memory; older ones are looked up in the database. Commands live for a day, so 25 hours.
+    #[arg(long, env = "MESH_LEDGER_REMEMBER", default_value_t = 25 * 3600)]
+    pub remember: u64,
+}
+
+#[derive(Debug, Args)]
+pub struct Reseed {
+    /// Copies of LEDGER, where it must be made anew.
+    #[arg(long, default_value_t = 1)]
+    pub replicas: usize,
+    /// Prefix under which answers may arrive.
+    #[arg(long, default_value = "_INBOX.ledger")]
+    pub inbox_prefix: String,
 }
 
 #[derive(Debug, Args)]

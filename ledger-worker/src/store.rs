@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
+use bus_schemas::merkle::{Frontier, Hash, cover};
 use deadpool_postgres::{GenericClient, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use tokio_postgres::NoTls;
 
@@ -18,14 +19,29 @@ pub const SCHEMA: &str = "ledger";
 pub const STREAM: &str = "LEDGER";
 /// Who may read the rows, where such a role exists.
 const READER: &str = "mesh_reader";
+/// Who keeps them, where that is not their owner.
+const WORKER: &str = "mesh_ledger";
 /// Held while migrations run, so that two starting workers do not run them at once. (The letters "mesh".)
-const MIGRATION_LOCK: i64 = 0x6d65_7368;
+pub const MIGRATION_LOCK: i64 = 0x6d65_7368;
 
 /// A place in the stream: sequence and chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     pub seq: u64,
     pub chain: [u8; 32],
+}
+
+/// A place with the Merkle tree over all messages up to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub position: Position,
+    pub tree: Frontier,
+}
+impl Place {
+    /// Before the first message.
+    pub fn start() -> Self {
+        Self { position: Position { seq: 0, chain: [0; 32] }, tree: Frontier::default() }
+    }
 }
 
 /// Connections to the database of the books. Cheap to clone.
@@ -47,7 +63,7 @@ impl Store {
         config.options(format!("{options}-c search_path={SCHEMA} -c synchronous_commit=on"));
         config.application_name("mesh-ledger").connect_timeout(Duration::from_secs(5));
         let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-        Ok(Self { pool: Pool::builder(manager).max_size(2).build()?, config })
+        Ok(Self { pool: Pool::builder(manager).max_size(4).build()?, config })
     }
 
     /// # Errors
@@ -66,7 +82,8 @@ impl Store {
         pool.get().await.map_err(|error| anyhow::anyhow!("the database cannot be reached: {}", chain(&error)))
     }
 
-    /// Brings the schema to this program's version; forward only. Two at once wait for each other.
+    /// Brings the schema to this program's version; forward only. Two at once wait for each other. A role that owns nothing only
+    /// looks whether the owner did it.
     ///
     /// # Errors
     /// Where the database is away, the role may not, or the schema is newer or altered.
@@ -75,22 +92,21 @@ impl Store {
         let lock = guard.transaction().await?;
         lock.execute("select pg_advisory_xact_lock($1)", &[&MIGRATION_LOCK]).await?;
         let mut client = self.client().await?;
-        let there = client.query_one("select to_regnamespace($1) is not null", &[&SCHEMA]).await?.get::<_, bool>(0);
-        if !there {
-            client.batch_execute(&format!("create schema {SCHEMA}")).await.context("the role may not create the schema of the books")?;
-        }
-        let report = embedded::migrations::runner().run_async(&mut **client.as_mut()).await.context("the schema cannot be migrated")?;
-        let readable = format!(
-            "do $$ begin
-                 if exists (select from pg_roles where rolname = '{READER}') then
-                     grant usage on schema {SCHEMA} to {READER};
-                     grant select on all tables in schema {SCHEMA} to {READER};
-                 end if;
-             end $$"
-        );
-        client.batch_execute(&readable).await.with_context(|| format!("{READER} cannot be given the right to read"))?;
+        let owner = "select pg_has_role(nspowner, 'usage') from pg_namespace where nspname = $1";
+        let applied = match client.query_opt(owner, &[&SCHEMA]).await?.map(|row| row.get(0)) {
+            Some(false) => {
+                as_migrated(&client).await?;
+                vec![]
+            }
+            Some(true) => make(&mut client, SCHEMA).await?,
+            None => {
+                let made = client.batch_execute(&format!("create schema {SCHEMA}")).await;
+                made.context("the role may not create the schema of the books (next: mesh-ledger migrate, as its owner)")?;
+                make(&mut client, SCHEMA).await?
+            }
+        };
         lock.commit().await?;
-        Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+        Ok(applied)
     }
 
     /// Where the projection stands.
@@ -101,6 +117,14 @@ impl Store {
         position(&self.client().await?).await
     }
 
+    /// Where the projection stands, with the tree.
+    ///
+    /// # Errors
+    /// As [`Self::position`]; also where the tree's rows are not those of its place.
+    pub async fn place(&self) -> anyhow::Result<Place> {
+        place(&self.client().await?).await
+    }
+
     /// The stored bytes of one message, as the projection wrote them.
     ///
     /// # Errors
@@ -109,6 +133,53 @@ impl Store {
         let row = self.client().await?.query_opt("select envelope from event where seq = $1", &[&signed(seq)]).await?;
         Ok(row.map(|row| row.get(0)))
     }
+}
+
+/// Makes or brings up the tables of a schema, and says who may do what with them.
+///
+/// # Errors
+/// As [`Store::migrate`].
+pub async fn make(client: &mut Object, schema: &str) -> anyhow::Result<Vec<String>> {
+    client.batch_execute(&format!("set search_path = {schema}")).await?;
+    let report = embedded::migrations::runner().run_async(&mut ***client).await.context("the schema cannot be migrated")?;
+    client.batch_execute(&rights(schema)).await.context("the roles cannot be given their rights")?;
+    client.batch_execute(&format!("set search_path = {SCHEMA}")).await?;
+    Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+}
+
+/// Nobody deletes, not even the owner by mistake. The worker's role, where it is not the owner, inserts, and updates what changes;
+/// the reader reads.
+fn rights(schema: &str) -> String {
+    format!(
+        "revoke delete, truncate on all tables in schema {schema} from current_user;
+         do $$ begin
+             if exists (select from pg_roles where rolname = '{READER}') then
+                 grant usage on schema {schema} to {READER};
+                 grant select on all tables in schema {schema} to {READER};
+             end if;
+             if current_user <> '{WORKER}' and exists (select from pg_roles where rolname = '{WORKER}') then
+                 grant usage on schema {schema} to {WORKER};
+                 grant select on all tables in schema {schema} to {WORKER};
+                 grant insert on {schema}.event, {schema}.fact, {schema}.leg, {schema}.account, {schema}.hold, {schema}.member,
+                     {schema}.device, {schema}.vesting, {schema}.review, {schema}.policy, {schema}.checkpoint, {schema}.merkle to {WORKER};
+                 grant update on {schema}.cursor, {schema}.account, {schema}.hold, {schema}.device, {schema}.vesting, {schema}.review
+                     to {WORKER};
+             end if;
+         end $$"
+    )
+}
+
+/// Whether the schema has this program's version; for a role that cannot bring it there.
+async fn as_migrated(client: &impl GenericClient) -> anyhow::Result<()> {
+    let applied = client.query("select version, name, checksum from refinery_schema_history order by version", &[]).await;
+    let applied = applied.context("the schema of the books cannot be read (next: mesh-ledger migrate, as its owner)")?;
+    let applied: Vec<(i32, String, String)> = applied.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let runner = embedded::migrations::runner();
+    let ours: Vec<(i32, String, String)> =
+        runner.get_migrations().iter().map(|one| (one.version(), one.name().to_owned(), one.checksum().to_string())).collect();
+    ensure!(applied.len() >= ours.len(), "the schema of the books is older than this program (next: mesh-ledger migrate, as its owner)");
+    ensure!(applied == ours, "the schema of the books is newer than this program, or was altered");
+    Ok(())
 }
 
 /// The SQL that makes the tables, in whatever schema is first on the search path.
@@ -129,6 +200,28 @@ pub async fn position(client: &impl GenericClient) -> anyhow::Result<Position> {
     let (seq, chain): (i64, Vec<u8>) = (row.get(0), row.get(1));
     let chain = <[u8; 32]>::try_from(chain).map_err(|_| anyhow::anyhow!("the cursor's chain is not 32 bytes"))?;
     Ok(Position { seq: u64::try_from(seq)?, chain })
+}
+
+/// Where the projection in the current schema stands, with the tree over its messages.
+///
+/// # Errors
+/// As [`position`]; also where the tree's rows are not those of its place.
+pub async fn place(client: &impl GenericClient) -> anyhow::Result<Place> {
+    let position = position(client).await?;
+    let peaks = cover(0, position.seq);
+    let levels: Vec<i16> = peaks.iter().map(|(level, _)| i16::from(*level)).collect();
+    let indexes: Vec<i64> = peaks.iter().map(|(_, index)| signed(*index)).collect();
+    let rows = client
+        .query(
+            "select m.hash from unnest($1::smallint[], $2::bigint[]) with ordinality as p (level, idx, n)
+             join merkle m on m.level = p.level and m.idx = p.idx order by p.n",
+            &[&levels, &indexes],
+        )
+        .await?;
+    let hashes: Option<Vec<Hash>> = rows.iter().map(|row| row.get::<_, &[u8]>(0).try_into().ok()).collect();
+    let tree = hashes.and_then(|hashes| Frontier::restore(position.seq, hashes));
+    let tree = tree.context("the tree over the messages is not whole in the database (next: mesh-ledger rebuild)")?;
+    Ok(Place { position, tree })
 }
 
 /// An error with its causes, in one line.

@@ -5,20 +5,21 @@
 
 use bus::Bus;
 use bus::direct::StoredMessage;
+use bus_schemas::Cid;
 use bus_schemas::api::VerifyReport;
 use bus_schemas::id::sha256;
+use bus_schemas::ledger::{CheckpointState, What};
 use bus_schemas::network::NetworkDocument;
-use bus_schemas::replay::{LedgerKeys, read_facts};
+use bus_schemas::replay::chain_next;
 use bus_schemas::stream::LEDGER;
-use bus_schemas::{Cid, Verifier};
 use deadpool_postgres::{GenericClient, Object, Transaction};
 use tokio_postgres::IsolationLevel;
 
+use crate::fold::{Broken, Fold};
 use crate::follow::READ_BATCH;
-use crate::posting::Standing;
 use crate::project::{BATCH_FACTS_MAX, write};
 use crate::round::Message;
-use crate::store::{Position, SCHEMA, Store, position, tables};
+use crate::store::{Place, SCHEMA, Store, position, tables};
 
 /// Differences named per table.
 const NAMED_MAX: i64 = 5;
@@ -28,16 +29,8 @@ const NAMED_MAX: i64 = 5;
 /// # Errors
 /// Where stream or database cannot be read. What is wrong with the books stands in the report.
 pub async fn verify(bus: &Bus, network: &NetworkDocument, store: Option<&Store>) -> anyhow::Result<VerifyReport> {
-    let keys: LedgerKeys = network.ledger_keys.iter().copied().collect();
-    let mut replay = Replay {
-        bus,
-        standing: Standing::new(network.network, keys.clone()),
-        keys,
-        verifier: Verifier::default(),
-        wrong: vec![],
-        ended: false,
-        waiting: vec![],
-    };
+    let fold = Fold::new(network.network, network.ledger_keys.iter().copied().collect());
+    let mut replay = Replay { bus, fold, found: Findings::default(), checkpoint: None, waiting: vec![] };
     match store {
         None => {
             replay.to(u64::MAX, &mut Nowhere).await?;
@@ -57,32 +50,31 @@ async fn with_database(replay: &mut Replay<'_>, client: &mut Object) -> anyhow::
     for sql in tables() {
         transaction.batch_execute(&sql).await?;
     }
-    let mut tables = Tables { transaction: &transaction, at: Position { seq: 0, chain: [0; 32] } };
+    let mut tables = Tables { transaction: &transaction, at: Place::start() };
     replay.to(live.seq, &mut tables).await?;
-    if replay.standing.books().seq() < live.seq && !replay.ended {
-        let text = format!("sequence {}: the database has it, LEDGER ends at {}", live.seq, replay.standing.books().seq());
-        replay.wrong.push(text);
+    let seq = replay.fold.seq();
+    if seq < live.seq && replay.found.broken_at.is_none() {
+        replay.found.wrong(seq + 1, format!("sequence {}: the database has it, LEDGER ends at {seq}", seq + 1));
     }
-    let mut found = differences(&transaction).await?;
-    if replay.standing.books().seq() == live.seq && live.chain != *replay.standing.books().chain() {
-        found.push((i64::try_from(live.seq).unwrap_or(i64::MAX), "the chain in the database's cursor is another".to_owned()));
+    for (seq, what) in differences(&transaction).await? {
+        // Where the replay could not go on there is nothing to compare with.
+        if replay.found.broken_at.is_none_or(|broken| seq < broken) {
+            replay.found.wrong(seq, format!("sequence {seq}: {what}"));
+        }
     }
-    found.sort();
-    replay.wrong.extend(found.into_iter().map(|(seq, what)| format!("sequence {seq}: {what}")));
+    if seq == live.seq && live.chain != *replay.fold.standing.books().chain() {
+        replay.found.wrong(seq, format!("sequence {seq}: the chain in the database's cursor is another"));
+    }
     let digest = digest(&transaction).await?;
-    if digest != replay.standing.books().digest() {
-        replay.wrong.push("the digest of the database is not that of the replay".to_owned());
+    if seq == live.seq && digest != replay.fold.standing.books().digest() {
+        replay.found.wrong(u64::MAX, "the digest of the database is not that of the replay".to_owned());
     }
     let report = replay.report(Some(hex(&digest)));
     transaction.rollback().await?;
     // What the database does not have yet is replayed as well, for its own sake.
-    if !replay.ended {
-        replay.wrong.clear();
-        replay.to(u64::MAX, &mut Nowhere).await?;
-    }
-    let later = std::mem::take(&mut replay.wrong).into_iter().filter(|wrong| !report.wrong.contains(wrong));
-    let wrong: Vec<String> = report.wrong.iter().cloned().chain(later).collect();
-    Ok(VerifyReport { ok: wrong.is_empty(), wrong, ..report })
+    replay.to(u64::MAX, &mut Nowhere).await?;
+    let later = replay.report(None);
+    Ok(VerifyReport { ok: later.ok, wrong: later.wrong, alarms: later.alarms, ..report })
 }
 
 /// Where replayed messages are written.
@@ -97,23 +89,35 @@ impl Sink for Nowhere {
 }
 struct Tables<'a, 'b> {
     transaction: &'a Transaction<'b>,
-    at: Position,
+    at: Place,
 }
 impl Sink for Tables<'_, '_> {
     async fn write(&mut self, messages: &[Message]) -> anyhow::Result<()> {
-        self.at = write(self.transaction, self.at, messages).await?;
+        self.at = write(self.transaction, &self.at, messages).await?;
         Ok(())
+    }
+}
+
+/// What a replay found, by sequence.
+#[derive(Default)]
+struct Findings {
+    wrong: Vec<(u64, String)>,
+    alarms: Vec<String>,
+    /// Where the books cannot go on.
+    broken_at: Option<u64>,
+}
+impl Findings {
+    fn wrong(&mut self, seq: u64, text: String) {
+        self.wrong.push((seq, text));
     }
 }
 
 struct Replay<'a> {
     bus: &'a Bus,
-    standing: Standing,
-    keys: LedgerKeys,
-    verifier: Verifier,
-    wrong: Vec<String>,
-    /// The books cannot go on: what follows stands on something wrong.
-    ended: bool,
+    fold: Fold,
+    found: Findings,
+    /// The last message under a checkpoint that fits.
+    checkpoint: Option<u64>,
     waiting: Vec<Message>,
 }
 
@@ -121,13 +125,13 @@ impl Replay<'_> {
     /// Replays up to and with sequence `last`, or to the end of the stream.
     async fn to(&mut self, last: u64, sink: &mut impl Sink) -> anyhow::Result<()> {
         let mut facts = 0;
-        while !self.ended && self.standing.books().seq() < last {
-            let messages = self.bus.from_seq(LEDGER, self.standing.books().seq() + 1, READ_BATCH).await?;
+        while self.found.broken_at.is_none() && self.fold.seq() < last {
+            let messages = self.bus.from_seq(LEDGER, self.fold.seq() + 1, READ_BATCH).await?;
             if messages.is_empty() {
                 break;
             }
             for message in messages {
-                if self.standing.books().seq() >= last || !self.step(message) {
+                if self.fold.seq() >= last || !self.step(message) {
                     break;
                 }
                 facts += self.waiting.last().map_or(0, |message| message.facts.len());
@@ -145,37 +149,35 @@ impl Replay<'_> {
 
     /// Applies one message; `false` where the books cannot go on.
     fn step(&mut self, message: StoredMessage) -> bool {
-        let expected = self.standing.books().seq() + 1;
-        if message.seq != expected {
-            self.wrong.push(format!("sequence {expected}: missing, the next in LEDGER is {}", message.seq));
-            self.ended = true;
-            return false;
-        }
-        let net = self.standing.books().net;
-        let facts = match read_facts(&net, &self.keys, &mut self.verifier, &message.payload) {
-            Ok(facts) => facts,
-            Err(reason) => {
-                // It counts for nothing. Whether it once counted, only the database or a remembered chain can tell.
-                tracing::warn!(seq = expected, reason, "no valid batch of a ledger key");
-                vec![]
+        let known = self.fold.foreign.len();
+        match self.fold.take(message) {
+            Ok(message) => {
+                if let Some((seq, why)) = self.fold.foreign.get(known) {
+                    self.found.alarms.push(format!("sequence {seq} counts for nothing: {why}"));
+                }
+                if let Some(state) = message.facts.iter().find_map(|(fact, _)| checkpoint(&fact.what)) {
+                    self.checkpoint = Some(state.seq);
+                    self.fold.foreign.clear();
+                }
+                self.waiting.push(message);
+                true
             }
-        };
-        for (fact, _) in &facts {
-            if let Err(wrong) = self.standing.apply(expected, fact) {
-                self.wrong.push(format!("sequence {expected}: {wrong}"));
-                self.ended = true;
-                return false;
+            Err(broken) => {
+                let at = self.fold.seq() + 1;
+                self.found.broken_at = Some(at);
+                for (seq, text) in suspects(at, &broken, self.checkpoint, &self.fold.foreign) {
+                    self.found.wrong(seq, text);
+                }
+                false
             }
         }
-        self.standing.link(expected, &message.payload);
-        let chain = *self.standing.books().chain();
-        self.waiting.push(Message { seq: expected, payload: message.payload, chain, facts });
-        true
     }
 
     fn report(&self, database_digest: Option<String>) -> VerifyReport {
-        let books = self.standing.books();
-        let mut wrong = self.wrong.clone();
+        let books = self.fold.standing.books();
+        let mut found = self.found.wrong.clone();
+        found.sort_by_key(|(seq, _)| *seq);
+        let mut wrong: Vec<String> = found.into_iter().map(|(_, text)| text).collect();
         if let Err(more) = books.check_all() {
             wrong.extend(more);
         }
@@ -187,28 +189,73 @@ impl Replay<'_> {
             chain: hex(books.chain()),
             total_mmana: i64::try_from(books.total()).unwrap_or(i64::MAX),
             accounts: u64::try_from(books.balances().len()).unwrap_or(u64::MAX),
-            open_holds: u64::try_from(self.standing.open_holds()).unwrap_or(u64::MAX),
+            open_holds: u64::try_from(self.fold.standing.open_holds()).unwrap_or(u64::MAX),
             wrong,
+            alarms: self.found.alarms.clone(),
             database_digest,
         }
     }
 }
 
+fn checkpoint(what: &What) -> Option<&CheckpointState> {
+    if let What::Checkpoint(state) = what { Some(state) } else { None }
+}
+
+/// What to say where message `at` does not fit: it, or one since the last checkpoint, is not what it was. Those that are signed by
+/// nobody come first.
+fn suspects(at: u64, broken: &Broken, checkpoint: Option<u64>, foreign: &[(u64, String)]) -> Vec<(u64, String)> {
+    let wrong = match broken {
+        Broken::Gap { .. } => return vec![(at, format!("sequence {at}: {broken}"))],
+        Broken::Wrong { wrong, .. } => wrong,
+    };
+    let named: Vec<String> = foreign.iter().map(|(seq, _)| seq.to_string()).collect();
+    let first = checkpoint.map_or(1, |seq| seq + 1);
+    let since =
+        checkpoint.map_or_else(|| "no checkpoint fits before it".to_owned(), |seq| format!("the last checkpoint that fits covers {seq}"));
+    let mut found: Vec<(u64, String)> = foreign
+        .iter()
+        .map(|(seq, why)| {
+            (*seq, format!("sequence {seq}: no valid batch of a ledger key ({why}), and what follows does not fit without it"))
+        })
+        .collect();
+    let suspicious = match named.as_slice() {
+        [] => format!("a message from {first} to {at} was altered, left out or moved"),
+        named => format!("suspicious are first {}, then all from {first} to {at}", named.join(", ")),
+    };
+    found.push((at, format!("sequence {at}: {wrong}; {since}: {suspicious}")));
+    found
+}
+
 /// Every row that the live schema and the temporary one do not share, with its sequence; the first few of each table.
-async fn differences(client: &impl GenericClient) -> anyhow::Result<Vec<(i64, String)>> {
-    // Table, key, sequence of a row, and how to name it.
+async fn differences(client: &impl GenericClient) -> anyhow::Result<Vec<(u64, String)>> {
+    // Table, key, the last sequence that touched a row (an earlier one is not to blame), and how to name it.
     let tables = [
         ("event", "seq", "seq", "'the message'"),
         ("fact", "seq, i", "seq", "'fact ' || i"),
         ("leg", "seq, i, n", "seq", "'leg ' || n || ' of fact ' || i"),
-        ("account", "id", "coalesce(there.last_seq, here.last_seq)", "'account ' || id"),
+        ("account", "id", "greatest(there.last_seq, here.last_seq)", "'account ' || id"),
         (
             "hold",
             "job",
-            "coalesce(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)",
+            "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)",
             "'hold of job ' || encode(job, 'hex')",
         ),
         ("member", "id", "coalesce(there.seq, here.seq)", "id"),
+        (
+            "vesting",
+            "job",
+            "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)",
+            "'vesting of job ' || encode(job, 'hex')",
+        ),
+        (
+            "review",
+            "job",
+            "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)",
+            "'review of job ' || encode(job, 'hex')",
+        ),
+        ("policy", "version", "coalesce(there.seq, here.seq)", "'policy ' || version"),
+        ("checkpoint", "seq", "coalesce(there.message_seq, here.message_seq)", "'the checkpoint'"),
+        ("merkle", "level, idx", "(idx + 1) << level", "'the tree at level ' || level || ', place ' || idx"),
         ("device", "id", "coalesce(there.bound_seq, here.bound_seq)", "id"),
     ];
     let mut found = vec![];
@@ -227,10 +274,31 @@ async fn differences(client: &impl GenericClient) -> anyhow::Result<Vec<(i64, St
                 (_, true) => "is in the database but not in the stream",
                 (false, false) => "is another in the database than in the stream",
             };
-            found.push((seq.unwrap_or(0), format!("{} {how}", name.unwrap_or_default())));
+            let seq = u64::try_from(seq.unwrap_or(0)).unwrap_or(0);
+            let mut text = format!("{} {how}", name.unwrap_or_default());
+            if table == "event" && found.is_empty() && how.starts_with("is another") {
+                text = format!("{text}: {}", whose(client, seq).await?);
+            }
+            found.push((seq, text));
         }
     }
     Ok(found)
+}
+
+/// Which of two messages was changed, where all before are the same: the database keeps the chain that its bytes led to.
+async fn whose(client: &impl GenericClient, seq: u64) -> anyhow::Result<&'static str> {
+    let sql = format!(
+        "select here.envelope, here.chain, coalesce(before.chain, decode(repeat('00', 32), 'hex'))
+         from {SCHEMA}.event as here left join pg_temp.event as before on before.seq = here.seq - 1 where here.seq = $1"
+    );
+    let row = client.query_one(&sql, &[&crate::rows::signed(seq)]).await?;
+    let before = <[u8; 32]>::try_from(row.get::<_, &[u8]>(2)).unwrap_or_default();
+    let leads = chain_next(&before, seq, row.get(0)).as_slice() == row.get::<_, &[u8]>(1);
+    Ok(if leads {
+        "the database's bytes lead to its chain, so LEDGER was changed"
+    } else {
+        "the database's bytes do not lead to its chain"
+    })
 }
 
 /// The digest of replay, over the live rows.
@@ -251,28 +319,4 @@ async fn digest(client: &impl GenericClient) -> anyhow::Result<[u8; 32]> {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-/// The report for people.
-pub fn text(report: &VerifyReport) -> String {
-    let verdict = if report.ok { "ok: the books add up" } else { "NOT ok" };
-    let mut text = format!(
-        "{verdict}\n  replayed    {} facts up to sequence {}\n  accounts    {}, sum {}\n  open holds  {}\n  digest      {}\n  chain       {}\n",
-        report.facts,
-        report.seq,
-        report.accounts,
-        bus_schemas::mana::mana_text(report.total_mmana),
-        report.open_holds,
-        report.digest,
-        report.chain
-    );
-    match &report.database_digest {
-        Some(digest) if *digest == report.digest => text.push_str("  database    the same, row by row\n"),
-        Some(digest) => text.push_str(&format!("  database    {digest}\n")),
-        None => text.push_str("  database    not compared (no DATABASE_URL)\n"),
-    }
-    for wrong in &report.wrong {
-        text.push_str(&format!("  wrong: {wrong}\n"));
-    }
-    text
 }

@@ -117,7 +117,7 @@ impl Postgres {
             command
         };
         let data = dir.join("data");
-        let made = command("initdb").args(["--auth=trust", "--username=mesh_ledger", "--no-sync", "-D"]).arg(&data).output().unwrap();
+        let made = command("initdb").args(["--auth=trust", "--username=mesh", "--no-sync", "-D"]).arg(&data).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
         let mut server = command("postgres");
         server.arg("-D").arg(&data).arg("-k").arg(&dir).args(["-c", "listen_addresses="]);
@@ -133,11 +133,25 @@ impl Postgres {
     pub fn start_again(&mut self) {
         self.proc = Some(Proc::spawn(&mut self.server, "QUIT"));
     }
+    /// The worker's address.
     pub fn url(&self) -> String {
-        format!("postgresql:///postgres?host={}&user=mesh_ledger", self.dir.display())
+        self.url_of("mesh_ledger")
     }
+    pub fn url_of(&self, role: &str) -> String {
+        format!("postgresql:///postgres?host={}&user={role}", self.dir.display())
+    }
+    /// The roles as an installation has them: one owns the schema, one keeps the books, one reads.
+    async fn make_roles(&self) {
+        let roles = "create role mesh_owner login; create role mesh_ledger login; create role mesh_reader login;
+                     grant create on database postgres to mesh_owner";
+        self.client().await.batch_execute(roles).await.unwrap();
+    }
+    /// A connection that may do anything.
     pub async fn client(&self) -> tokio_postgres::Client {
-        let url = self.url();
+        self.client_of("mesh").await
+    }
+    pub async fn client_of(&self, role: &str) -> tokio_postgres::Client {
+        let url = self.url_of(role);
         until("Postgres to start", async || {
             let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.ok()?;
             tokio::spawn(connection);
@@ -245,8 +259,23 @@ impl World {
         };
         let genesis = ledger.json_batch::<Fact>(vec![serde_json::to_string(&genesis).unwrap()]);
         bus.store(subject::LEDGER_FACTS.into(), None, genesis.encode().into(), HUNG).await.unwrap();
-        postgres.client().await;
-        Self { bus, nats_url, nats, postgres, document, divisor: 1, dir }
+        postgres.make_roles().await;
+        let world = Self { bus, nats_url, nats, postgres, document, divisor: 1, dir };
+        world.migrate();
+        world
+    }
+
+    /// Makes the schema, as its owner.
+    pub fn migrate(&self) -> String {
+        self.as_owner(&["migrate"]).unwrap()
+    }
+    /// Runs a command of `mesh-ledger` with the rights of the schema's owner: what it says, or why it failed.
+    pub fn as_owner(&self, arguments: &[&str]) -> Result<String, String> {
+        let mut command = self.command(arguments);
+        said(command.env("DATABASE_URL", self.postgres.url_of("mesh_owner")))
+    }
+    pub fn ledger_key(&self) -> Signer {
+        bus::keys::read_key_file(&self.dir.path().join("ledger.key")).unwrap()
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
@@ -259,6 +288,8 @@ impl World {
             .env("DATABASE_URL", self.postgres.url())
             .env("MESH_TIME_DIVISOR", self.divisor.to_string())
             .env_remove("MESH_CREDS")
+            .env_remove("MESH_CRASH_AT")
+            .env_remove("MESH_LEDGER_REMEMBER")
             .env_remove("MESH_HTTP")
             .env_remove("MESH_LOG");
         command
@@ -270,12 +301,16 @@ impl World {
     pub fn worker_at(&self, http: &str) -> Proc {
         Proc::spawn(&mut self.command(&["run", "--http", http]), "TERM")
     }
+    pub fn worker_with(&self, variables: &[(&str, &str)]) -> Proc {
+        Proc::spawn(self.command(&["run"]).envs(variables.iter().copied()), "TERM")
+    }
+    /// As [`Self::verify`], of the stream alone.
+    pub fn verify_stream(&self) -> (bool, serde_json::Value) {
+        report(self.command(&["verify", "-o", "json"]).env_remove("DATABASE_URL"))
+    }
     /// `mesh-ledger verify -o json`: exit code 0?, and its report.
     pub fn verify(&self) -> (bool, serde_json::Value) {
-        let done = self.command(&["verify", "-o", "json"]).output().unwrap();
-        let text = String::from_utf8_lossy(&done.stdout).into_owned();
-        let report = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&done.stderr)));
-        (done.status.success(), report)
+        report(&mut self.command(&["verify", "-o", "json"]))
     }
 
     pub fn request(&self, by: &Signer, ops: Vec<Op>) -> LedgerRequest {
@@ -323,6 +358,20 @@ impl World {
         })
         .await
     }
+}
+
+fn report(command: &mut Command) -> (bool, serde_json::Value) {
+    let done = command.output().unwrap();
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let report = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{}", String::from_utf8_lossy(&done.stderr)));
+    (done.status.success(), report)
+}
+
+/// Runs a command to its end: what it says, or why it failed.
+pub fn said(command: &mut Command) -> Result<String, String> {
+    let done = command.output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&done.stdout).into_owned(), String::from_utf8_lossy(&done.stderr).into_owned());
+    if done.status.success() { Ok(out) } else { Err(format!("{out}{err}")) }
 }
 
 async fn find_ports(dir: &Path) -> PathBuf {
