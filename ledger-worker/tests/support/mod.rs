@@ -215,7 +215,7 @@ impl World {
         let config = dir.path().join("hub.conf");
         let store = dir.path().join("js");
         let text = format!(
-            "listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\" }}\n",
+            "listen: \"127.0.0.1:-1\"\nports_file_dir: \"{}\"\njetstream {{ store_dir: \"{}\", max_file_store: 64GB }}\n",
             dir.path().display(),
             store.display()
         );
