@@ -149,32 +149,39 @@ pub trait Ask {
 /// # Errors
 /// [`Code::BooksWrong`] where it does not; otherwise why it cannot be told.
 pub async fn look(ask: &(impl Ask + Sync), document: &NetworkDocument, memory: &Memory) -> Result<Option<Seen>, Problem> {
+    // What is remembered is read first: another program may remember a newer one while the answer is on its way.
+    let before = memory.load(&document.network)?;
     let newest = ask::Checkpoints { limit: Some(1), before: None };
     let list: CheckpointList = ask.ask("ledger.checkpoints", &newest).await?;
     match list.checkpoints.first() {
-        Some(view) => accept(ask, document, memory, view).await.map(Some),
-        None => match memory.load(&document.network)? {
+        Some(view) => accept(ask, document, memory, before.as_ref(), view).await.map(Some),
+        None => match before {
             Some(before) => Err(wrong(format!("the ledger shows no checkpoint, but this machine has seen one of sequence {}", before.seq))),
             None => Ok(None),
         },
     }
 }
 
-/// As [`look`], for a checkpoint that is at hand.
+/// As [`look`], for a checkpoint that was asked for after `before` was read.
 ///
 /// # Errors
 /// As [`look`].
-pub async fn accept(ask: &(impl Ask + Sync), document: &NetworkDocument, memory: &Memory, view: &CheckpointView) -> Result<Seen, Problem> {
+pub async fn accept(
+    ask: &(impl Ask + Sync),
+    document: &NetworkDocument,
+    memory: &Memory,
+    before: Option<&Seen>,
+    view: &CheckpointView,
+) -> Result<Seen, Problem> {
     let now = read(document, view)?;
-    let before = memory.load(&document.network)?;
-    let path = match &before {
+    let path = match before {
         Some(before) if before.seq < now.seq => {
             let between = ask::Consistency { from: before.seq, to: now.seq };
             ask.ask::<_, ConsistencyView>("ledger.consistency", &between).await?.path
         }
         Some(_) | None => vec![],
     };
-    follow(before.as_ref(), &now, &path)?;
+    follow(before, &now, &path)?;
     memory.save(&now)?;
     Ok(now)
 }

@@ -8,7 +8,7 @@ use testkit::{Stack, http, proc, until};
 
 #[tokio::test]
 async fn the_books_for_people() {
-    let stack = Stack::start(&["--agents", "2"], &[]);
+    let stack = Stack::start(&["--agents", "2"], &[("MESH_TIME_DIVISOR", "4")]);
     credit_moves_once_a_key(&stack).await;
     the_operator_grants_and_sets_rules(&stack).await;
     only_the_network_key_orders(&stack).await;
@@ -16,6 +16,7 @@ async fn the_books_for_people() {
     the_doors_give_the_ledger_as_it_is(&stack).await;
     a_receipt_is_proved(&stack).await;
     rewritten_books_are_refused(&stack).await;
+    a_device_raises_the_alarm(&stack).await;
     old_money_is_not_told(&stack).await;
 }
 
@@ -251,6 +252,25 @@ async fn rewritten_books_are_refused(stack: &Stack) {
     assert_eq!(std::fs::read_to_string(&path).expect("the evidence"), seen.to_string(), "it is not written over");
     std::fs::write(&path, sound).expect("a file");
     assert_eq!(stack.cli.ok(&["credit", "verify"])["ok"], true);
+}
+
+/// An agent looks by itself.
+async fn a_device_raises_the_alarm(stack: &Stack) {
+    let path = stack.path("/devices/0/home").join("checkpoints").join(format!("{}.json", stack.text("/network")));
+    let sound = until("the agent to remember a checkpoint", || async { std::fs::read_to_string(&path).ok() }).await;
+    let local = stack.local(0).await;
+    let status = || async {
+        let answer = local.client.request("mesh.status", "".into()).await.expect("the agent answers");
+        serde_json::from_slice::<Value>(&answer.payload).expect("JSON")
+    };
+    assert_eq!(status().await["alarm"], Value::Null);
+    let mut seen: Value = serde_json::from_str(&sound).expect("JSON");
+    seen["root"] = json!("00".repeat(32));
+    std::fs::write(&path, seen.to_string()).expect("a file");
+    let alarm = until("the alarm", || async { Some(status().await["alarm"].clone()).filter(|alarm| !alarm.is_null()) }).await;
+    assert_eq!(alarm["code"], "M0603", "{alarm}");
+    std::fs::write(&path, sound).expect("a file");
+    until("the alarm to end", || async { status().await["alarm"].is_null().then_some(()) }).await;
 }
 
 /// With its database frozen the gateway says so; it does not tell what was.

@@ -43,10 +43,10 @@ impl Ask for Door {
 
 impl Agent {
     /// Starts looking; what is found comes back as [`Happened::Books`]. Ends with the agent.
-    pub fn watch_books(&self, document: NetworkDocument) {
+    pub fn watch_books(&self, document: NetworkDocument, time_divisor: u32) {
         let door = Door { uplink: self.uplink.clone(), asker: Asker::Device(self.trust.device) };
         let (memory, happened) = (Memory::of(&self.home), self.happened.clone());
-        tokio::spawn(watch(door, document, memory, happened));
+        tokio::spawn(watch(door, document, memory, happened, time_divisor));
     }
 
     pub fn on_books(&mut self, alarm: Option<Problem>) {
@@ -64,8 +64,14 @@ impl Agent {
     }
 }
 
-async fn watch(door: Door, document: NetworkDocument, memory: Memory, happened: mpsc::UnboundedSender<Happened>) {
-    tokio::time::sleep(FIRST).await;
+async fn watch(
+    door: Door,
+    document: NetworkDocument,
+    memory: Memory,
+    happened: mpsc::UnboundedSender<Happened>,
+    time_divisor: u32,
+) {
+    tokio::time::sleep(FIRST / time_divisor).await;
     loop {
         let found = match checkpoint::look(&door, &document, &memory).await {
             Ok(_) => Some(None),
@@ -78,6 +84,6 @@ async fn watch(door: Door, document: NetworkDocument, memory: Memory, happened: 
         if found.is_some_and(|alarm| happened.send(Happened::Books(alarm)).is_err()) {
             return;
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(EVERY / time_divisor).await;
     }
 }

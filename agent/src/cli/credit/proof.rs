@@ -39,10 +39,12 @@ struct Proven {
 /// `mesh credit proof ID`.
 pub async fn proof(session: &Session, id: &str, output: &Output) -> Done {
     let document = session.network()?;
+    let memory = remembered();
+    let before = memory.load(&document.network)?;
     let view: ProofView = session.ask("ledger.proof", &serde_json::json!({ "id": id })).await?;
     let proven = prove(&document, &view, id)?;
     // A checkpoint that this machine can follow: otherwise the proof would be of other books.
-    checkpoint::accept(session, &document, &remembered(), &view.checkpoint).await.map_err(alarmed)?;
+    checkpoint::accept(session, &document, &memory, before.as_ref(), &view.checkpoint).await.map_err(alarmed)?;
     output.print("credit.proof", &proven, || proven.job.to_string(), || text(&proven));
     Ok(End::Fine)
 }
