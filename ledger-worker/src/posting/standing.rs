@@ -50,7 +50,7 @@ pub struct Standing {
 
 /// The content of a keyed fact, without when and by which policy.
 pub fn body_id(what: &What, legs: &[Leg]) -> Cid {
-    Cid::of(&serde_json::to_vec(&(what, legs)).unwrap_or_default())
+    Cid::of(&bus_schemas::envelope::encode(&(what, legs)))
 }
 
 impl Standing {
