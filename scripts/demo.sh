@@ -37,6 +37,7 @@ quoted() {
     local word out=''
     for word in "$@"; do
         word=${word//"$here"/\$DEMO}
+        [[ -z ${python:-} ]] || word=${word/#"$python"/python3}
         [[ $word =~ ^[A-Za-z0-9_./:=,+@\$-]+$ ]] || word="'$word'"
         out+="$word "
     done
