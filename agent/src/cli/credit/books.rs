@@ -5,7 +5,7 @@ use std::time::Duration;
 use bus::Bus;
 use bus::connect::Login;
 use bus_schemas::api::VerifyReport;
-use bus_schemas::replay::{Applied, Books, Wrong};
+use bus_schemas::replay::{Applied, Books};
 use bus_schemas::stream::LEDGER;
 use bus_schemas::{Code, Problem, Verifier};
 use serde::Serialize;
@@ -80,6 +80,8 @@ async fn replay(bus: &Bus, mut books: Books, before: Option<&Seen>) -> Result<(B
     let end = bus.stream_end(LEDGER).await.map_err(unreadable)?;
     let mut verifier = Verifier::default();
     let (mut wrong, mut alarms) = (Vec::new(), Vec::new());
+    // Since the last checkpoint that fits.
+    let (mut fits, mut foreign) = (None, Vec::new());
     'reading: while books.seq() < end.last_seq {
         let next = books.seq() + 1;
         let messages = bus.from_seq(LEDGER, next, 256).await.map_err(unreadable)?;
@@ -94,12 +96,21 @@ async fn replay(bus: &Bus, mut books: Books, before: Option<&Seen>) -> Result<(B
                 break 'reading;
             }
             match books.apply_message(&mut verifier, message.seq, &message.payload) {
-                Ok(Applied::Facts(_)) => (),
-                // It moves nothing; whether something else stood there once, the next checkpoint tells.
-                Ok(Applied::Foreign(why)) => alarms.push(format!("sequence {} counts for nothing: {why}", message.seq)),
+                Ok(Applied::Facts(_)) => {
+                    if let Some(state) = books.checkpoint().filter(|state| Some(state.seq) != fits) {
+                        fits = Some(state.seq);
+                        foreign.clear();
+                    }
+                }
+                // Whether it once counted, the next checkpoint tells.
+                Ok(Applied::Foreign(why)) => {
+                    alarms.push(format!("sequence {} counts for nothing: {why}", message.seq));
+                    foreign.push((message.seq, why));
+                }
                 Err(error) => {
-                    wrong.extend(alarms.first().filter(|_| matches!(error, Wrong::Checkpoint { .. })).cloned());
-                    wrong.push(format!("sequence {}: {error}", message.seq));
+                    wrong.extend(suspects(&foreign));
+                    let first = fits.map_or(1, |seq| seq + 1);
+                    wrong.push(format!("sequence {}: {error}; a message from {first} on was altered, left out or moved", message.seq));
                     break 'reading;
                 }
             }
@@ -117,6 +128,13 @@ async fn replay(bus: &Bus, mut books: Books, before: Option<&Seen>) -> Result<(B
     }
     let report = report(&books, wrong, alarms);
     Ok((books, report))
+}
+
+/// Where the books do not fit, messages that nobody signed are to be looked at first.
+fn suspects(foreign: &[(u64, String)]) -> impl Iterator<Item = String> + '_ {
+    foreign
+        .iter()
+        .map(|(seq, why)| format!("sequence {seq}: no valid batch of a ledger key ({why}), and what follows does not fit without it"))
 }
 
 /// What is wrong where the books stand at the remembered checkpoint.
