@@ -199,7 +199,7 @@ async fn who_asks(desk: &Desk, me: &Guest, other: &Guest) {
         ("GET", "/nothing", 404, "M0513"),
         ("DELETE", "/api/v1/jobs", 404, "M0513"),
         ("GET", "/api/v1/jobs?limit=many", 400, "M0116"),
-        ("POST", "/api/v1/ledger/commands", 400, "M0104"),
+        ("POST", "/api/v1/ledger/commands", 400, "M0101"),
         ("GET", "/api/v1/ledger/facts?after=x", 400, "M0116"),
         ("GET", "/api/v1/ledger/facts?limit=0", 400, "M0116"),
         ("GET", "/api/v1/jobs?limit=0", 400, "M0116"),

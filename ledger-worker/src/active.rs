@@ -23,10 +23,10 @@ use crate::lease::{Lease, LeaseError};
 use crate::posting::{Evidence, Parts, Standing, clock};
 use crate::projector::Feed;
 use crate::recall::{self, Found};
-use crate::reputation::{self, Told};
 use crate::request::{self, Request};
 use crate::round::Round;
 use crate::store::Store;
+use crate::told::{self, Told};
 
 /// Requests taken into one round.
 pub const ROUND_REQUESTS_MAX: usize = 64;
@@ -101,7 +101,7 @@ impl Turn<'_> {
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut tell = tokio::time::interval(TELL / self.time_divisor.max(1));
         tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut told = Told::default();
+        let mut known = Told::default();
         loop {
             let done = tokio::select! {
                 biased;
@@ -114,7 +114,7 @@ impl Turn<'_> {
                 Some((asked, found)) = self.lookups.next(), if !self.lookups.is_empty() => self.looked_up(asked, found).await,
                 _ = sweep.tick() => self.sweep().await,
                 _ = tell.tick() => {
-                    reputation::tell(self.bus, told.changed(self.standing.books())).await;
+                    told::tell(self.bus, known.changed(self.standing.books())).await;
                     Ok(())
                 }
             };

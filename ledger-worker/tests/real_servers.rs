@@ -322,7 +322,8 @@ async fn a_lost_answer_to_an_append_is_not_taken_for_another_writer() {
     assert!(!cut.load(std::sync::atomic::Ordering::SeqCst), "the answer was cut");
     until("the worker to say so", async || worker.says("no answer to an append").then_some(())).await;
     assert!(!worker.says("stepped down"), "{}", worker.log.lock().unwrap());
-    assert_eq!(world.bus.stream_end("LEDGER").await.unwrap().last_seq, before + 1);
+    // A checkpoint may have come in between; that the hold is there once is seen below.
+    assert!(world.bus.stream_end("LEDGER").await.unwrap().last_seq > before);
     // `verify` is waited for on the thread that would serve the proxy.
     world.nats_url = hub;
     all_there_once(&world, 1).await;

@@ -64,13 +64,7 @@ impl Agent {
     }
 }
 
-async fn watch(
-    door: Door,
-    document: NetworkDocument,
-    memory: Memory,
-    happened: mpsc::UnboundedSender<Happened>,
-    time_divisor: u32,
-) {
+async fn watch(door: Door, document: NetworkDocument, memory: Memory, happened: mpsc::UnboundedSender<Happened>, time_divisor: u32) {
     tokio::time::sleep(FIRST / time_divisor).await;
     loop {
         let found = match checkpoint::look(&door, &document, &memory).await {

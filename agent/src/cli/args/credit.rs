@@ -18,21 +18,27 @@ pub enum CreditCommand {
         cursor: Option<String>,
     },
     /// Give credit to another member.
-    #[command(before_help = "  mesh credit transfer mem_... 12.5 --note \"for the GPU hours\"")]
+    #[command(
+        before_help = "  mesh credit transfer mem_... 12.5 --note \"for the GPU hours\"\n  mesh credit transfer mem_... 12.5 --key rent-2026-11"
+    )]
     Transfer(TransferArgs),
     /// Every movement, for a spreadsheet or a program.
     #[command(before_help = "  mesh credit export > statement.csv\n  mesh credit export --format jsonl --since 2026-11-01")]
     Export(ExportArgs),
     /// Replay the ledger and check that it all adds up.
+    #[command(before_help = "  mesh credit verify\n  mesh credit verify -o json")]
     Verify,
     /// Prove that a job's pay stands in the books; checked on this machine.
+    #[command(before_help = "  mesh credit proof rcp_wk7f\n  mesh credit proof job_g2dd -o json")]
     Proof {
         /// A receipt (rcp_…) or a job (job_…): full id or short one.
         #[arg(value_name = "RECEIPT|JOB")]
         id: String,
     },
     /// Give new credit to a member; the operator's.
-    #[command(before_help = "  mesh credit grant mem_... 100 --reason \"joined the lab\"")]
+    #[command(
+        before_help = "  mesh credit grant mem_... 100 --reason \"joined the lab\"\n  mesh credit grant mem_... 100 --reason welcome --network-key network.key"
+    )]
     Grant(GrantArgs),
 }
 
@@ -88,6 +94,7 @@ pub enum ExportFormat {
 #[derive(Debug, Subcommand)]
 pub enum NetworkCommand {
     /// The signed network document.
+    #[command(before_help = "  mesh network show\n  mesh network show -o json")]
     Show,
     /// The rules by which credit moves.
     #[command(subcommand)]
@@ -97,6 +104,7 @@ pub enum NetworkCommand {
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
     /// The rules in force.
+    #[command(before_help = "  mesh network policy show\n  mesh network policy show -o json")]
     Show,
     /// Put other rules in force; the operator's.
     #[command(before_help = "  mesh network policy show -o json | jq .rules > rules.json\n  mesh network policy set rules.json --dry-run")]
