@@ -11,7 +11,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use bus_schemas::ledger::{Command, Hash32, LedgerRequest, Op, VoidReason};
-use bus_schemas::{Signer, Verifier, envelope, subject};
+use bus_schemas::{Verifier, envelope, subject};
 use futures::StreamExt;
 use ledger_worker::posting::Standing;
 use ledger_worker::request::{Request, read};
@@ -78,17 +78,11 @@ fn measured(what: &serde_json::Value) {
     println!("measured {what}");
 }
 
-fn ledger_key(world: &World) -> Signer {
-    let command = world.command(&[]);
-    let path = command.get_envs().find(|(name, _)| *name == "MESH_KEY").and_then(|(_, path)| path).unwrap();
-    bus::keys::read_key_file(path.as_ref()).unwrap()
-}
-
 /// Fills LEDGER with jobs that were held and then settled or voided over ten days, and returns how many facts that are and the
 /// digest of the books. Full messages: batches of 256 facts under one signature.
 async fn fill(world: &World, facts: u64) -> (u64, String) {
     const AT_ONCE: u64 = 256;
-    let key = ledger_key(world);
+    let key = world.ledger_key();
     let parts = parts(&world.document);
     let mut verifier = Verifier::default();
     let mut standing = Standing::new(world.document.network, world.document.ledger_keys.iter().copied().collect());
@@ -212,9 +206,8 @@ async fn measure_2_replay() {
     let filling = Instant::now();
     let (facts, digest) = fill(&world, setting("MESH_BENCH_REPLAY_FACTS", 1_000_000)).await;
     let filled_s = filling.elapsed().as_secs_f64();
-    assert!(world.command(&["migrate"]).output().unwrap().status.success());
     let began = Instant::now();
-    let mut replay = Proc::spawn(&mut world.command(&["rebuild"]), "KILL");
+    let mut replay = Proc::spawn(world.command(&["rebuild"]).env("DATABASE_URL", world.postgres.url_of("mesh_owner")), "KILL");
     let mut most = 0;
     let mut ended = None;
     until_slowly("the replay to end", async || {
