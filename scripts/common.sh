@@ -91,3 +91,19 @@ install() {
     say "$1 could not be installed ($command failed, see above); is this machine online?"
     return 1
 }
+
+# venv NAME PACKAGES NOTE: finds or makes a Python folder with these packages (pip's words, separated by blanks), and prints its python.
+venv() {
+    lock "$1"
+    folder=$cache/$1
+    if [ "$(cat "$folder/mesh-installed" 2>/dev/null)" != "$2" ]; then
+        python3 -c 'import ensurepip, venv' 2>/dev/null || install "python3 with venv" python3-venv python3 python3 >&2 ||
+            die "needs python3 with venv; install it and run this again"
+        say "installing $2 into $folder ($3)"
+        [ -x "$folder/bin/python" ] || python3 -m venv "$folder" || die "could not make $folder"
+        # shellcheck disable=SC2086  # a list of words
+        "$folder/bin/python" -m pip install --disable-pip-version-check --quiet $2 >&2 || die "could not install $2"
+        echo "$2" >"$folder/mesh-installed"
+    fi
+    echo "$folder/bin/python"
+}
