@@ -12,14 +12,7 @@ set -Eeuo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/stack.sh"
 cd "$root"
 
-out=''
-while (($#)); do
-    case $1 in
-    --out) out=${2:?--out needs a file} && shift 2 ;;
-    --out=*) out=${1#--out=} && shift ;;
-    *) echo "usage: scripts/bench.sh [--out FILE.json]" >&2 && exit 2 ;;
-    esac
-done
+. scripts/bench_out.sh
 idle=${MESH_BENCH_IDLE_SECONDS:-60} jobs=${MESH_BENCH_JOBS:-10000}
 
 say() { echo "bench: $*" >&2; }

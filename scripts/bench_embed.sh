@@ -14,14 +14,7 @@ set -Eeuo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/stack.sh"
 cd "$root"
 
-out=''
-while (($#)); do
-    case $1 in
-    --out) out=${2:?--out needs a file} && shift 2 ;;
-    --out=*) out=${1#--out=} && shift ;;
-    *) echo "usage: scripts/bench_embed.sh [--out FILE.json]" >&2 && exit 2 ;;
-    esac
-done
+. scripts/bench_out.sh
 
 python=$(scripts/bench_venv.sh)
 model=${MESH_MODEL_DIR:-$(scripts/model.sh)}

@@ -13,14 +13,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 export PYTHONDONTWRITEBYTECODE=1
 
-out=''
-while (($#)); do
-    case $1 in
-    --out) out=${2:?--out needs a file} && shift 2 ;;
-    --out=*) out=${1#--out=} && shift ;;
-    *) echo "usage: scripts/bench_ledger.sh [--out FILE.json]" >&2 && exit 2 ;;
-    esac
-done
+. scripts/bench_out.sh
 here=$(mktemp -d "${TMPDIR:-/tmp}/mesh-bench-ledger.XXXXXX")
 trap 'rm -rf "$here"' EXIT
 
