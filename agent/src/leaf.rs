@@ -16,15 +16,15 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::home::{Device, Home};
+use crate::nats_process;
 
 const TEMPLATE: &str = include_str!("../../nats/leaf.conf");
 const START_MAX: Duration = Duration::from_secs(10);
 const STOP_MAX: Duration = Duration::from_secs(5);
 /// The server's collector works harder above this; a device lends memory, it does not give it to plumbing.
 const GO_MEMORY: &str = "64MiB";
-/// Processors that it uses at once: it carries a handful of messages a job, and a Go program on several of them spends a third of its
-/// time on waking the others.
-const GO_PROCESSORS: &str = "1";
+/// Processors that it uses at once: it carries a handful of messages a job.
+const GO_PROCESSORS: usize = 1;
 
 /// What the server keeps from one start to the next; mode 0600.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,20 +145,20 @@ impl Server {
     async fn start(&self, kept: &Kept) -> anyhow::Result<(Child, (u16, u16))> {
         self.write_config(kept)?;
         let folder = self.home.nats();
-        let mut child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        command
             .arg("--config")
             .arg(self.config())
             .arg("--ports_file_dir")
             .arg(&folder)
-            .env("GOMEMLIMIT", GO_MEMORY)
-            .env("GOMAXPROCS", GO_PROCESSORS)
+            .envs(nats_process::environment(GO_MEMORY, GO_PROCESSORS))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             // Ctrl-C is for the agent, which stops its server last.
-            .process_group(0)
-            .spawn()
-            .with_context(|| format!("failed to start {}", self.program.display()))?;
+            .process_group(0);
+        let started = nats_process::with_lazy_timers(|| command.spawn());
+        let mut child = started.with_context(|| format!("failed to start {}", self.program.display()))?;
         let pid = child.id().context("the server ended at once")?;
         std::fs::write(self.home.nats_pid(), format!("{pid}\n")).context("failed to write nats.pid")?;
         let name = self.program.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

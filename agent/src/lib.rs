@@ -20,6 +20,7 @@ pub mod hardware;
 
 pub mod leaf;
 pub mod link;
+pub mod nats_process;
 
 pub mod bidding;
 pub mod receipts;

@@ -2,6 +2,7 @@
 
 pub mod ledger;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -13,6 +14,7 @@ use crate::id::{AttemptId, Cid, DeviceId, JobId, MemberId, PublicKey, ReceiptId}
 use crate::job::JobState;
 use crate::mana::{MilliMana, mana_text};
 use crate::receipt::Receipt;
+use crate::replay::Books;
 use crate::resources::Resources;
 
 /// Any error (RFC 9457 with our code).
@@ -280,6 +282,26 @@ pub struct VerifyReport {
     pub database_digest: Option<String>,
 }
 impl VerifyReport {
+    /// What a replay came to: the books as they stand, what was found on the way, and what [`Books::check_all`] finds in them.
+    pub fn of(books: &Books, mut wrong: Vec<String>, alarms: Vec<String>, database_digest: Option<String>) -> Self {
+        if let Err(more) = books.check_all() {
+            wrong.extend(more);
+        }
+        Self {
+            ok: wrong.is_empty(),
+            seq: books.seq(),
+            facts: books.fact_count(),
+            digest: HEXLOWER.encode(&books.digest()),
+            chain: HEXLOWER.encode(books.chain()),
+            total_mmana: i64::try_from(books.total()).unwrap_or(i64::MAX),
+            accounts: books.balances().len() as u64,
+            open_holds: books.open_holds().count() as u64,
+            wrong,
+            alarms,
+            database_digest,
+        }
+    }
+
     /// The report for people, without a last line break.
     pub fn text(&self) -> String {
         let verdict = if self.ok { "the books add up" } else { "THE BOOKS ARE WRONG" };

@@ -111,7 +111,7 @@ impl Default for Timings {
             heartbeat: Duration::from_secs(5),
             silence: Duration::from_secs(20),
             wait_again: [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)],
-            tick: Duration::from_millis(20),
+            tick: Duration::from_millis(40),
             pace: Duration::from_millis(10),
             ledger_lease: Duration::from_secs(3),
             look_first: Duration::from_secs(10),

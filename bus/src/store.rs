@@ -149,6 +149,20 @@ impl Bus {
         }
     }
 
+    /// Acknowledges pulled messages of one consumer and waits until the server has noted all of them. It notes what one connection
+    /// acknowledges in the order in which it came, so the answer about the last stands for those before it.
+    ///
+    /// # Errors
+    /// Where no answer comes: some may come again.
+    pub async fn ack_all_confirmed(&self, ack_subjects: &[String]) -> Result<(), StoreError> {
+        let Some((last, others)) = ack_subjects.split_last() else { return Ok(()) };
+        for one in others {
+            let sent = self.client.publish(one.clone(), Bytes::from_static(b"+ACK")).await;
+            sent.map_err(|error| StoreError::Other(error.to_string()))?;
+        }
+        self.ack_confirmed(last).await
+    }
+
     /// Holds a pulled message a while longer, and waits until the server has noted it.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! Takes HISTORY into Postgres: what came meanwhile in one transaction, acknowledged after it. A transaction begins a tick after the
-//! first message, and three ticks after the one before.
+//! first message, and two ticks after the one before.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::world::World;
 /// Messages of one transaction.
 const BATCH: usize = 256;
 /// Ticks from the start of one transaction to that of the next: nobody waits for rows, and each costs the database as much as ten jobs.
-const TICKS_APART: u32 = 3;
+const TICKS_APART: u32 = 2;
 const TIDY: Duration = Duration::from_secs(3600);
 
 /// Runs until `stop`.

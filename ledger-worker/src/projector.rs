@@ -1,4 +1,4 @@
-//! Keeps Postgres behind the stream by a moment: a tick of 20 ms after the first fact, at most every third tick while more follow,
+//! Keeps Postgres behind the stream by a moment: a tick of 40 ms after the first fact, at most every second tick while more follow,
 //! asleep while there is none.
 //!
 //! The writer hands over what it stored; whatever is missing (after a start, or when Postgres was away for long) is read from
@@ -23,7 +23,7 @@ use crate::round::Message;
 use crate::store::{Place, Position, Store};
 
 /// Ticks from the start of one transaction to that of the next: nobody waits for rows, and each costs the database as much as ten facts.
-const TICKS_APART: u32 = 3;
+const TICKS_APART: u32 = 2;
 /// Facts that wait in memory; beyond it they are read from the stream again.
 const WAITING_FACTS_MAX: usize = 16 * 1024;
 

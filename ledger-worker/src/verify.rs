@@ -174,26 +174,10 @@ impl Replay<'_> {
     }
 
     fn report(&self, database_digest: Option<String>) -> VerifyReport {
-        let books = self.fold.standing.books();
         let mut found = self.found.wrong.clone();
         found.sort_by_key(|(seq, _)| *seq);
-        let mut wrong: Vec<String> = found.into_iter().map(|(_, text)| text).collect();
-        if let Err(more) = books.check_all() {
-            wrong.extend(more);
-        }
-        VerifyReport {
-            ok: wrong.is_empty(),
-            seq: books.seq(),
-            facts: books.fact_count(),
-            digest: hex(&books.digest()),
-            chain: hex(books.chain()),
-            total_mmana: i64::try_from(books.total()).unwrap_or(i64::MAX),
-            accounts: u64::try_from(books.balances().len()).unwrap_or(u64::MAX),
-            open_holds: u64::try_from(self.fold.standing.open_holds()).unwrap_or(u64::MAX),
-            wrong,
-            alarms: self.found.alarms.clone(),
-            database_digest,
-        }
+        let wrong = found.into_iter().map(|(_, text)| text).collect();
+        VerifyReport::of(self.fold.standing.books(), wrong, self.found.alarms.clone(), database_digest)
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bus::Bus;
 use bus_schemas::assignment::{Closed, Control, ControlReply, Verb};
 use bus_schemas::history::{CompletedEnd, Ended as EndedEvent, HistoryEvent, HistoryRecord};
-use bus_schemas::job::{AdmittedJob, JobState};
+use bus_schemas::job::{AdmittedJob, Class, JobState};
 use bus_schemas::ledger::{Op, VoidReason};
 use bus_schemas::limits::STEP_MAX;
 use bus_schemas::receipt::{Outcome, Receipt};
@@ -309,18 +309,21 @@ pub async fn ask_device(
         .map_err(|problem| bus::ask::AskError::Unreadable(problem.to_string()))
 }
 
-/// Acks jobs, each until the server has noted it; gives those that it has.
-async fn ack_all(bus: &Bus, acks: Vec<(JobId, String)>) -> Vec<JobId> {
+/// Acks jobs until the server has noted it.
+async fn ack_all(bus: &Bus, acks: Vec<(Class, String)>) {
     crash::at("before_ack");
-    let one = |(job, ack): (JobId, String)| async move {
+    let mut by_consumer = BTreeMap::<Class, Vec<String>>::new();
+    for (class, ack) in acks {
+        by_consumer.entry(class).or_default().push(ack);
+    }
+    let one = |acks: Vec<String>| async move {
         for _ in 0..3 {
-            match bus.ack_confirmed(&ack).await {
-                Ok(()) => return job,
-                Err(error) => tracing::debug!(%error, ?job, "acking again"),
+            match bus.ack_all_confirmed(&acks).await {
+                Ok(()) => return,
+                Err(error) => tracing::debug!(%error, jobs = acks.len(), "acking again"),
             }
         }
-        // It comes again, its hold is closed by then, and it is dropped.
-        job
+        // What comes again has its hold closed by then, and is dropped.
     };
-    futures::future::join_all(acks.into_iter().map(one)).await
+    futures::future::join_all(by_consumer.into_values().map(one)).await;
 }

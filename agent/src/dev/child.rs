@@ -15,6 +15,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::place::Account;
 use crate::cli::failure::Failure;
+use crate::nats_process::with_lazy_timers;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,6 +74,8 @@ pub struct Spec {
     pub http: Option<u16>,
     /// As whom, where that is not oneself.
     pub account: Option<Account>,
+    /// See [`crate::nats_process::with_lazy_timers`].
+    pub lazy_timers: bool,
 }
 
 /// A child that was started.
@@ -109,7 +112,8 @@ impl Spec {
         if let Some(account) = &self.account {
             command.uid(account.uid).gid(account.gid).current_dir("/");
         }
-        let mut child = command.spawn().map_err(failed)?;
+        let started = if self.lazy_timers { with_lazy_timers(|| command.spawn()) } else { command.spawn() };
+        let mut child = started.map_err(failed)?;
         let pid = child.id().ok_or_else(|| Failure::ours(format!("{} ended at once", self.name)))?;
         let stdin = child.stdin.take();
         let (tell, ended) = watch::channel(None);
@@ -194,6 +198,7 @@ mod tests {
             ours,
             http: None,
             account: None,
+            lazy_timers: false,
         }
     }
 

@@ -251,6 +251,7 @@ impl Postgres {
             ours: false,
             http: None,
             account,
+            lazy_timers: false,
         }
     }
 

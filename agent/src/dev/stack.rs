@@ -27,6 +27,7 @@ use crate::cli::failure::Failure;
 use crate::cli::output::{Output, json};
 use crate::enrol::Joined;
 use crate::http::Http;
+use crate::nats_process;
 
 /// What means that something hangs.
 const PART_WAIT: Duration = Duration::from_secs(30);
@@ -151,6 +152,7 @@ impl<'a> Stack<'a> {
             ours: true,
             http: None,
             account: None,
+            lazy_timers: false,
         }
     }
 
@@ -192,8 +194,8 @@ impl<'a> Stack<'a> {
             let conf = dir.join("hub.conf");
             let mut spec = self.spec(Role::Hub, "hub", &self.tools.nats_server, &["--config", &text(&conf)?]);
             spec.ours = false;
-            spec.env.push(("GOMEMLIMIT", GO_MEMORY.into()));
-            spec.env.push(("GOMAXPROCS", hub_processors().to_string().into()));
+            spec.lazy_timers = true;
+            spec.env.extend(nats_process::environment(GO_MEMORY, hub_processors()).map(|(name, value)| (name, value.into())));
             let hub = self.begin(&spec)?;
             leftovers::note(&self.place.root.join("run"), "hub", hub.pid, &conf);
             started.children.push(hub);

@@ -67,8 +67,10 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
     for out in messages {
         let _ = asker.bus.client.publish_with_headers(out.subject, out.headers.unwrap_or_default(), out.payload).await;
     }
-    let acks = items.into_iter().map(|item| (item.job, item.ack)).collect();
-    Ended { jobs: ack_all(&asker.bus, acks).await, closed: told }
+    let jobs = items.iter().map(|item| item.job).collect();
+    let acks = items.into_iter().map(|item| (item.admitted.class, item.ack)).collect();
+    ack_all(&asker.bus, acks).await;
+    Ended { jobs, closed: told }
 }
 
 /// Keeps what failed for good where an operator looks for it.

@@ -126,7 +126,7 @@ async fn replay(bus: &Bus, mut books: Books, before: Option<&Seen>) -> Result<(B
             before.seq
         ));
     }
-    let report = report(&books, wrong, alarms);
+    let report = VerifyReport::of(&books, wrong, alarms, None);
     Ok((books, report))
 }
 
@@ -143,26 +143,6 @@ fn against(books: &Books, before: &Seen) -> Option<String> {
     let text =
         || format!("sequence {} or one before it was rewritten: this machine has seen a checkpoint of it with another root", before.seq);
     (!same).then(text)
-}
-
-fn report(books: &Books, mut wrong: Vec<String>, alarms: Vec<String>) -> VerifyReport {
-    let hex = |bytes: &[u8; 32]| data_encoding::HEXLOWER.encode(bytes);
-    if let Err(more) = books.check_all() {
-        wrong.extend(more);
-    }
-    VerifyReport {
-        ok: wrong.is_empty(),
-        seq: books.seq(),
-        facts: books.fact_count(),
-        digest: hex(&books.digest()),
-        chain: hex(books.chain()),
-        total_mmana: i64::try_from(books.total()).unwrap_or(i64::MAX),
-        accounts: books.balances().len() as u64,
-        open_holds: books.open_holds().count() as u64,
-        wrong,
-        alarms,
-        database_digest: None,
-    }
 }
 
 #[cfg(test)]
