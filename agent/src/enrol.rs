@@ -3,9 +3,9 @@
 //! Safe to run again: keys that are there stay, and a home that belongs to the invite's network already is left as it is.
 
 use anyhow::Context as _;
-use bus_schemas::network::{EnrolReply, EnrolRequest, EnrolStatement, Invite};
+use bus_schemas::network::{EnrolReply, EnrolRequest, EnrolStatement, Invite, NetworkDocument};
 use bus_schemas::resources::claimed_tier;
-use bus_schemas::{Code, DeviceId, MemberId, Problem, PublicKey};
+use bus_schemas::{Code, DeviceId, MemberId, NetworkId, Problem, PublicKey};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -76,15 +76,27 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
 }
 
 fn request(home: &Home, identity: &Identity, invite: &Invite, name: &str, settings: &Settings) -> Result<EnrolRequest, Problem> {
+    state(home, identity, invite.network, &invite.secret, name, settings)
+}
+
+/// What a device that has joined asks new logins with: no invite, the same keys.
+///
+/// # Errors
+/// Where the statement cannot be written.
+pub fn renewal(home: &Home, identity: &Identity, device: &Device) -> Result<EnrolRequest, Problem> {
+    state(home, identity, device.network, "", &device.name, &device.settings)
+}
+
+fn state(home: &Home, identity: &Identity, net: NetworkId, secret: &str, name: &str, settings: &Settings) -> Result<EnrolRequest, Problem> {
     let total = Hardware::probe(home, settings).total;
     let statement = EnrolStatement {
-        net: invite.network,
+        net,
         device: identity.device.public(),
         member: identity.member.public(),
         transport: identity.transport(),
         name: name.to_owned(),
         at: bus::hub_time::here_ms(),
-        secret: invite.secret.clone(),
+        secret: secret.to_owned(),
         claimed_tier: claimed_tier(&total),
         total,
         kinds: crate::executor::kinds(settings),
@@ -93,18 +105,27 @@ fn request(home: &Home, identity: &Identity, invite: &Invite, name: &str, settin
     identity.enrol(&statement).map_err(|error| Problem::new(Code::Internal, format!("{error:#}")))
 }
 
-/// Checks that the answer is about us and about the network that invited us.
-fn accept(identity: &Identity, invite: &Invite, name: &str, settings: Settings, reply: &EnrolReply) -> Result<Device, Problem> {
+/// Checks that an answer is about us and about this network; gives the network's document.
+///
+/// # Errors
+/// [`Code::BadSignature`], [`Code::WrongNetwork`], [`Code::WrongSigner`].
+pub fn check_reply(identity: &Identity, net: &NetworkId, reply: &EnrolReply) -> Result<NetworkDocument, Problem> {
     let network = bus::keys::parse_network(reply.network.as_bytes())
         .map_err(|error| Problem::new(Code::BadSignature, format!("the gateway's network document: {error:#}")))?;
-    if network.network != invite.network {
-        let other = format!("the gateway speaks for {}, the invite is for {}", network.network, invite.network);
+    if network.network != *net {
+        let other = format!("the gateway speaks for {}, not for {net}", network.network);
         return Err(Problem::new(Code::WrongNetwork, other));
     }
-    let (device, member) = (identity.device.public(), identity.member.public());
-    if reply.device != device.device_id() || reply.member != member.member_id() {
+    if reply.device != identity.device.public().device_id() || reply.member != identity.member.public().member_id() {
         return Err(Problem::new(Code::WrongSigner, "the gateway enrolled somebody else"));
     }
+    Ok(network)
+}
+
+/// What the network that invited us makes of us.
+fn accept(identity: &Identity, invite: &Invite, name: &str, settings: Settings, reply: &EnrolReply) -> Result<Device, Problem> {
+    let network = check_reply(identity, &invite.network, reply)?;
+    let (device, member) = (identity.device.public(), identity.member.public());
     Ok(Device {
         name: name.to_owned(),
         network: network.network,
@@ -136,6 +157,7 @@ fn joined(home: &Home, device: &Device) -> Joined {
     }
 }
 
-fn bad_file(error: &anyhow::Error) -> Problem {
+/// A file that cannot be used.
+pub fn bad_file(error: &anyhow::Error) -> Problem {
     Problem::new(Code::BadFile, format!("{error:#}"))
 }

@@ -93,10 +93,31 @@ impl Leaf {
     pub fn local_login(&self) -> Login {
         Login::UserPassword("app".into(), self.kept.app_password.clone())
     }
+    /// What tells the server to read its configuration again.
+    pub fn reloader(&self, home: &Home, device: &Device) -> Reload {
+        Reload { home: home.clone(), device: device.clone(), kept: self.kept.clone() }
+    }
     /// Stops the server: asks, waits, and kills where asking did not help.
     pub async fn stop(self) {
         self.stop.cancel();
         let _ = self.supervisor.await;
+    }
+}
+
+/// Lets the running server take new credentials: a configuration that names the file in use, and the signal to read it.
+pub struct Reload {
+    home: Home,
+    device: Device,
+    kept: Kept,
+}
+impl Reload {
+    /// # Errors
+    /// Where the configuration cannot be written, or no server of ours runs.
+    pub fn reload(&self) -> anyhow::Result<()> {
+        let path = config_path(&self.home);
+        bus::keys::write_secret(&path, config(&self.home, &self.device, &self.kept)?.as_bytes())?;
+        let running = Home::live_pid(&self.home.nats_pid()).filter(|found| runs_config(*found, &path)).and_then(pid);
+        kill_process(running.context("no server runs")?, Signal::HUP).context("the server cannot be signalled")
     }
 }
 

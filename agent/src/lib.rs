@@ -17,6 +17,7 @@ pub mod identity;
 
 pub mod enrol;
 pub mod hardware;
+pub mod renewal;
 
 pub mod leaf;
 pub mod link;

@@ -6,15 +6,23 @@
 
 use std::time::Duration;
 
+use async_nats::client::Request;
 use async_nats::{Message, Subject};
 use bus::connect::{Connect, Login};
 use bus::{Bus, Health};
+use bus_schemas::api::ErrorBody;
 use bus_schemas::envelope::{Batch, Body};
+use bus_schemas::id::Asker;
 use bus_schemas::network::NetworkDocument;
 use bus_schemas::{Code, DeviceId, InstanceId, NetworkId, Problem, PublicKey, Verified, Verifier, subject};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::home::{Device, Home, Link};
 use crate::leaf::Leaf;
+
+/// How long a door of the gateway may take.
+const ANSWER_MAX: Duration = Duration::from_secs(12);
 
 /// The connections of one device.
 pub struct Links {
@@ -57,6 +65,27 @@ impl Links {
 async fn connect(urls: &str, login: Login, ca: Option<std::path::PathBuf>, name: String, inbox_prefix: String) -> anyhow::Result<Bus> {
     let how = Connect { urls: urls.to_owned(), login, ca, name, inbox_prefix, wait: Duration::from_secs(10) };
     Bus::connect(how, &Health::default()).await
+}
+
+/// Asks a door of the gateway over the link.
+///
+/// # Errors
+/// The gateway's own error, or [`Code::Unavailable`].
+pub async fn ask_gateway<Q: Serialize + Sync, A: DeserializeOwned>(
+    uplink: &Bus,
+    asker: &Asker,
+    call: &str,
+    question: &Q,
+) -> Result<A, Problem> {
+    let away = |why: String| Problem::new(Code::Unavailable, format!("{call}: {why}"));
+    let payload = serde_json::to_vec(question).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    let request = Request::new().payload(payload.into()).timeout(Some(ANSWER_MAX));
+    let answer = uplink.client.send_request(subject::api(asker, call), request).await.map_err(|error| away(error.to_string()))?;
+    if answer.headers.as_ref().is_some_and(|headers| headers.get(subject::header::SERVICE_ERROR_CODE).is_some()) {
+        let body: ErrorBody = serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))?;
+        return Err(body.into());
+    }
+    serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))
 }
 
 /// Whose word counts.

@@ -20,6 +20,7 @@ use crate::identity::Identity;
 use crate::link::Links;
 use crate::local::Local;
 use crate::outbox::{Counts, Forwarder};
+use crate::renewal::Renewal;
 
 mod attempts;
 mod auction;
@@ -49,6 +50,7 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
     ensure!(signer.public() == device.device.did, "keys/device.key is not the key of device.toml");
     serve_health().await?;
 
+    Renewal::at_start(&home, &device).await;
     let links = Links::open(&home, &device).await?;
     let (uplink, leaf) = (links.uplink.clone(), links.leaf);
     let ended = async {
@@ -56,6 +58,9 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
             Some(bus) => Some(Local::open(bus).await?),
             None => None,
         };
+        let reload = leaf.as_ref().map(|leaf| leaf.reloader(&home, &device));
+        let renewing = stop.child_token();
+        tokio::spawn(Renewal::of(&home, &device, uplink.clone(), reload).run(renewing.clone()));
         let (happened, happenings) = mpsc::unbounded_channel();
         let timings = Timings::divided(time_divisor());
         let counts = Arc::new(Counts::default());
@@ -69,6 +74,7 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
         tracing::info!(device = %agent.trust.device, name = agent.device.name, local_url = agent.local_url, kinds = ?agent.kinds, "the agent runs");
         agent.listen(doors, happenings, stop).await;
         forwarding.cancel();
+        renewing.cancel();
         if let Some(forwarder) = forwarder {
             let _ = forwarder.await;
         }

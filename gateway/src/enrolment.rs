@@ -1,6 +1,6 @@
 //! Lets people and devices in: an invite and three signatures become an account, a binding, and short-lived logins.
 //!
-//! In: [`bus_schemas::network::EnrolRequest`] over HTTP, and for renewal over the service as well. Out: facts asked of the ledger
+//! In: [`bus_schemas::network::EnrolRequest`] over HTTP, and for a renewal over the service as well. Out: facts asked of the ledger
 //! (open, bind_device, attest_tier), the device's record in KV `devices`, rows in Postgres, and an [`EnrolReply`].
 //! `check` decides and touches nothing, `rows` is Postgres, `mint` signs logins.
 //!
@@ -56,6 +56,9 @@ pub struct EnrolSettings {
     /// Pays devices by the tier they claim. For development: nobody has looked at them.
     #[arg(long, env = "MESH_ATTEST_CLAIMED")]
     pub attest_claimed: bool,
+    /// Seconds that the logins of devices and members last; agents renew theirs at half of it.
+    #[arg(long, env = "MESH_CREDENTIALS_S", default_value_t = limits::CREDENTIALS_S, value_parser = clap::value_parser!(u64).range(1..))]
+    pub credentials_s: u64,
 }
 
 /// All that enrolment works with.
@@ -71,6 +74,7 @@ pub struct EnrolContext {
     pub leaf_url: String,
     pub nats_url: String,
     pub attest_claimed: bool,
+    credentials_s: u64,
     verifier: Mutex<Verifier>,
 }
 
@@ -109,6 +113,7 @@ impl EnrolContext {
             leaf_url: settings.leaf_url.clone(),
             nats_url: settings.public_nats_url.clone(),
             attest_claimed: settings.attest_claimed,
+            credentials_s: settings.credentials_s,
             verifier: Mutex::default(),
         })
     }
@@ -252,7 +257,7 @@ async fn revoked(ctx: &EnrolContext, device: &DeviceId) -> Result<bool, Problem>
 
 fn reply(ctx: &EnrolContext, checked: &Checked, now: UnixMs, token: String) -> Result<EnrolReply, Problem> {
     let Checked { statement, device, member } = checked;
-    let (now_s, valid_s) = (now / 1000, limits::CREDENTIALS_S);
+    let (now_s, valid_s) = (now / 1000, ctx.credentials_s);
     let failed = |error: crate::jwt::JwtError| Problem::new(Code::Internal, error.to_string());
     let device_jwt = if statement.member_only {
         String::new()

@@ -11,7 +11,7 @@ use bus::connect::Connect;
 use bus::{Bus, BusSettings, Health};
 use bus_schemas::Code;
 use bus_schemas::network::Invite;
-use bus_schemas::stream;
+use bus_schemas::{limits, stream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -56,6 +56,9 @@ pub struct Settings {
     /// Pays devices by the tier they claim. For development: nobody has looked at them.
     #[arg(long, env = "MESH_ATTEST_CLAIMED")]
     pub attest_claimed: bool,
+    /// Seconds that the logins of devices and members last; agents renew theirs at half of it.
+    #[arg(long, env = "MESH_CREDENTIALS_S", default_value_t = limits::CREDENTIALS_S, value_parser = clap::value_parser!(u64).range(1..))]
+    pub credentials_s: u64,
     /// A file with an invite line that lets in as many as come, for as long as the network lives. For development.
     #[arg(long, env = "MESH_INVITE_FILE")]
     pub invite_file: Option<PathBuf>,
@@ -77,6 +80,7 @@ impl Settings {
             leaf_url: self.leaf_url.clone(),
             public_nats_url: self.public_nats_url.clone(),
             attest_claimed: self.attest_claimed,
+            credentials_s: self.credentials_s,
         }
     }
 }

@@ -57,6 +57,7 @@ async fn stage(refuse_devices: bool) -> Stage {
         leaf_url: "nats://leaf".into(),
         public_nats_url: hub.url.clone(),
         attest_claimed: true,
+        credentials_s: bus_schemas::limits::CREDENTIALS_S,
     };
     let (document, text) = read_document(&hub.dir.network()).unwrap();
     let signer = bus::keys::read_key_file(&hub.dir.key("gateway")).unwrap();

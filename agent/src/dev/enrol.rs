@@ -11,9 +11,6 @@ use crate::home::{Home, Settings};
 use crate::http::Http;
 use crate::identity::Identity;
 
-/// Credentials of an earlier run that are older than this are renewed at the start.
-const CREDENTIALS_AGE_MAX: std::time::Duration = std::time::Duration::from_secs(6 * 3600);
-
 /// A member without a device.
 #[derive(Debug, Clone)]
 pub struct Member {
@@ -64,14 +61,6 @@ pub async fn member(place: &Place, invite: &str) -> Result<Member, Failure> {
 pub async fn device(place: &Place, invite: &str, name: &str, port: u16, hub: &Addresses) -> Result<Joined, Failure> {
     let home = Home::at(place.agent(name));
     let settings = Settings { local_port: port, ..Settings::default() };
-    let old = |creds: &std::path::Path| {
-        std::fs::metadata(creds).and_then(|meta| meta.modified()).is_ok_and(|at| at.elapsed().is_ok_and(|age| age > CREDENTIALS_AGE_MAX))
-    };
-    if old(&home.device_creds()) {
-        // They end after a day; without them it enrols again, with the keys it has.
-        let _ = std::fs::remove_file(home.device_creds());
-        let _ = std::fs::remove_file(home.device_creds());
-    }
     let joined = join_with(&home, invite, name, settings).await?;
     let mut device = home.device()?;
     let now = (hub.gateway.as_str(), hub.leaf.as_str(), hub.nats.as_str(), port);

@@ -13,6 +13,7 @@ use super::stack::Stack;
 use super::{guard, leftovers};
 use crate::cli::context::Contexts;
 use crate::cli::failure::Failure;
+use crate::renewal::due_of;
 
 /// SIGINT, SIGTERM and SIGHUP.
 pub struct Signals {
@@ -48,8 +49,10 @@ impl Signals {
 
 /// Signals within this time are one request.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
-/// The member's credentials are good for a day.
-const RENEW: Duration = Duration::from_secs(12 * 3600);
+/// The member's credentials are looked at this often.
+const LOOK_AT_CREDENTIALS: Duration = Duration::from_secs(1);
+/// And so long after a renewal that failed.
+const CREDENTIALS_AGAIN: Duration = Duration::from_secs(30);
 
 /// Restarts of one process come further apart the more there are.
 fn pause(restarts: u32) -> Duration {
@@ -86,7 +89,7 @@ impl Stack<'_> {
     pub async fn supervise(&mut self, stop: &mut Signals) -> Result<(), Failure> {
         let mut due: Vec<Due> = Vec::new();
         let mut since: Vec<Instant> = vec![Instant::now(); self.children.len()];
-        let mut renew = tokio::time::interval_at(Instant::now() + RENEW, RENEW);
+        let mut renew = tokio::time::interval(LOOK_AT_CREDENTIALS);
         loop {
             let next = due.iter().map(|due| due.at).min();
             tokio::select! {
@@ -105,7 +108,9 @@ impl Stack<'_> {
                         self.down(index, why).await;
                     }
                 }
-                _ = renew.tick() => self.renew().await,
+                _ = renew.tick() => if !self.renew().await {
+                    renew.reset_after(CREDENTIALS_AGAIN);
+                },
                 () = sleep_until(next) => {
                     let now = Instant::now();
                     for due in due.extract_if(.., |due| due.at <= now).collect::<Vec<_>>() {
@@ -117,12 +122,17 @@ impl Stack<'_> {
         }
     }
 
-    /// The member has no agent that would do it.
-    async fn renew(&self) {
-        let Some(ready) = &self.ready else { return };
-        if let Err(failure) = super::enrol::member(&self.place, &ready.invite).await {
+    /// Renews the member's credentials where they are due: the member has no agent that would do it. Whether all is well.
+    async fn renew(&self) -> bool {
+        let Some(ready) = &self.ready else { return true };
+        if due_of(&ready.member.creds).is_none_or(|due| due > bus::hub_time::here_ms()) {
+            return true;
+        }
+        let renewed = super::enrol::member(&self.place, &ready.invite).await;
+        if let Err(failure) = &renewed {
             self.output.warn(&format!("the member's credentials were not renewed: {failure}"));
         }
+        renewed.is_ok()
     }
 
     fn restart(&mut self, due: Due) -> Result<(), Failure> {

@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use async_nats::client::Request;
 use bus::Bus;
-use bus_schemas::api::ErrorBody;
 use bus_schemas::id::Asker;
 use bus_schemas::network::NetworkDocument;
-use bus_schemas::subject::{api, header};
 use bus_schemas::{Code, Problem};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -15,12 +12,12 @@ use tokio::sync::mpsc;
 
 use super::state::{Agent, Happened};
 use crate::checkpoint::{self, Ask, Memory};
+use crate::link::ask_gateway;
 
 /// Every device of a network asks so often.
 const EVERY: Duration = Duration::from_secs(180);
 /// The first time, once the link is there.
 const FIRST: Duration = Duration::from_secs(10);
-const ANSWER_MAX: Duration = Duration::from_secs(12);
 
 /// The gateway's door, as this device.
 struct Door {
@@ -29,15 +26,7 @@ struct Door {
 }
 impl Ask for Door {
     async fn ask<Q: Serialize + Sync, A: DeserializeOwned + Send>(&self, call: &str, question: &Q) -> Result<A, Problem> {
-        let away = |why: String| Problem::new(Code::Unavailable, format!("{call}: {why}"));
-        let payload = serde_json::to_vec(question).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        let request = Request::new().payload(payload.into()).timeout(Some(ANSWER_MAX));
-        let answer = self.uplink.client.send_request(api(&self.asker, call), request).await.map_err(|error| away(error.to_string()))?;
-        if answer.headers.as_ref().is_some_and(|headers| headers.get(header::SERVICE_ERROR_CODE).is_some()) {
-            let body: ErrorBody = serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))?;
-            return Err(body.into());
-        }
-        serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))
+        ask_gateway(&self.uplink, &self.asker, call, question).await
     }
 }
 

@@ -53,6 +53,7 @@ pub fn api(world: Shared) -> Router {
         .route("/network/policy", get(ledger::policy))
         .route("/network", get(people::network))
         .route("/enrol", post(people::enrol))
+        .route("/enrol/renew", post(people::renew))
         .layer(middleware::from_fn(|request: Request, next: Next| within(ANSWER_WITHIN, request, next)));
     let large = Router::new()
         .route("/blobs", post(blobs::put))

@@ -56,3 +56,9 @@ pub async fn enrol(State(world): State<Shared>, body: Body) -> Said<EnrolReply> 
     let body = whole(body, limits::BODY_BYTES_MAX).await?;
     Ok(Json(enrolment::enrol(&world.enrol, &body).await?))
 }
+
+/// The signatures of the keys on record are what renews their logins.
+pub async fn renew(State(world): State<Shared>, body: Body) -> Said<EnrolReply> {
+    let body = whole(body, limits::BODY_BYTES_MAX).await?;
+    Ok(Json(enrolment::renew(&world.enrol, None, &body).await?))
+}

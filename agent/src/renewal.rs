@@ -1,0 +1,172 @@
+//! Renews the device's logins at half of their life, so that a device stays in its network for as long as its owner wants.
+//!
+//! The gateway is asked over HTTP, which works where the link is down because its login has ended (a laptop that slept for a week),
+//! and over the link where HTTP does not get through. [`due`] decides and touches nothing.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bus::Bus;
+use bus::connect::parse_creds;
+use bus_schemas::id::Asker;
+use bus_schemas::network::{EnrolReply, EnrolRequest};
+use bus_schemas::{Code, Problem, UnixMs};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::enrol;
+use crate::home::{Device, Home, Link};
+use crate::http::Http;
+use crate::identity::Identity;
+use crate::leaf::Reload;
+use crate::link::ask_gateway;
+
+/// The wall clock is looked at this often: a machine that slept does not notice by its timers.
+const LOOK: Duration = Duration::from_secs(60);
+/// The first pause after a try that failed; it doubles up to [`LOOK`].
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// When these credentials are to be renewed: half of their life after they were issued. `None` where they say no end, or are none.
+pub fn due(creds: &str) -> Option<UnixMs> {
+    #[derive(Deserialize)]
+    struct Claims {
+        iat: u64,
+        exp: u64,
+    }
+    let (jwt, _) = parse_creds(creds)?;
+    let claims = data_encoding::BASE64URL_NOPAD.decode(jwt.split('.').nth(1)?.as_bytes()).ok()?;
+    let Claims { iat, exp } = serde_json::from_slice(&claims).ok()?;
+    Some((iat + exp.saturating_sub(iat) / 2).saturating_mul(1000))
+}
+
+/// As [`due`], of a file; a file that cannot be read is due at once.
+pub fn due_of(creds: &std::path::Path) -> Option<UnixMs> {
+    bus::keys::read_secret(creds).map_or(Some(0), |text| due(&text))
+}
+
+/// Renews the logins of one device.
+pub struct Renewal {
+    home: Home,
+    device: Device,
+    /// `None`: the device has no link yet.
+    uplink: Option<Bus>,
+    /// `None`: no server of its own is to be told.
+    leaf: Option<Reload>,
+}
+
+impl Renewal {
+    /// Before the device has a link: renews what is due, while the old login may have ended.
+    pub async fn at_start(home: &Home, device: &Device) {
+        let renewal = Self { home: home.clone(), device: device.clone(), uplink: None, leaf: None };
+        if renewal.is_due()
+            && let Err(problem) = renewal.renew().await
+        {
+            tracing::warn!(%problem, "the device's login is older than half of its life and was not renewed; it is tried again");
+        }
+    }
+
+    pub fn of(home: &Home, device: &Device, uplink: Bus, leaf: Option<Reload>) -> Self {
+        Self { home: home.clone(), device: device.clone(), uplink: Some(uplink), leaf }
+    }
+
+    /// Runs until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut pause = AGAIN;
+        loop {
+            let wait = if self.is_due() {
+                match self.renew().await {
+                    Ok(()) => {
+                        tracing::info!("the device's logins were renewed");
+                        pause = AGAIN;
+                        Duration::ZERO
+                    }
+                    Err(problem) => {
+                        tracing::warn!(%problem, "the device's logins were not renewed; they are tried again");
+                        pause = (pause * 2).min(LOOK);
+                        pause
+                    }
+                }
+            } else {
+                self.left().min(LOOK)
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        due_of(&self.home.device_creds()).is_some_and(|due| due <= bus::hub_time::here_ms())
+    }
+    /// How long until they are due.
+    fn left(&self) -> Duration {
+        due_of(&self.home.device_creds()).map_or(LOOK, |due| Duration::from_millis(due.saturating_sub(bus::hub_time::here_ms()) + 1))
+    }
+
+    async fn renew(&self) -> Result<(), Problem> {
+        let identity = Identity::read_or_create(&self.home).map_err(|error| enrol::bad_file(&error))?;
+        let request = enrol::renewal(&self.home, &identity, &self.device)?;
+        let reply = self.ask(&request).await?;
+        let network = enrol::check_reply(&identity, &self.device.network, &reply)?;
+        if network.version < bus::keys::read_network(&self.home.network_json()).map_or(0, |known| known.version) {
+            return Err(Problem::new(Code::WrongNetwork, "the gateway's network document is older than the one known here"));
+        }
+        self.write(&identity, &reply).map_err(|error| enrol::bad_file(&error))
+    }
+
+    async fn ask(&self, request: &EnrolRequest) -> Result<EnrolReply, Problem> {
+        let url = format!("{}/api/v1/enrol/renew", self.device.gateway_url.trim_end_matches('/'));
+        let by_http = match Http::default().post(&url, request).await {
+            Err(problem) if matches!(problem.code, Code::Unreachable | Code::Unavailable | Code::BadValue) => problem,
+            answer => return answer,
+        };
+        let Some(uplink) = &self.uplink else { return Err(by_http) };
+        let by_link = ask_gateway(uplink, &Asker::Device(self.device.device.id), "cred.renew", request).await;
+        by_link.map_err(|problem| Problem::new(problem.code, format!("{by_http}; over the link: {problem}")))
+    }
+
+    /// The new device login goes to the name that is not in use, and the server is told; a login that is read at each connect stays
+    /// where it is.
+    fn write(&self, identity: &Identity, reply: &EnrolReply) -> anyhow::Result<()> {
+        let secret = bus::keys::write_secret;
+        secret(&self.home.network_json(), reply.network.as_bytes())?;
+        secret(&self.home.member_creds(), identity.creds(&reply.member_jwt)?.as_bytes())?;
+        let device = match self.device.settings.link {
+            Link::Leaf => self.home.device_creds_next(),
+            Link::Client => self.home.device_creds(),
+        };
+        secret(&device, identity.creds(&reply.device_jwt)?.as_bytes())?;
+        match &self.leaf {
+            Some(leaf) => leaf.reload().context("its server was not told; it takes the new login when the old one ends"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn creds(claims: &str) -> String {
+        let jwt = format!("e30.{}.c2ln", data_encoding::BASE64URL_NOPAD.encode(claims.as_bytes()));
+        format!(
+            "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\nSU\n------END USER NKEY SEED------\n"
+        )
+    }
+
+    #[test]
+    fn half_of_a_life_is_when_it_is_renewed() {
+        for (claims, wanted) in [
+            (r#"{"iat":1000,"exp":87400}"#, Some(44_200_000)),
+            (r#"{"iat":1000,"exp":1001}"#, Some(1_000_000)),
+            (r#"{"iat":1000,"exp":900}"#, Some(1_000_000)),
+            (r#"{"iat":1000}"#, None),
+            ("no claims", None),
+        ] {
+            assert_eq!(due(&creds(claims)), wanted, "{claims}");
+        }
+        assert_eq!(due("no credentials"), None);
+        assert_eq!(due_of(std::path::Path::new("/nowhere/a.creds")), Some(0));
+    }
+}
