@@ -124,8 +124,8 @@ fn error_of(answer: &Message) -> Option<Problem> {
 /// The texts of an input blob: a line each, `{"text":…}`; blank lines do not count.
 ///
 /// # Errors
-/// The first line that is not one, by number, or what is wrong with the texts.
-pub fn texts(bytes: &[u8]) -> Result<Vec<String>, Problem> {
+/// The first line that is not one, by number, what is wrong with the texts, or that there are more than the `units` that were quoted.
+pub fn texts(bytes: &[u8], units: u32) -> Result<Vec<String>, Problem> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Line {
@@ -138,6 +138,10 @@ pub fn texts(bytes: &[u8]) -> Result<Vec<String>, Problem> {
     });
     let texts = texts.collect::<Result<Vec<_>, _>>()?;
     bus_schemas::job::check_texts(&texts)?;
+    if texts.len() > units as usize {
+        let detail = format!("the blob holds {0} texts, the job was quoted for {units}; send it with units: {0}", texts.len());
+        return Err(Problem::new(Code::BadValue, detail));
+    }
     Ok(texts)
 }
 
@@ -147,8 +151,9 @@ mod tests {
 
     #[test]
     fn a_line_is_a_text() {
-        assert_eq!(texts(b"{\"text\":\"a\"}\n\n {\"text\":\" \"}\r\n").unwrap(), ["a", " "]);
-        let cases: [(&[u8], Code, &str); 5] = [
+        assert_eq!(texts(b"{\"text\":\"a\"}\n\n {\"text\":\" \"}\r\n", 2).unwrap(), ["a", " "]);
+        let cases: [(&[u8], Code, &str); 6] = [
+            (b"{\"text\":\"a\"}\n{\"text\":\"b\"}\n{\"text\":\"c\"}", Code::BadValue, "send it with units: 3"),
             (b"", Code::EmptyText, "the list"),
             (b"{\"text\":\"a\"}\n{\"text\":\"\"}", Code::EmptyText, "text 2"),
             (b"{\"text\":\"a\"}\nb", Code::NotJson, "line 2"),
@@ -156,7 +161,7 @@ mod tests {
             (b"{\"text\":\"\xff\"}", Code::NotUtf8, "line 1"),
         ];
         for (bytes, code, says) in cases {
-            let problem = texts(bytes).unwrap_err();
+            let problem = texts(bytes, 2).unwrap_err();
             assert!(problem.code == code && problem.detail.contains(says), "{problem:?}");
         }
     }

@@ -44,6 +44,7 @@ catalogue! {
     BadValue         "M0116" 400 2 "a value is not valid" => "mesh job submit --dry-run FILE";
     TooMany          "M0117" 413 2 "there are too many of them" => "split the input into several jobs";
     BadKey           "M0118" 400 2 "the idempotency key is not valid" => "use 1 to 128 printable characters";
+    WrongMethod      "M0119" 405 2 "this path knows no such method" => "use GET to read and POST to change";
     // This machine and its connection.
     NoContext        "M0201" 400 6 "no network is configured here" => "mesh dev";
     NotInitialised   "M0202" 400 6 "this device is not initialised" => "mesh init --join INVITE";

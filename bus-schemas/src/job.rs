@@ -83,6 +83,9 @@ pub struct JobSpec {
     /// Or blobs that hold them: JSON lines `{"text":…}`, uploaded before.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inputs: Vec<Cid>,
+    /// How many texts the blob holds: devices quote by it, and a job whose blob holds more fails.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub units: Option<u32>,
     /// Hardware that must be free.
     #[serde(default, skip_serializing_if = "Resources::is_none")]
     pub required_resources: Resources,
@@ -201,8 +204,11 @@ impl JobSpec {
         let texts = match (&self.text, self.inputs.as_slice()) {
             (Some(_), [_, ..]) => return Err(Problem::new(Code::BadValue, "either text or inputs, not both")),
             (None, []) => return Err(Problem::new(Code::MissingField, "missing field `text` (or `inputs`)")),
-            (None, [_]) if self.kind == "embed" => return Ok(()),
+            (None, [_]) if self.kind == "embed" => return self.check_units(),
             (None, _) => return Err(Problem::new(Code::BadValue, "inputs: exactly one blob, for embed only")),
+            (Some(_), []) if self.units.is_some() => {
+                return Err(Problem::new(Code::BadValue, "units is for inputs; the texts of a job are counted"));
+            }
             (Some(text), []) => text,
         };
         if self.kind == "echo" && matches!(texts, Text::Many(_)) {
@@ -211,15 +217,27 @@ impl JobSpec {
         check_texts(texts.as_slice())
     }
 
+    fn check_units(&self) -> Result<(), Problem> {
+        match self.units {
+            None => Err(Problem::new(Code::MissingField, "missing field `units`: how many texts the blob of `inputs` holds")),
+            Some(0) => Err(Problem::new(Code::BadValue, "units must be at least 1")),
+            Some(units) if units as usize > limits::TEXTS_MAX => {
+                Err(Problem::new(Code::TooMany, format!("units is {units}, at most {} texts are allowed in one job", limits::TEXTS_MAX)))
+            }
+            Some(_) => Ok(()),
+        }
+    }
+
     pub fn timeout_ms(&self) -> u64 {
         self.timeout_ms.unwrap_or(limits::TIMEOUT_MS_DEFAULT)
     }
     pub fn max_execution_wait_ms(&self) -> u64 {
         self.max_execution_wait_ms.unwrap_or(limits::MAX_EXECUTION_WAIT_MS_DEFAULT)
     }
-    /// How many texts, where they are here in the job; 1 where they are in a blob.
+    /// How many texts: counted where they are here in the job, as it says where they are in a blob.
     pub fn units(&self) -> u32 {
-        self.text.as_ref().map_or(1, |text| u32::try_from(text.as_slice().len()).unwrap_or(u32::MAX))
+        let counted = self.text.as_ref().map(|text| u32::try_from(text.as_slice().len()).unwrap_or(u32::MAX));
+        counted.or(self.units).unwrap_or(1)
     }
 }
 
@@ -364,6 +382,8 @@ mod tests {
     fn what_people_write() {
         assert!(check(r#"{"kind":"embed","text":["a","b"]}"#).is_ok());
         assert!(check(r#"{"kind":"echo","text":" "}"#).is_ok(), "blank text is fine");
+        let blob = r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"],"units":400}"#;
+        assert_eq!(check(blob).unwrap().units(), 400, "what devices quote by");
         assert_eq!(check(r#"{"kind":"echo","text":"a","cost_mana":1.25}"#).unwrap().cost_mana, MilliMana::new(1250));
         assert_eq!(check(r#"{"kind":"echo","text":"a","cost_mana":"0.001"}"#).unwrap().cost_mana, MilliMana::new(1));
         let long = "x".repeat(limits::TEXT_CHARS_MAX + 1);
@@ -387,6 +407,10 @@ mod tests {
             (r#"{"kind":"echo","text":"a","key":""}"#, Code::BadKey),
             (r#"{"kind":"echo","text":"a","target":"here"}"#, Code::WrongType),
             (r#"{"kind":"embed","text":"a","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"]}"#, Code::BadValue),
+            (r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"]}"#, Code::MissingField),
+            (r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"],"units":0}"#, Code::BadValue),
+            (r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"],"units":20001}"#, Code::TooMany),
+            (r#"{"kind":"embed","text":["a"],"units":1}"#, Code::BadValue),
             (&format!(r#"{{"kind":"echo","text":"{long}"}}"#), Code::TextTooLong),
         ];
         for (json, code) in cases {

@@ -4,9 +4,13 @@ use std::path::Path;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::rolling::{RollingFileAppender, Rotation};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt};
+
+/// Daily files that are kept of each program.
+const DAYS_KEPT: usize = 14;
 
 /// Keeps the log files' writer alive; drop it last.
 #[must_use]
@@ -16,9 +20,11 @@ pub struct Logs(#[allow(dead_code)] Option<WorkerGuard>);
 pub fn logs(program: &str, folder: Option<&Path>, level_default: &str) -> Logs {
     let filter = || EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level_default},async_nats=error")));
     let stderr = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false).with_filter(filter());
-    let (file, guard) = match folder.map(|folder| std::fs::create_dir_all(folder).map(|()| folder)) {
-        Some(Ok(folder)) => {
-            let (writer, guard) = tracing_appender::non_blocking(tracing_appender::rolling::daily(folder, format!("{program}.log")));
+    let daily = RollingFileAppender::builder().rotation(Rotation::DAILY).filename_prefix(format!("{program}.log")).max_log_files(DAYS_KEPT);
+    // A folder that cannot be written must not keep a program from running: it speaks on stderr.
+    let (file, guard) = match folder.map(|folder| daily.build(folder)) {
+        Some(Ok(appender)) => {
+            let (writer, guard) = tracing_appender::non_blocking(appender);
             let filter = EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new("info,async_nats=error"));
             (Some(fmt::layer().json().with_writer(writer).with_filter(filter)), Some(guard))
         }

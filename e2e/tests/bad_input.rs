@@ -38,6 +38,11 @@ fn table() -> Vec<(&'static str, Vec<u8>, Gets)> {
         ("unknown kind", text(r#"{"kind":"paint","text":"a"}"#), Code("M0111")),
         ("unknown field", text(r#"{"kind":"echo","text":"a","colour":"red"}"#), Code("M0109")),
         ("missing text", text(r#"{"kind":"echo"}"#), Code("M0110")),
+        (
+            "a blob of how many texts",
+            text(r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"]}"#),
+            Code("M0110"),
+        ),
         ("missing kind", text(r#"{"text":"a"}"#), Code("M0110")),
         ("empty text", text(r#"{"kind":"echo","text":""}"#), Code("M0112")),
         ("one empty text of two", text(r#"{"kind":"embed","text":["a",""]}"#), Code("M0112")),

@@ -197,7 +197,7 @@ async fn who_asks(desk: &Desk, me: &Guest, other: &Guest) {
     let rows = [
         ("GET", "/api/v1/nothing", 404, "M0513"),
         ("GET", "/nothing", 404, "M0513"),
-        ("DELETE", "/api/v1/jobs", 404, "M0513"),
+        ("DELETE", "/api/v1/jobs", 405, "M0119"),
         ("GET", "/api/v1/jobs?limit=many", 400, "M0116"),
         ("POST", "/api/v1/ledger/commands", 400, "M0101"),
         ("GET", "/api/v1/ledger/facts?after=x", 400, "M0116"),

@@ -47,8 +47,9 @@ impl Agent {
                 held.stage = Stage::Fetching;
                 let Some(blobs) = self.blobs(&attempt) else { return };
                 let happened = self.happened.clone();
+                let told = spec.units.unwrap_or(1);
                 tokio::spawn(async move {
-                    let texts = blobs.get(cid).await.and_then(|bytes| blobs::texts(&bytes));
+                    let texts = blobs.get(cid).await.and_then(|bytes| blobs::texts(&bytes, told));
                     let _ = happened.send(Happened::Fetched { attempt, texts });
                 });
                 self.remember_kind(&attempt, spec.kind);

@@ -271,7 +271,7 @@ async fn large_results_go_through_the_door_for_blobs() {
     let door = scheduler::Door::open(&hub).await;
     let input = (0..40).map(|n| format!("{{\"text\":\"sentence number {n}\"}}\n")).collect::<String>();
     let cid = door.put(input.into_bytes());
-    let job = scheduler.embed_blob(cid);
+    let job = scheduler.embed_blob(cid, 40);
     assert_eq!(scheduler.assign(&[job]).await, [AssignAnswer::Accepted]);
     let (receipt, result) = scheduler.receipts().await.remove(0);
     let Outcome::Completed(reference) = receipt.outcome else { panic!("{receipt:?}") };

@@ -104,8 +104,8 @@ impl Scheduler {
     pub fn embed(&self, texts: &[&str]) -> Assigned {
         self.job(serde_json::json!({"kind": "embed", "text": texts}).to_string(), texts[0], 1)
     }
-    pub fn embed_blob(&self, cid: Cid) -> Assigned {
-        self.job(serde_json::json!({"kind": "embed", "inputs": [cid]}).to_string(), "blob", 1)
+    pub fn embed_blob(&self, cid: Cid, units: u32) -> Assigned {
+        self.job(serde_json::json!({"kind": "embed", "inputs": [cid], "units": units}).to_string(), "blob", 1)
     }
     /// The same job as another attempt.
     pub fn again(&self, (job, payload): &Assigned, attempt: u32) -> Assigned {

@@ -65,7 +65,7 @@ pub fn api(world: Shared) -> Router {
 /// What holds for every route: counted, nothing unknown without an answer, no panic that ends a connection.
 pub fn dressed(routes: Router) -> Router {
     let here = || async { Refusal(Problem::new(Code::NotFound, "no such path here")) };
-    let method = || async { Refusal(Problem::new(Code::NotFound, "this path knows no such method")) };
+    let method = || async { Refusal(Problem::new(Code::WrongMethod, "GET reads, POST changes; each path knows one or both")) };
     routes
         .fallback(here)
         .method_not_allowed_fallback(method)

@@ -92,6 +92,7 @@ pub async fn settle(mut made: Made, args: &SubmitArgs, session: &Session, output
     {
         let lines = lines_of(text.as_slice());
         output.say(&format!("{:<12}  {:<10}  {} of texts", "", "storing", bytes(lines.len() as u64)));
+        made.spec.units = Some(u32::try_from(text.as_slice().len()).unwrap_or(u32::MAX));
         made.spec.inputs = vec![blob::put(session, &lines).await?.cid];
         made.verbatim = None;
         made.spec.check()?;
