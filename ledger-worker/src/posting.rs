@@ -124,19 +124,21 @@ pub fn fact_time(standing: &Standing, now: UnixMs) -> UnixMs {
 
 /// The facts that an answer to the command depends on. Those that the books may have forgotten must be looked up before it is
 /// decided ([`Standing::recall`]): what was accepted once is never done twice.
-pub fn depends_on(op: &Op) -> Vec<FactId> {
+pub fn depends_on(standing: &Standing, op: &Op) -> Vec<FactId> {
     match op {
         Op::Open { member, .. } => vec![fact_id::open(member)],
         Op::BindDevice { device, .. } => vec![fact_id::bind_device(device)],
         Op::RevokeDevice { device, .. } => vec![fact_id::revoke_device(device)],
-        // What the books always remember is enough.
-        Op::AttestTier { .. } | Op::SetPolicy { .. } => vec![],
+        // What the books always remember is enough to decide; where the answer is a repeat, it names the fact's place.
+        Op::AttestTier { device, .. } => last_attested(standing, device).into_iter().collect(),
+        Op::SetPolicy { rules } => vec![operator::policy_fact(standing, rules.version)],
         Op::Mint { member, key, .. } => vec![fact_id::mint(member, key)],
         Op::Fee { member, key, .. } => vec![fact_id::fee(member, key)],
         Op::Transfer { from, key, .. } => vec![fact_id::transfer(from, key)],
         Op::Correct { key, .. } => vec![fact_id::correction(key)],
         Op::Hold { job, member, key, .. } => vec![fact_id::hold(member, key), fact_id::close(job)],
-        Op::Settle { job, .. } | Op::Void { job, .. } | Op::Look { job } => vec![fact_id::close(job)],
+        Op::Settle { job, .. } | Op::Void { job, .. } => vec![fact_id::close(job)],
+        Op::Look { job } => vec![standing.hold_fact(job).unwrap_or(fact_id::close(job))],
         Op::Flag { job, why, .. } => vec![fact_id::close(job), fact_id::flag(job, why.name()), fact_id::review(job)],
         // The answer tells how the hold of the job stands.
         Op::ReviewRelease { job, .. } | Op::ReviewSeize { job, .. } => vec![fact_id::close(job), fact_id::review(job)],
@@ -244,14 +246,18 @@ fn attest_tier(standing: &Standing, now: UnixMs, device: &DeviceId, tier: u8) ->
         let detail = format!("there is no tier {tier}; tiers are 0 to {}", TIER_RATES.len() - 1);
         return Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, detail));
     }
-    let device_before = standing.books().device(device).map_or(0, |known| known.attested);
-    if device_before > 0 && attested == tier {
-        let fact = fact_id::attest_tier(device, device_before - 1);
+    if let Some(fact) = last_attested(standing, device).filter(|_| attested == tier) {
         let seq = standing.books().fact(&fact).map_or(0, |(seq, _)| seq);
         return Ok(Decided::Known { fact, seq, hold: None });
     }
-    let id = fact_id::attest_tier(device, device_before);
-    Ok(record(standing, now, id, vec![], What::AttestTier { device: *device, tier }))
+    let times = standing.books().device(device).map_or(0, |known| known.attested);
+    Ok(record(standing, now, fact_id::attest_tier(device, times), vec![], What::AttestTier { device: *device, tier }))
+}
+
+/// The fact that gave a device the tier it has; `None` before the first.
+fn last_attested(standing: &Standing, device: &DeviceId) -> Option<FactId> {
+    let last = standing.books().device(device)?.attested.checked_sub(1)?;
+    Some(fact_id::attest_tier(device, last))
 }
 
 fn revoke_device(standing: &Standing, now: UnixMs, device: &DeviceId, receipts_seq: u64) -> Result<Decided, Refusal> {

@@ -26,7 +26,7 @@ pub struct Found {
 /// The facts that an answer to these commands depends on and that the books may have forgotten.
 pub fn missing<'a>(standing: &Standing, ops: impl Iterator<Item = &'a bus_schemas::ledger::Op>) -> Vec<FactId> {
     let books = standing.books();
-    ops.flat_map(posting::depends_on).filter(|id| books.may_be_forgotten(id) && books.fact(id).is_none()).collect()
+    ops.flat_map(|op| posting::depends_on(standing, op)).filter(|id| books.may_be_forgotten(id) && books.fact(id).is_none()).collect()
 }
 
 impl Store {

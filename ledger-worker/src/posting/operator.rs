@@ -56,9 +56,14 @@ pub fn review(standing: &Standing, now: UnixMs, job: &JobId, reason: &str, relea
     Ok(record(standing, now, id, vec![leg(Account::Review, to, review.amount)], what))
 }
 
+/// The fact that states a version of the rules; those of version 1 stand in the genesis.
+pub fn policy_fact(standing: &Standing, version: u32) -> FactId {
+    if version <= 1 { fact_id::genesis(&standing.books().net) } else { fact_id::policy(version) }
+}
+
 pub fn policy(standing: &Standing, now: UnixMs, rules: &Policy) -> Result<Decided, Refusal> {
     let in_force = &standing.books().policy;
-    let id = fact_id::policy(rules.version);
+    let id = policy_fact(standing, rules.version);
     if rules == in_force {
         let seq = standing.books().fact(&id).map_or(0, |(seq, _)| seq);
         return Ok(Decided::Known { fact: id, seq, hold: None });

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use bus_schemas::ledger::{HoldState, LedgerOutcome, LedgerReply, Op, RefusalKind};
-use bus_schemas::subject;
+use bus_schemas::ledger::{HoldState, LedgerOutcome, LedgerReply, Op, Policy, RefusalKind};
+use bus_schemas::{MilliMana, subject};
 
-use crate::support::{World, done, free_address, hold, http, job, settlement, until};
+use crate::support::{World, device, done, free_address, hold, http, job, settlement, signer, until};
 
 /// A request that looks up, once: `None` where there is no answer.
 async fn once(world: &World, op: Op) -> Option<Vec<LedgerOutcome>> {
@@ -16,6 +16,12 @@ async fn once(world: &World, op: Op) -> Option<Vec<LedgerOutcome>> {
 
 fn is_repeat(outcomes: &[LedgerOutcome]) -> bool {
     matches!(outcomes, [LedgerOutcome::Done(done)] if done.repeat)
+}
+
+/// How many facts a worker has looked up.
+async fn recalled(address: &str) -> u64 {
+    let metrics = http(address, "/metrics").await.unwrap().1;
+    metrics.lines().find_map(|line| line.strip_prefix("mesh_ledger_recalled_total ")?.trim().parse().ok()).unwrap_or(0)
 }
 
 #[tokio::test]
@@ -52,6 +58,27 @@ async fn what_was_accepted_long_ago_is_not_done_again() {
     }
     // One that is still open as well.
     assert!(is_repeat(&world.ask(vec![hold(2)]).await));
+
+    // Every repeat names where its fact stands, also of what the books know without it.
+    let tier = Op::AttestTier { device: device(0).public().device_id(), tier: 1 };
+    let rules = Policy { version: 2, fee_bp: 7, ..Policy::first(MilliMana::mana(1_000_000)) };
+    let first = world.ask_with(&world.request(&signer(1), vec![Op::SetPolicy { rules: rules.clone() }])).await;
+    assert!(matches!(&first[..], [LedgerOutcome::Done(done)] if !done.repeat), "{first:?}");
+    world.projected().await;
+    let client = world.postgres.client().await;
+    let request = world.request(&signer(1), vec![Op::SetPolicy { rules }, tier, Op::Look { job: job(2) }]);
+    until("all three to be looked up", async || {
+        let before = recalled(&address).await;
+        let outcomes = world.ask_with(&request).await;
+        for outcome in &outcomes {
+            let LedgerOutcome::Done(done) = outcome else { panic!("{outcome:?}") };
+            let fact = done.fact.0.to_bytes().to_vec();
+            let stands: i64 = client.query_one("select seq from ledger.fact where id = $1", &[&fact]).await.unwrap().get(0);
+            assert!(done.repeat && u64::try_from(stands) == Ok(done.seq), "{done:?} stands at {stands}");
+        }
+        (recalled(&address).await >= before + 3).then_some(())
+    })
+    .await;
 
     // Without the database what may be a repeat gets no answer, and everything new goes on.
     world.postgres.crash();

@@ -23,7 +23,7 @@ impl Archive {
     }
     /// What the shell does before it decides.
     pub fn recall(&self, standing: &mut Standing, op: &Op) {
-        for id in depends_on(op) {
+        for id in depends_on(standing, op) {
             if standing.books().may_be_forgotten(&id)
                 && let Some((seq, fact)) = self.facts.get(&id)
             {
@@ -77,6 +77,8 @@ fn what_was_forgotten_is_answered_as_before_once_it_is_looked_up() {
         ("void of a settled job", void(3), "AlreadySettled M0602"),
         ("void of a void", void(5), "known"),
         ("look", Op::Look { job: job(3) }, "known"),
+        ("look at an open hold", Op::Look { job: job(6) }, "known"),
+        ("the rules of the genesis", Op::SetPolicy { rules: old().0.books().policy.clone() }, "known"),
         ("flag again", flag(1, FlagWhy::Operator), "known"),
         ("flag of a void", flag(5, FlagWhy::Operator), "UnknownJob M0501"),
         ("seize what is in review", Op::ReviewSeize { job: job(1), reason: String::new() }, "done"),
@@ -89,7 +91,14 @@ fn what_was_forgotten_is_answered_as_before_once_it_is_looked_up() {
         assert!(world.books().fact(&fact_id::close(&job(1))).is_none());
         archive.recall(&mut world.standing, &op);
         let review = world.balance(Account::Review);
-        assert_eq!(says(&world.ask(op)), expected, "{name}");
+        let outcome = world.ask(op);
+        assert_eq!(says(&outcome), expected, "{name}");
+        if let LedgerOutcome::Done(done) = &outcome
+            && done.repeat
+        {
+            let recorded = archive.facts.get(&done.fact).map(|(seq, _)| *seq);
+            assert_eq!(Some(done.seq), recorded, "{name}: the answer names where the fact stands");
+        }
         assert!(world.balance(Account::Review) <= review, "{name}: pay is looked at once");
         world.sound();
     }
@@ -101,6 +110,30 @@ fn what_was_forgotten_is_answered_as_before_once_it_is_looked_up() {
     archive.recall(&mut world.standing, &op);
     assert_eq!(says(&world.ask_as(SCHEDULER, op, &evidence)), "done", "an open hold is never forgotten");
     world.sound();
+}
+
+#[test]
+fn rules_and_tiers_that_were_given_again_are_answered_with_the_last_fact() {
+    let (mut world, mut archive) = old();
+    let bound = device(1).public().device_id();
+    world.policy(|rules| rules.fee_bp = 7);
+    for tier in [2, 3, 1] {
+        world.ok(Op::AttestTier { device: bound, tier });
+    }
+    archive.take(&world.standing, &world.messages);
+    let recorded = world.books().seq();
+    world.later(3_000_000);
+    world.standing.forget(world.now);
+    let rules = world.books().policy.clone();
+    for (op, seq) in [(Op::SetPolicy { rules }, recorded - 3), (Op::AttestTier { device: bound, tier: 1 }, recorded)] {
+        assert_eq!(depends_on(&world.standing, &op).len(), 1);
+        archive.recall(&mut world.standing, &op);
+        let done = world.ok(op);
+        assert_eq!((done.repeat, done.seq), (true, seq), "{done:?}");
+    }
+    // What is new needs no look at the past.
+    let unknown = Op::AttestTier { device: device(7).public().device_id(), tier: 1 };
+    assert_eq!(depends_on(&world.standing, &unknown), []);
 }
 
 #[test]
