@@ -10,7 +10,8 @@ use bus_schemas::{Code, JobId, MemberId, Problem, ReceiptId, merkle};
 use super::{Rows, big, damaged, facts, unsigned};
 use crate::world::World;
 
-const BY_RECEIPT: &str = "select job from ledger.hold where receipt between $1 and $2 limit 2";
+/// In order, so that the index alone gives the first two, whatever the planner thinks of the range.
+const BY_RECEIPT: &str = "select job from ledger.hold where receipt between $1 and $2 order by receipt limit 2";
 const HOLD: &str = "select state, receipt, closed_seq from ledger.hold where job = $1";
 const CLOSING: &str = "select f.i, e.envelope from ledger.fact f join ledger.event e on e.seq = f.seq
     where f.seq = $1 and f.job = $2 and f.kind in ('settle', 'void')";

@@ -10,7 +10,7 @@ use bus_schemas::subject;
 
 use crate::support::{HUNG, World, done, free_address, hold, http, said, settlement, signal, until};
 
-async fn messages(world: &World) -> Vec<StoredMessage> {
+pub async fn messages(world: &World) -> Vec<StoredMessage> {
     let mut all: Vec<StoredMessage> = vec![];
     loop {
         let from = all.last().map_or(1, |last| last.seq + 1);
@@ -27,7 +27,7 @@ async fn delete_stream(world: &World) {
 }
 
 /// Puts another stream in the place of LEDGER.
-async fn replace_stream(world: &World, payloads: &[Vec<u8>]) {
+pub async fn replace_stream(world: &World, payloads: &[Vec<u8>]) {
     delete_stream(world).await;
     let spec = stream::spec(&Timings::default(), LEDGER).unwrap();
     jetstream::new(world.bus.client.clone()).create_stream(bus::streams::config(&spec, 1)).await.unwrap();
@@ -37,7 +37,7 @@ async fn replace_stream(world: &World, payloads: &[Vec<u8>]) {
 }
 
 /// A world with a few messages in both places and no worker.
-async fn some_books() -> (World, Vec<Vec<u8>>) {
+pub async fn some_books() -> (World, Vec<Vec<u8>>) {
     let world = World::start().await;
     let mut worker = world.worker();
     world.people().await;
@@ -244,6 +244,7 @@ async fn rows_of_the_first_version_are_brought_up_to_this_one() {
         from ledger.hold";
     client.batch_execute(copy).await.unwrap();
     client.batch_execute(include_str!("../../migrations/V2__books.sql")).await.unwrap();
+    client.batch_execute(include_str!("../../migrations/V3__hold_by_receipt.sql")).await.unwrap();
     for (table, key) in [("merkle", "level, idx"), ("policy", "version"), ("checkpoint", "seq"), ("vesting", "job"), ("review", "job")] {
         let sql = format!(
             "select count(*), count(*) filter (where row(a.*) is distinct from row(b.*)) from first.{table} a full join ledger.{table} b using ({key})"
@@ -255,4 +256,26 @@ async fn rows_of_the_first_version_are_brought_up_to_this_one() {
     }
     let other = "select count(*) from first.hold a join ledger.hold b using (job) where (a.discount, a.vests_at) is distinct from (b.discount, b.vests_at)";
     assert_eq!(client.query_one(other, &[]).await.unwrap().get::<_, i64>(0), 0);
+}
+
+#[tokio::test]
+async fn a_receipt_is_found_without_reading_every_hold() {
+    let (world, _) = some_books().await;
+    let client = world.postgres.client().await;
+    let many = "set session_replication_role = replica;
+        insert into ledger.hold (job, member, amount, expires, state, opened_seq, closed_seq, device, attempt, receipt, paid, fee, discount)
+        select '\\x01551220'::bytea || sha256(n::text::bytea), 'mem_x', 10, 0, 'settled', 1, 2, 'dev_x', 'a',
+               '\\x01551220'::bytea || sha256(('r' || n)::bytea), 5, 0, 0
+        from generate_series(1, 20000) n;
+        analyze ledger.hold; set plan_cache_mode = force_generic_plan";
+    client.batch_execute(many).await.unwrap();
+    // As the gateway asks, for a receipt or for what its id begins with.
+    let asked = "select job from ledger.hold where receipt between $1 and $2 order by receipt limit 2";
+    client.batch_execute(&format!("prepare asked (bytea, bytea) as {asked}")).await.unwrap();
+    let plan = "explain execute asked('\\x0155122000'::bytea, '\\x0155122001'::bytea)";
+    let plan: Vec<String> = client.query(plan, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
+    assert!(plan.iter().any(|line| line.contains("hold_receipt")), "{plan:#?}");
+    let one = "select '\\x01551220'::bytea || sha256('r77'::bytea)";
+    let receipt: Vec<u8> = client.query_one(one, &[]).await.unwrap().get(0);
+    assert_eq!(client.query(asked, &[&receipt, &receipt]).await.unwrap().len(), 1);
 }
