@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::wildcard_enum_match_arm)] // A test stops at the first surprise.
 
+#[path = "real_servers/checkpoints.rs"]
+mod checkpoints;
 #[path = "real_servers/faults.rs"]
 mod faults;
 #[path = "real_servers/memory.rs"]

@@ -337,6 +337,10 @@ impl World {
     }
     /// Opens members 0 and 1, each with a device.
     pub async fn people(&self) {
+        let outcomes = self.ask_with(&self.people_request()).await;
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, LedgerOutcome::Done(_))), "{outcomes:?}");
+    }
+    pub fn people_request(&self) -> LedgerRequest {
         let ops = (0..2).flat_map(|n| {
             let (member, device) = (member(n).public(), device(n).public());
             [
@@ -345,8 +349,7 @@ impl World {
                 Op::AttestTier { device: device.device_id(), tier: 1 },
             ]
         });
-        let outcomes = self.ask(ops.collect()).await;
-        assert!(outcomes.iter().all(|outcome| matches!(outcome, LedgerOutcome::Done(_))), "{outcomes:?}");
+        self.request(&gateway(), ops.collect())
     }
     /// Waits until the rows have caught up with the stream.
     pub async fn projected(&self) -> i64 {

@@ -75,59 +75,82 @@ pub async fn verify(context: &Context) -> Result<VerifyReport, Failure> {
     Ok(report)
 }
 
-async fn replay(bus: &Bus, mut books: Books, before: Option<&Seen>) -> Result<(Books, VerifyReport), Failure> {
+async fn replay(bus: &Bus, books: Books, before: Option<&Seen>) -> Result<(Books, VerifyReport), Failure> {
     let unreadable = |error: bus::direct::ReadError| Failure::new(Code::Unavailable, error.to_string());
     let end = bus.stream_end(LEDGER).await.map_err(unreadable)?;
-    let mut verifier = Verifier::default();
-    let (mut wrong, mut alarms) = (Vec::new(), Vec::new());
-    // Since the last checkpoint that fits.
-    let (mut fits, mut foreign) = (None, Vec::new());
-    'reading: while books.seq() < end.last_seq {
-        let next = books.seq() + 1;
+    let mut replay = Replay::new(books);
+    'reading: while replay.books.seq() < end.last_seq {
+        let next = replay.books.seq() + 1;
         let messages = bus.from_seq(LEDGER, next, 256).await.map_err(unreadable)?;
         if messages.is_empty() {
-            wrong.push(format!("sequence {next} is missing"));
+            replay.wrong.push(format!("sequence {next} is missing"));
             break;
         }
         for message in messages {
-            let expected = books.seq() + 1;
-            if message.seq != expected {
-                wrong.push(format!("sequence {expected} is missing"));
+            if !replay.take(message.seq, &message.payload, before) {
                 break 'reading;
-            }
-            match books.apply_message(&mut verifier, message.seq, &message.payload) {
-                Ok(Applied::Facts(_)) => {
-                    if let Some(state) = books.checkpoint().filter(|state| Some(state.seq) != fits) {
-                        fits = Some(state.seq);
-                        foreign.clear();
-                    }
-                }
-                // Whether it once counted, the next checkpoint tells.
-                Ok(Applied::Foreign(why)) => {
-                    alarms.push(format!("sequence {} counts for nothing: {why}", message.seq));
-                    foreign.push((message.seq, why));
-                }
-                Err(error) => {
-                    wrong.extend(suspects(&foreign));
-                    let first = fits.map_or(1, |seq| seq + 1);
-                    wrong.push(format!("sequence {}: {error}; a message from {first} on was altered, left out or moved", message.seq));
-                    break 'reading;
-                }
-            }
-            if let Some(before) = before.filter(|before| before.seq == books.seq()) {
-                wrong.extend(against(&books, before));
             }
         }
     }
-    if let Some(before) = before.filter(|before| before.seq > books.seq() && wrong.is_empty()) {
-        wrong.push(format!(
-            "sequence {}: LEDGER ends before it, but this machine has seen a checkpoint of {}",
-            books.seq() + 1,
-            before.seq
-        ));
+    Ok(replay.end(before))
+}
+
+/// A replay of stored messages, and what it found on its way.
+struct Replay {
+    books: Books,
+    verifier: Verifier,
+    wrong: Vec<String>,
+    alarms: Vec<String>,
+    /// The last sequence under a checkpoint that fits, and the messages after it that count for nothing.
+    fits: Option<u64>,
+    foreign: Vec<(u64, String)>,
+}
+impl Replay {
+    fn new(books: Books) -> Self {
+        Self { books, verifier: Verifier::default(), wrong: vec![], alarms: vec![], fits: None, foreign: vec![] }
     }
-    let report = VerifyReport::of(&books, wrong, alarms, None);
-    Ok((books, report))
+
+    /// Takes the next message; `false` where the books cannot go on.
+    fn take(&mut self, seq: u64, payload: &[u8], before: Option<&Seen>) -> bool {
+        let expected = self.books.seq() + 1;
+        if seq != expected {
+            self.wrong.push(format!("sequence {expected} is missing"));
+            return false;
+        }
+        match self.books.apply_message(&mut self.verifier, seq, payload) {
+            Ok(Applied::Facts(_)) => {
+                if let Some(state) = self.books.checkpoint().filter(|state| Some(state.seq) != self.fits) {
+                    self.fits = Some(state.seq);
+                    self.foreign.clear();
+                }
+            }
+            // Whether it once counted, the next checkpoint tells.
+            Ok(Applied::Foreign(why)) => {
+                self.alarms.push(format!("sequence {seq} counts for nothing: {why}"));
+                self.foreign.push((seq, why));
+            }
+            Err(error) => {
+                self.wrong.extend(suspects(&self.foreign));
+                let first = self.fits.map_or(1, |seq| seq + 1);
+                self.wrong.push(format!("sequence {seq}: {error}; a message from {first} on was altered, left out or moved"));
+                return false;
+            }
+        }
+        if let Some(before) = before.filter(|before| before.seq == seq) {
+            self.wrong.extend(against(&self.books, before));
+        }
+        true
+    }
+
+    fn end(mut self, before: Option<&Seen>) -> (Books, VerifyReport) {
+        let ends = self.books.seq();
+        if let Some(before) = before.filter(|before| before.seq > ends && self.wrong.is_empty()) {
+            let text = format!("sequence {}: LEDGER ends before it, but this machine has seen a checkpoint of {}", ends + 1, before.seq);
+            self.wrong.push(text);
+        }
+        let report = VerifyReport::of(&self.books, self.wrong, self.alarms, None);
+        (self.books, report)
+    }
 }
 
 /// Where the books do not fit, messages that nobody signed are to be looked at first.
@@ -148,12 +171,135 @@ fn against(books: &Books, before: &Seen) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bus_schemas::ledger::Hash32;
+    use bus_schemas::ledger::{Account, CheckpointState, Fact, Hash32, Leg, Policy, What, fact_id};
+    use bus_schemas::{MilliMana, Signer};
+
+    const LEDGER_KEY: u8 = 4;
+
+    fn signer(seed: u8) -> Signer {
+        Signer::from_seed(&[seed; 32])
+    }
+    fn empty() -> Books {
+        Books::new(signer(1).public().network_id(), [signer(LEDGER_KEY).public()].into())
+    }
+    fn stored(fact: &Fact) -> Vec<u8> {
+        signer(LEDGER_KEY).json_batch::<Fact>(vec![serde_json::to_string(fact).unwrap()]).encode()
+    }
+    fn fact(books: &Books, id: bus_schemas::FactId, legs: Vec<Leg>, what: What) -> Fact {
+        Fact { net: books.net, id, at_ms: 1, policy: 1, legs, evidence: vec![], what }
+    }
+    /// A grant to the only member; `n` tells them apart.
+    fn grant(books: &Books, n: u32, mana: u32) -> Fact {
+        let member = signer(5).public().member_id();
+        let leg = Leg { from: Account::Mint, to: Account::Available(member), amount_mmana: MilliMana::mana(mana) };
+        fact(books, fact_id::mint(&member, &n.to_string()), vec![leg], What::Mint { member, reason: String::new() })
+    }
+    fn checkpoint(books: &Books, state: CheckpointState) -> Fact {
+        fact(books, fact_id::checkpoint(state.seq), vec![], What::Checkpoint(state))
+    }
+    /// 1 genesis, 2 a member, 3 a grant, 4 a checkpoint, 5 and 6 grants, 7 a checkpoint.
+    fn sound() -> Vec<Vec<u8>> {
+        let (mut books, mut all) = (empty(), vec![]);
+        let (net, key, member) = (books.net, signer(1).public(), signer(5).public());
+        for n in 1..=7 {
+            let next = match n {
+                1 => {
+                    let rules = Policy::first(MilliMana::ZERO);
+                    fact(&books, fact_id::genesis(&net), vec![], What::Genesis { network: net, network_key: key, rules })
+                }
+                2 => {
+                    let what = What::Open { member: member.member_id(), did: member };
+                    fact(&books, fact_id::open(&member.member_id()), vec![], what)
+                }
+                4 | 7 => checkpoint(&books, books.state().unwrap()),
+                n => grant(&books, n, 10),
+            };
+            all.push(stored(&next));
+            books.apply_message(&mut Verifier::default(), u64::from(n), &all[all.len() - 1]).unwrap();
+        }
+        all
+    }
+    fn replayed(messages: &[Vec<u8>]) -> VerifyReport {
+        let mut replay = Replay::new(empty());
+        let all = messages.iter().zip(1..).all(|(payload, seq)| replay.take(seq, payload, None));
+        let (_, report) = replay.end(None);
+        assert_eq!(all, report.ok);
+        report
+    }
+
+    #[test]
+    fn a_checkpoint_that_does_not_fit_is_named() {
+        let good = sound();
+        assert_eq!(replayed(&good).wrong, [""; 0]);
+        let state = |change: fn(&mut CheckpointState)| {
+            move |all: &mut Vec<Vec<u8>>| {
+                let mut books = empty();
+                for (payload, seq) in all[..6].iter().zip(1..) {
+                    books.apply_message(&mut Verifier::default(), seq, payload).unwrap();
+                }
+                let mut state = books.state().unwrap();
+                change(&mut state);
+                all[6] = stored(&checkpoint(&books, state));
+            }
+        };
+        type Change = Box<dyn Fn(&mut Vec<Vec<u8>>)>;
+        let cases: Vec<(&str, Change, &[&str])> = vec![
+            (
+                "signed again",
+                Box::new(|all| all[4] = stored(&grant(&empty(), 5, 11))),
+                &["sequence 7: the checkpoint of sequence 6 is wrong: its chain is another; a message from 4 on was altered"],
+            ),
+            (
+                "signed again before the first",
+                Box::new(|all| all[2] = stored(&grant(&empty(), 3, 11))),
+                &["sequence 4: the checkpoint of sequence 3 is wrong: its chain is another; a message from 1 on was altered"],
+            ),
+            ("swapped", Box::new(|all| all.swap(4, 5)), &["sequence 7: the checkpoint of sequence 6 is wrong: its chain is another"]),
+            (
+                "left out",
+                Box::new(|all| drop(all.remove(4))),
+                &["sequence 6: the checkpoint of sequence 6 is wrong: it is not about the message before it"],
+            ),
+            (
+                "a byte, so that nobody signed it",
+                Box::new(|all| all[4][60] ^= 1),
+                &["sequence 5: no valid batch of a ledger key", "sequence 7: the checkpoint of sequence 6 is wrong: its chain is another"],
+            ),
+            (
+                "another place",
+                Box::new(state(|state| state.seq = 5)),
+                &["sequence 7: the checkpoint of sequence 5 is wrong: it is not about the message before it"],
+            ),
+            (
+                "another chain",
+                Box::new(state(|state| state.chain = Hash32([9; 32]))),
+                &["sequence 7: the checkpoint of sequence 6 is wrong: its chain is another"],
+            ),
+            (
+                "another root",
+                Box::new(state(|state| state.root = Hash32([9; 32]))),
+                &["sequence 7: the checkpoint of sequence 6 is wrong: its Merkle root is another"],
+            ),
+            (
+                "other balances",
+                Box::new(state(|state| state.state = Hash32([9; 32]))),
+                &["sequence 7: the checkpoint of sequence 6 is wrong: its digest of balances and holds is another"],
+            ),
+        ];
+        for (what, change, expected) in cases {
+            let mut changed = good.clone();
+            change(&mut changed);
+            let report = replayed(&changed);
+            assert_eq!(report.wrong.len(), expected.len(), "{what}: {:#?}", report.wrong);
+            for (line, expected) in report.wrong.iter().zip(expected) {
+                assert!(line.starts_with(expected), "{what}: {line}");
+            }
+        }
+    }
 
     #[test]
     fn a_replay_is_held_against_what_was_seen() {
-        let net = bus_schemas::Signer::from_seed(&[1; 32]).public().network_id();
-        let mut books = Books::new(net, std::collections::BTreeSet::new());
+        let (net, mut books) = (signer(1).public().network_id(), empty());
         for (seq, payload) in [(1, "a"), (2, "b"), (3, "c")] {
             books.link(seq, payload.as_bytes());
         }
