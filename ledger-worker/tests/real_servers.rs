@@ -6,6 +6,8 @@
 mod checkpoints;
 #[path = "real_servers/faults.rs"]
 mod faults;
+#[path = "real_servers/full.rs"]
+mod full;
 #[path = "real_servers/memory.rs"]
 mod memory;
 #[path = "real_servers/recoveries.rs"]

@@ -99,8 +99,9 @@ pub struct Postgres {
     dir: PathBuf,
 }
 impl Postgres {
-    /// A cluster of its own behind a unix socket; as root its server runs as an ordinary user.
-    fn start(root: &Path) -> Self {
+    /// A cluster of its own behind a unix socket; as root its server runs as an ordinary user. With `megabytes` all but its WAL lies on
+    /// a disk of that size, which goes with the server: only root can make one.
+    fn start(root: &Path, megabytes: Option<u32>) -> Self {
         let bin = std::env::var_os("MESH_PG_BIN").map(PathBuf::from).expect("MESH_PG_BIN is set; run: eval \"$(scripts/deps.sh)\"");
         let dir = root.join("pg");
         std::fs::create_dir(&dir).unwrap();
@@ -117,9 +118,18 @@ impl Postgres {
             command
         };
         let data = dir.join("data");
-        let made = command("initdb").args(["--auth=trust", "--username=mesh", "--no-sync", "-D"]).arg(&data).output().unwrap();
+        let mut initdb = command("initdb");
+        initdb.args(["--auth=trust", "--username=mesh", "--no-sync", "-D"]).arg(&data);
+        if megabytes.is_some() {
+            initdb.arg("--waldir").arg(dir.join("wal"));
+        }
+        let made = initdb.output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut server = command("postgres");
+        let mut server = match (megabytes, account) {
+            (Some(megabytes), Some((uid, gid))) => on_a_small_disk(megabytes, &data, &bin.join("postgres"), uid, gid),
+            (Some(_), None) => panic!("only root can make a small disk"),
+            (None, _) => command("postgres"),
+        };
         server.arg("-D").arg(&data).arg("-k").arg(&dir).args(["-c", "listen_addresses="]);
         Self { proc: Some(Proc::spawn(&mut server, "QUIT")), server, dir }
     }
@@ -159,6 +169,29 @@ impl Postgres {
         })
         .await
     }
+}
+
+/// Whether this machine lets us give a server a small disk: why not, otherwise.
+pub fn small_disks() -> Result<(), String> {
+    let mut mount = Command::new("unshare");
+    mount.args(["--mount", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs"]).arg(std::env::temp_dir());
+    let tried = mount.output();
+    match (ordinary_user(), tried) {
+        (None, _) => Err("only root can make a small disk".into()),
+        (_, Ok(done)) if done.status.success() => Ok(()),
+        (_, Ok(done)) => Err(format!("unshare: {}", String::from_utf8_lossy(&done.stderr).trim())),
+        (_, Err(error)) => Err(format!("unshare: {error}")),
+    }
+}
+
+/// The server in a mount namespace of its own, where a small disk with a copy of the data lies over them.
+fn on_a_small_disk(megabytes: u32, data: &Path, postgres: &Path, uid: u32, gid: u32) -> Command {
+    let script = "set -e; cp -a \"$1\" \"$1.made\"; mount -t tmpfs -o \"size=$2m,mode=0700,uid=$3,gid=$4\" tmpfs \"$1\"
+        cp -a \"$1.made/.\" \"$1/\"; p=$5; u=$3; g=$4; shift 5; exec setpriv --reuid=\"$u\" --regid=\"$g\" --clear-groups \"$p\" \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).arg(data);
+    command.args([megabytes, uid, gid].map(|number| number.to_string())).arg(postgres);
+    command
 }
 
 fn ordinary_user() -> Option<(u32, u32)> {
@@ -209,9 +242,13 @@ pub fn scheduler() -> Signer {
 impl World {
     /// A hub with the streams of the table, an empty Postgres, and a genesis.
     pub async fn start() -> Self {
+        Self::start_on(None).await
+    }
+    /// As [`Self::start`], with the database on a disk of so many megabytes; see [`small_disks`].
+    pub async fn start_on(megabytes: Option<u32>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let postgres = Postgres::start(dir.path());
+        let postgres = Postgres::start(dir.path(), megabytes);
         let config = dir.path().join("hub.conf");
         let store = dir.path().join("js");
         let text = format!(
