@@ -32,11 +32,40 @@ fn setting(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
-/// What was asked, lane by lane, and what was answered.
+/// What was asked, lane by lane, and what was answered; when, and after how long.
 #[derive(Default)]
 struct Told {
     lanes: Vec<Vec<(LedgerRequest, Vec<LedgerOutcome>)>>,
-    longest: Duration,
+    waits: Vec<(Instant, Duration)>,
+}
+
+/// What died and came back, and when.
+#[derive(Clone, Default)]
+struct Deaths(Arc<Mutex<Vec<(Instant, String)>>>);
+impl Deaths {
+    fn note(&self, what: impl Into<String>) {
+        self.0.lock().unwrap().push((Instant::now(), what.into()));
+    }
+    /// Notes when the database can be asked again.
+    fn await_postgres(&self, url: String) {
+        let (deaths, killed) = (self.clone(), Instant::now());
+        tokio::spawn(async move {
+            while tokio_postgres::connect(&url, tokio_postgres::NoTls).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            deaths.note(format!("Postgres is back after {:.1?}", killed.elapsed()));
+        });
+    }
+    /// The longest wait, and what happened in it.
+    fn around(&self, (asked, took): (Instant, Duration)) -> Vec<String> {
+        let all = self.0.lock().unwrap();
+        let within = all.iter().filter(|(at, _)| *at + Duration::from_secs(1) >= asked && *at <= asked + took);
+        let since = |at: &Instant| at.saturating_duration_since(asked).as_secs_f64() - asked.saturating_duration_since(*at).as_secs_f64();
+        within.map(|(at, what)| format!("{what} at {:+.1} s", since(at))).collect()
+    }
+    fn of_postgres(&self, (asked, took): (Instant, Duration)) -> bool {
+        self.around((asked, took)).iter().any(|what| what.contains("Postgres"))
+    }
 }
 
 /// A steady load, until it is told to end.
@@ -57,7 +86,7 @@ impl Load {
             let outcomes = ask(bus, &request).await;
             begun.push((request, outcomes));
         }
-        let told = Arc::new(Mutex::new(Told { lanes: vec![begun], longest: Duration::ZERO }));
+        let told = Arc::new(Mutex::new(Told { lanes: vec![begun], waits: vec![] }));
         let tasks = (0..LANES).map(|n| {
             let (bus, stop, answered, told) = (bus.clone(), stop.clone(), answered.clone(), told.clone());
             tokio::spawn(async move {
@@ -67,13 +96,10 @@ impl Load {
                     let request = lane.next();
                     let asked = Instant::now();
                     let outcomes = ask(&bus, &request).await;
-                    let waited = asked.elapsed();
+                    let wait = (asked, asked.elapsed());
                     answered.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
                     log.push((request, outcomes));
-                    {
-                        let mut told = told.lock().unwrap();
-                        told.longest = told.longest.max(waited);
-                    }
+                    told.lock().unwrap().waits.push(wait);
                     tokio::time::sleep(Duration::from_millis(3)).await;
                 }
                 told.lock().unwrap().lanes.push(log);
@@ -214,10 +240,13 @@ async fn killed_again_and_again_the_books_are_those_of_a_quiet_day() {
     let began = Instant::now();
     let mut points: BTreeMap<String, u32> = BTreeMap::new();
     let mut postgres = 0;
+    let deaths = Deaths::default();
     for kill in 1..=kills {
         load.goes_on(1 + dice.below(60)).await;
         if kill % 10 == 5 {
+            deaths.note("Postgres was killed");
             kill_postgres(&mut world).await;
+            deaths.await_postgres(world.postgres.url_of("mesh"));
             postgres += 1;
         }
         // One that was told where to die gets the time to come there; any other dies now.
@@ -237,6 +266,7 @@ async fn killed_again_and_again_the_books_are_those_of_a_quiet_day() {
         })
         .await;
         let point = workers[dead].point.as_deref().map_or("anywhere", |point| point.split(':').next().unwrap_or(point)).to_owned();
+        deaths.note(format!("a worker died ({point})"));
         *points.entry(point).or_default() += 1;
         workers[dead] = worker(&world, &mut dice);
     }
@@ -247,10 +277,14 @@ async fn killed_again_and_again_the_books_are_those_of_a_quiet_day() {
     let told = load.end().await;
     let took = began.elapsed();
     let summary = all_of_it_once(&world, &told).await;
-    println!(
-        "seed {seed}: {kills} kills of the worker ({points:?}), {postgres} of Postgres, in {took:.0?}; longest wait {:.1?}; {summary}",
-        told.longest
-    );
+    println!("seed {seed}: {kills} kills of the worker ({points:?}), {postgres} of Postgres, in {took:.0?}; {summary}");
+    for with_postgres in [false, true] {
+        let waits = told.waits.iter().filter(|wait| deaths.of_postgres(**wait) == with_postgres);
+        if let Some(longest) = waits.max_by_key(|(_, took)| *took) {
+            let of = if with_postgres { "with Postgres killed as well" } else { "of the worker alone" };
+            println!("  longest wait {of}: {:.1?}; {:?}", longest.1, deaths.around(*longest));
+        }
+    }
     drop((workers, calm));
 }
 
