@@ -217,6 +217,8 @@ impl Mortal {
 /// Kills the server and all that it started, as a power cut of the database alone would.
 async fn kill_postgres(world: &mut World) {
     let pid = world.postgres.pid();
+    // Stopped first: a child that it starts meanwhile would live on, and keep the next server from starting.
+    signal(pid, "STOP");
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     signal(pid, "KILL");
     let children: Vec<u32> = children.split_whitespace().filter_map(|child| child.parse().ok()).collect();
