@@ -244,7 +244,7 @@ impl JsonBatch {
     /// # Errors
     /// What [`strict::decode`] finds.
     pub fn decode(bytes: &[u8]) -> Result<Self, Problem> {
-        let batch: Self = strict::decode(Form::Json, bytes, 2 * BATCH_BYTES_MAX)?;
+        let batch: Self = strict::decode_closed(bytes, 2 * BATCH_BYTES_MAX)?;
         check_shape(batch.v, batch.b.len())?;
         Ok(batch)
     }
@@ -253,11 +253,23 @@ impl JsonBatch {
     /// # Errors
     /// [`Code::SignedOther`], [`Code::BadSignature`], or what is wrong with a body.
     pub fn verify<T: Body>(&self, verifier: &mut Verifier) -> Result<Vec<Verified<T>>, Problem> {
+        let form = self.check::<T>(verifier)?;
+        self.b.iter().map(|body| Verified::parse(form, body.as_bytes(), self.k)).collect()
+    }
+    /// As [`Self::verify`], for whoever reads very many and needs no content ids: the bodies alone, all signed by `k`.
+    ///
+    /// # Errors
+    /// As [`Self::verify`].
+    pub fn verify_bodies<T: Body>(&self, verifier: &mut Verifier) -> Result<Vec<T>, Problem> {
+        let form = self.check::<T>(verifier)?;
+        self.b.iter().map(|body| strict::decode(form, body.as_bytes(), T::BYTES_MAX)).collect()
+    }
+    fn check<T: Body>(&self, verifier: &mut Verifier) -> Result<Form, Problem> {
         let form = form_of::<T>(&self.t)?;
         let leaves: Vec<Hash> = self.b.iter().map(|body| merkle::leaf(body.as_bytes())).collect();
         let signature = base64url(&self.s)?;
         verifier.check(&self.t, &merkle::root(&leaves).unwrap_or_default(), &self.k, &signature)?;
-        self.b.iter().map(|body| Verified::parse(form, body.as_bytes(), self.k)).collect()
+        Ok(form)
     }
 }
 
@@ -467,7 +479,44 @@ mod tests {
         assert!(PublicKey::from_bytes(identity).is_err());
     }
 
+    #[test]
+    fn a_json_batch_in_one_pass_is_refused_as_in_two() {
+        let good = String::from_utf8(signer(3).json_batch::<Note>(vec![r#"{"n":1}"#.into()]).encode()).unwrap();
+        let array = serde_json::from_str::<serde_json::Value>(&good)
+            .map(|batch| serde_json::json!([batch["v"], batch["t"], batch["b"], batch["k"], batch["s"]]));
+        let changes = [
+            good.clone(),
+            format!(" {good}\n"),
+            format!("{good} 1"),
+            array.unwrap().to_string(),
+            good.replacen("\"v\":1", "\"v\":1,\"v\":1", 1),
+            good.replacen("\"v\":1", "\"v\":1,\"\\u0076\":1", 1),
+            good.replacen("\"v\":1", "\"v\":1,\"w\":{\"a\":1,\"a\":1}", 1),
+            good.replacen("\"v\":1", "\"v\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]", 1),
+            good.replacen("\"v\":1", "\"v\":\"1\"", 1),
+            good.replacen("\"v\":1,", "", 1),
+            good.replacen("\"b\":[", "\"b\":[\"\\ud800\",", 1),
+            String::new(),
+            "{".to_owned(),
+        ];
+        for text in changes {
+            let two: Result<JsonBatch, Problem> = strict::decode(Form::Json, text.as_bytes(), BATCH_BYTES_MAX);
+            let one: Result<JsonBatch, Problem> = strict::decode_closed(text.as_bytes(), BATCH_BYTES_MAX);
+            assert_eq!(format!("{one:?}"), format!("{two:?}"), "{text}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_json_batch_is_read_alike_in_one_pass(at in 0_usize..1000, to in any::<u8>(), cut in 0_usize..4) {
+            let mut bytes = signer(3).json_batch::<Note>(vec![r#"{"n":1}"#.into(), r#"{"n":"\u00e4"}"#.into()]).encode();
+            let at = at % bytes.len();
+            bytes[at] = to;
+            bytes.drain(at..(at + cut).min(bytes.len()));
+            let two: Result<JsonBatch, Problem> = strict::decode(Form::Json, &bytes, BATCH_BYTES_MAX);
+            let one: Result<JsonBatch, Problem> = strict::decode_closed(&bytes, BATCH_BYTES_MAX);
+            prop_assert_eq!(format!("{one:?}"), format!("{two:?}"));
+        }
         #[test]
         fn decoders_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Batch::decode(&bytes).map(|b| b.verify::<Note>(&mut Verifier::default()));

@@ -4,6 +4,7 @@
 //! chosen, because they land in subjects and permissions: `mem_` / `dev_` / `net_` + 26 characters of base32(SHA-256(key)).
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::str::FromStr;
 
 use serde::de::{self, Visitor};
@@ -31,6 +32,9 @@ pub fn sha256(bytes: &[u8]) -> [u8; 32] {
 /// Content id: CIDv1, codec raw (0x55), multihash sha2-256; prints as `bafkrei…`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Cid([u8; 32]);
+
+/// The length of a CID's text.
+const CID_CHARS: usize = 59;
 
 const CID_PREFIX: [u8; 4] = [0x01, 0x55, 0x12, 0x20];
 /// What every one of our CIDs starts with in text; short forms begin after it.
@@ -65,7 +69,10 @@ impl Cid {
 
 impl fmt::Display for Cid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&multibase::encode(multibase::Base::Base32Lower, self.to_bytes()))
+        let mut text = [b'b'; CID_CHARS];
+        data_encoding::BASE32_NOPAD.encode_mut(&self.to_bytes(), &mut text[1..]);
+        text.make_ascii_lowercase();
+        f.write_str(std::str::from_utf8(&text).map_err(|_| fmt::Error)?)
     }
 }
 impl fmt::Debug for Cid {
@@ -77,17 +84,36 @@ impl FromStr for Cid {
     type Err = IdError;
     fn from_str(text: &str) -> Result<Self, IdError> {
         let bad = || IdError::Cid(text.chars().take(80).collect());
-        if !text.starts_with(CID_TEXT_PREFIX) || text.len() != 59 {
+        let upper = |text: &str| text.bytes().any(|byte| byte.is_ascii_uppercase());
+        if !text.starts_with(CID_TEXT_PREFIX) || text.len() != CID_CHARS || upper(text) {
             return Err(bad());
         }
-        let (_, bytes) = multibase::decode(text).map_err(|_| bad())?;
-        let cid = Self::from_bytes(&bytes).map_err(|_| bad())?;
-        // Non-canonical trailing bits would make two texts for one id.
-        if cid.to_string() == text { Ok(cid) } else { Err(bad()) }
+        let mut bytes = [0; 36];
+        // Bits at the end that are no part of a byte must be 0, so that no id has two texts.
+        data_encoding::BASE32_NOPAD_NOCASE.decode_mut(&text.as_bytes()[1..], &mut bytes).map_err(|_| bad())?;
+        Self::from_bytes(&bytes).map_err(|_| bad())
     }
 }
 
-struct BytesOrText<T>(&'static str, std::marker::PhantomData<T>);
+/// Reads a text and parses it, without a copy of it.
+///
+/// # Errors
+/// What the format or the parser says.
+pub(crate) fn parse<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(d: D) -> Result<T, D::Error> {
+    struct Text<T>(PhantomData<T>);
+    impl<T: FromStr<Err: fmt::Display>> Visitor<'_> for Text<T> {
+        type Value = T;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("a string")
+        }
+        fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+            text.parse().map_err(E::custom)
+        }
+    }
+    d.deserialize_str(Text(PhantomData))
+}
+
+struct BytesOrText<T>(&'static str, PhantomData<T>);
 impl<T: FromStr<Err = IdError> + FromBytes> Visitor<'_> for BytesOrText<T> {
     type Value = T;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,7 +142,7 @@ impl Serialize for Cid {
 }
 impl<'de> Deserialize<'de> for Cid {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let visitor = BytesOrText("a CID", std::marker::PhantomData);
+        let visitor = BytesOrText("a CID", PhantomData);
         if d.is_human_readable() { d.deserialize_str(visitor) } else { d.deserialize_bytes(visitor) }
     }
 }
@@ -233,7 +259,7 @@ impl Serialize for PublicKey {
 }
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let visitor = BytesOrText("a did:key", std::marker::PhantomData);
+        let visitor = BytesOrText("a did:key", PhantomData);
         if d.is_human_readable() { d.deserialize_str(visitor) } else { d.deserialize_bytes(visitor) }
     }
 }
@@ -261,7 +287,7 @@ macro_rules! derived_id {
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(concat!($prefix, "_"))?;
-                self.0.iter().try_for_each(|byte| fmt::Write::write_char(f, char::from(*byte)))
+                f.write_str(std::str::from_utf8(&self.0).map_err(|_| fmt::Error)?)
             }
         }
         impl fmt::Debug for $name {
@@ -286,8 +312,7 @@ macro_rules! derived_id {
         }
         impl<'de> Deserialize<'de> for $name {
             fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-                text.parse().map_err(de::Error::custom)
+                parse(d)
             }
         }
         impl schemars::JsonSchema for $name {
@@ -331,8 +356,7 @@ impl Serialize for Asker {
 }
 impl<'de> Deserialize<'de> for Asker {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(de::Error::custom)
+        parse(d)
     }
 }
 
@@ -359,8 +383,7 @@ impl fmt::Display for InstanceId {
 }
 impl<'de> Deserialize<'de> for InstanceId {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(de::Error::custom)
+        parse(d)
     }
 }
 
@@ -380,6 +403,11 @@ mod tests {
             "bafkrei",
             "bafybeigdyrzt5sfp7udm7hu76uh7y26nf3efuylqabf3oclgtqy55fbzdi",
             "BAFKREIBM6JG3UX5QUMHCN2B3FLC3TYU6DMLB4XA7U5BF44YEGNRJHC4YEQ",
+            // One letter is upper case; a letter that base32 does not have; the same bytes with another bit after the last one.
+            "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeQ",
+            "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4ye1",
+            "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yer",
+            "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4ye",
         ] {
             assert!(bad.parse::<Cid>().is_err(), "{bad}");
         }

@@ -6,6 +6,7 @@ mod account;
 mod command;
 mod fact;
 pub mod fact_id;
+mod fact_read;
 mod policy;
 
 pub use account::{Account, Balance, Balances};

@@ -6,9 +6,11 @@
 //! A checkpoint must say what the books are.
 
 mod check;
+mod digest;
 pub mod reputation;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
@@ -84,11 +86,11 @@ pub fn read_facts(net: &NetworkId, keys: &LedgerKeys, verifier: &mut Verifier, p
     if !keys.contains(&batch.k) {
         return Err(format!("signed by {}, which is no ledger key", batch.k));
     }
-    let facts = batch.verify::<Fact>(verifier).map_err(|problem| problem.to_string())?;
+    let facts = batch.verify_bodies::<Fact>(verifier).map_err(|problem| problem.to_string())?;
     if facts.iter().any(|fact| fact.net != *net) {
         return Err("facts of another network".into());
     }
-    Ok(facts.into_iter().map(crate::Verified::into_body).zip(batch.b).collect())
+    Ok(facts.into_iter().zip(batch.b).collect())
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -176,6 +178,8 @@ pub struct Books {
     checkpoint: Option<CheckpointState>,
     last_at: u64,
     fact_count: u64,
+    /// Once it was asked for; empty again with the next fact.
+    digest: OnceLock<[u8; 32]>,
 }
 
 impl Books {
@@ -206,6 +210,7 @@ impl Books {
             checkpoint: None,
             last_at: 0,
             fact_count: 0,
+            digest: OnceLock::new(),
         }
     }
 
@@ -342,15 +347,8 @@ impl Books {
     /// SHA-256 over one line `<account> <balance>\n` per account with a balance other than 0, sorted by account text, then one
     /// line `hold <job> <member> <amount>\n` per open hold, sorted by job text.
     pub fn digest(&self) -> [u8; 32] {
-        let mut lines: Vec<String> =
-            self.balances.iter().filter(|(_, b)| **b != 0).map(|(account, balance)| format!("{account} {balance}\n")).collect();
-        lines.sort_unstable();
-        let mut holds: Vec<String> =
-            self.open.values().map(|hold| format!("hold {} {} {}\n", hold.job, hold.member, hold.amount_mmana.get())).collect();
-        holds.sort_unstable();
-        let mut hasher = Sha256::new();
-        lines.iter().chain(&holds).for_each(|line| hasher.update(line));
-        hasher.finalize().into()
+        // A checkpoint is made of books that are then asked again whether it is right.
+        *self.digest.get_or_init(|| digest::digest(self.balances.iter(), self.open.values()))
     }
 
     /// Applies one stored message: chain first, then every fact, or nothing at all.
@@ -409,6 +407,7 @@ impl Books {
             return Err(Wrong::TimeBack { from: self.last_at, to: fact.at_ms });
         }
         check::check(self, fact)?;
+        self.digest = OnceLock::new();
         for leg in &fact.legs {
             let out = self.balance_of(&leg.from).checked_sub(leg.amount_mmana.get()).ok_or(Wrong::Overflow)?;
             if out < 0 && leg.from != Account::Mint {

@@ -3,6 +3,7 @@
 //! serde alone would take the last of two equal keys in a map, and MessagePack readers accept trailing bytes and an array
 //! where a map belongs. Two readers that disagree about one message are an attack, so every body passes here first.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -18,41 +19,67 @@ use crate::limits::DEPTH_MAX;
 /// # Errors
 /// A [`Problem`] with the code of the first thing that is wrong and a sentence that says where.
 pub fn decode<T: DeserializeOwned>(form: Form, bytes: &[u8], bytes_max: usize) -> Result<T, Problem> {
-    check(form, bytes, bytes_max)?;
+    sized(bytes, bytes_max)?;
     match form {
-        Form::Json => serde_json::from_slice(bytes).map_err(|error| json_problem(&error)),
-        Form::Msgpack => rmp_serde::from_slice(bytes).map_err(|error| field_problem(&error.to_string())),
+        Form::Json => serde_json::from_str(check_json(bytes)?).map_err(|error| json_problem(&error)),
+        Form::Msgpack => {
+            check_msgpack(bytes)?;
+            rmp_serde::from_slice(bytes).map_err(|error| field_problem(&error.to_string()))
+        }
+    }
+}
+
+/// As [`decode`] of JSON, in one pass, for types that are closed: structs without unknown fields at every depth, whose own reading
+/// refuses all that the checks would. What it refuses is read again, so that it is named as [`decode`] names it.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_closed<T: DeserializeOwned>(bytes: &[u8], bytes_max: usize) -> Result<T, Problem> {
+    sized(bytes, bytes_max)?;
+    let object = std::str::from_utf8(bytes).ok().filter(|text| text.trim_start().starts_with('{'));
+    match object.and_then(|text| serde_json::from_str(text).ok()) {
+        Some(value) => Ok(value),
+        None => decode(Form::Json, bytes, bytes_max),
     }
 }
 
 /// The checks alone, for bodies that are parsed later or kept verbatim.
 pub fn check(form: Form, bytes: &[u8], bytes_max: usize) -> Result<(), Problem> {
+    sized(bytes, bytes_max)?;
+    match form {
+        Form::Json => check_json(bytes).map(|_| ()),
+        Form::Msgpack => check_msgpack(bytes),
+    }
+}
+
+fn sized(bytes: &[u8], bytes_max: usize) -> Result<(), Problem> {
     if bytes.is_empty() {
         return Err(Problem::new(Code::Empty, "the message is empty"));
     }
     if bytes.len() > bytes_max {
         return Err(Problem::new(Code::TooLarge, format!("{} bytes, at most {bytes_max} are allowed", bytes.len())));
     }
-    match form {
-        Form::Json => {
-            let text = std::str::from_utf8(bytes)
-                .map_err(|error| Problem::new(Code::NotUtf8, format!("byte {} is not UTF-8", error.valid_up_to())))?;
-            let mut reader = serde_json::Deserializer::from_str(text);
-            Walk { depth: 0 }.deserialize(&mut reader).map_err(|error| json_problem(&error))?;
-            reader.end().map_err(|error| json_problem(&error))?;
-            if text.trim_start().starts_with('{') { Ok(()) } else { Err(Problem::new(Code::WrongType, "a JSON object is expected")) }
-        }
-        Form::Msgpack => {
-            if !matches!(bytes[0], 0x80..=0x8f | 0xde | 0xdf) {
-                return Err(Problem::new(Code::NotMsgpack, "a MessagePack map is expected"));
-            }
-            let mut rest = bytes;
-            let mut reader = rmp_serde::Deserializer::new(&mut rest);
-            reader.set_max_depth(DEPTH_MAX + 8);
-            Walk { depth: 0 }.deserialize(&mut reader).map_err(|error| msgpack_problem(&error))?;
-            if rest.is_empty() { Ok(()) } else { Err(Problem::new(Code::NotMsgpack, format!("{} bytes follow the message", rest.len()))) }
-        }
+    Ok(())
+}
+
+fn check_json(bytes: &[u8]) -> Result<&str, Problem> {
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| Problem::new(Code::NotUtf8, format!("byte {} is not UTF-8", error.valid_up_to())))?;
+    let mut reader = serde_json::Deserializer::from_str(text);
+    Walk { depth: 0 }.deserialize(&mut reader).map_err(|error| json_problem(&error))?;
+    reader.end().map_err(|error| json_problem(&error))?;
+    if text.trim_start().starts_with('{') { Ok(text) } else { Err(Problem::new(Code::WrongType, "a JSON object is expected")) }
+}
+
+fn check_msgpack(bytes: &[u8]) -> Result<(), Problem> {
+    if !matches!(bytes[0], 0x80..=0x8f | 0xde | 0xdf) {
+        return Err(Problem::new(Code::NotMsgpack, "a MessagePack map is expected"));
     }
+    let mut rest = bytes;
+    let mut reader = rmp_serde::Deserializer::new(&mut rest);
+    reader.set_max_depth(DEPTH_MAX + 8);
+    Walk { depth: 0 }.deserialize(&mut reader).map_err(|error| msgpack_problem(&error))?;
+    if rest.is_empty() { Ok(()) } else { Err(Problem::new(Code::NotMsgpack, format!("{} bytes follow the message", rest.len()))) }
 }
 
 const DUPLICATE: &str = "duplicate key ";
@@ -158,30 +185,54 @@ impl<'de> Visitor<'de> for Walk {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         let inner = self.deeper()?;
-        let mut seen = BTreeSet::new();
-        while let Some(key) = map.next_key::<Key>()? {
-            if let Some(twice) = seen.replace(key.0) {
-                let shown: String = twice.chars().take(60).collect();
+        let mut seen = Seen::default();
+        while let Some(Key(key)) = map.next_key::<Key<'de>>()? {
+            if seen.has(&key) {
+                let shown: String = key.chars().take(60).collect();
                 return Err(de::Error::custom(format!("{DUPLICATE}\"{shown}\"")));
             }
+            seen.insert(key);
             map.next_value_seed(inner)?;
         }
         Ok(())
     }
 }
 
-/// Keys are text everywhere.
-struct Key(String);
-impl<'de> Deserialize<'de> for Key {
+/// The keys of one map: a few are compared one by one, which is quickest; many are sorted, so that no message is slow to check.
+#[derive(Default)]
+struct Seen<'de> {
+    few: Vec<Cow<'de, str>>,
+    many: BTreeSet<Cow<'de, str>>,
+}
+const FEW: usize = 24;
+impl<'de> Seen<'de> {
+    fn has(&self, key: &str) -> bool {
+        self.few.iter().any(|seen| seen == key) || self.many.contains(key)
+    }
+    fn insert(&mut self, key: Cow<'de, str>) {
+        if self.few.len() < FEW {
+            self.few.push(key);
+        } else {
+            self.many.insert(key);
+        }
+    }
+}
+
+/// Keys are text everywhere. Borrowed where nothing in it is escaped.
+pub(crate) struct Key<'de>(pub Cow<'de, str>);
+impl<'de> Deserialize<'de> for Key<'de> {
     fn deserialize<D: de::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         struct Text;
-        impl Visitor<'_> for Text {
-            type Value = Key;
+        impl<'de> Visitor<'de> for Text {
+            type Value = Key<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a text key")
             }
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Key, E> {
-                Ok(Key(text.to_owned()))
+            fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(text)))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(text.to_owned())))
             }
         }
         d.deserialize_str(Text)
@@ -234,6 +285,18 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             assert_eq!(code(Form::Msgpack, bytes), expected, "{:02x?}", &bytes[..bytes.len().min(10)]);
+        }
+    }
+
+    #[test]
+    fn a_key_is_found_among_many() {
+        for keys in [2, FEW, FEW + 1, 5 * FEW] {
+            let pairs: Vec<String> = (0..keys).map(|n| format!("\"k{n}\":1")).collect();
+            assert_eq!(code(Form::Json, format!("{{{}}}", pairs.join(",")).as_bytes()), None, "{keys}");
+            for twice in [0, keys - 1] {
+                let text = format!("{{{},\"k{twice}\":2}}", pairs.join(","));
+                assert_eq!(code(Form::Json, text.as_bytes()), Some(Code::DuplicateKey), "{keys}: {twice}");
+            }
         }
     }
 

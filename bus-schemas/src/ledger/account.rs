@@ -73,8 +73,7 @@ impl Serialize for Account {
 }
 impl<'de> Deserialize<'de> for Account {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
+        crate::id::parse(d)
     }
 }
 impl schemars::JsonSchema for Account {

@@ -22,7 +22,7 @@ pub struct Leg {
 }
 
 /// One entry of the books; LEDGER carries 1 to 256 of them under the ledger key's signature, as JSON text.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Fact {
     pub net: NetworkId,
     /// Unique for ever.
@@ -313,8 +313,7 @@ impl Serialize for Hash32 {
 }
 impl<'de> Deserialize<'de> for Hash32 {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(d)?;
-        text.parse().map_err(serde::de::Error::custom)
+        crate::id::parse(d)
     }
 }
 impl schemars::JsonSchema for Hash32 {
