@@ -48,7 +48,7 @@ impl Store {
     }
 }
 
-fn told(error: tokio_postgres::Error) -> anyhow::Error {
+pub(crate) fn told(error: tokio_postgres::Error) -> anyhow::Error {
     anyhow!("{}", crate::store::chain(&error))
 }
 
@@ -176,7 +176,7 @@ impl<'a> Step<'a> {
     }
 }
 
-const CURSOR: &str = "update cursor set seq = $4, chain = $5 where stream = $1 and seq = $2 and chain = $3";
+pub(crate) const CURSOR: &str = "update cursor set seq = $4, chain = $5 where stream = $1 and seq = $2 and chain = $3";
 const EVENT: &str = "insert into event (seq, envelope, chain, facts)
     select * from unnest($1::bigint[], $2::bytea[], $3::bytea[], $4::integer[])";
 const MERKLE: &str = "insert into merkle (level, idx, hash) select * from unnest($1::smallint[], $2::bigint[], $3::bytea[])";
@@ -184,7 +184,7 @@ const FACT: &str = "insert into fact (seq, i, id, kind, job, at_ms, body)
     select * from unnest($1::bigint[], $2::smallint[], $3::bytea[], $4::text[], $5::bytea[], $6::bigint[], $7::text[])";
 const LEG: &str = "insert into leg (seq, i, n, debit, credit, amount)
     select * from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::text[], $5::text[], $6::bigint[])";
-const ACCOUNT: &str = "update account set balance = account.balance + change.delta, last_seq = change.seq
+pub(crate) const ACCOUNT: &str = "update account set balance = account.balance + change.delta, last_seq = change.seq
     from unnest($1::text[], $2::bigint[], $3::bigint[]) as change (id, delta, seq) where account.id = change.id";
 const OPENING: &str = "insert into hold (job, member, amount, expires, opened_seq, state, closed_seq, device, attempt, receipt, paid, fee,
                       discount, vests_at, reason)
@@ -209,7 +209,7 @@ const REVIEWED: &str = "update review set closed_seq = c.seq, released = c.relea
 const CHECKPOINT: &str = "insert into checkpoint (seq, message_seq, chain, root, state)
     select * from unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bytea[])";
 
-async fn write_seldom(client: &impl GenericClient, seldom: &Seldom) -> anyhow::Result<()> {
+pub(crate) async fn write_seldom(client: &impl GenericClient, seldom: &Seldom) -> anyhow::Result<()> {
     let touched = match seldom {
         Seldom::Member { id, did, seq } => {
             let id = id.to_string();

@@ -1,26 +1,38 @@
 //! From the stream to the database: all rows made again beside the old ones, which they replace in one moment.
 //!
-//! Secondary indexes are made once everything is in. Memory holds the books, a few batches, and 8 bytes a fact.
+//! Three hands work at once: one reads the stream, one checks and makes rows of a batch, two write those of the batches before by
+//! binary copy, each its tables. Every row is written once: what may still change (open holds, pay that has not vested) stays in
+//! memory until it is over, as it does in the books. Keys and indexes are made once everything is in.
 
 use anyhow::{Context, ensure};
 use bus::Bus;
+use bus::direct::StoredMessage;
 use bus_schemas::network::NetworkDocument;
 use bus_schemas::stream::LEDGER;
 use deadpool_postgres::{GenericClient, Object};
+use futures::SinkExt;
+use futures::future::try_join_all;
 use tokio::sync::mpsc;
 
+use crate::copy::{Sheet, sheets};
 use crate::fold::Fold;
-use crate::follow::READ_BATCH;
-use crate::project::write;
-use crate::round::Message;
-use crate::store::{MIGRATION_LOCK, Place, SCHEMA, Store, make};
+use crate::project::{ACCOUNT, CURSOR, told, write_seldom};
+use crate::rows::{Changing, Rows, Seldom, signed};
+use crate::store::{MIGRATION_LOCK, Place, SCHEMA, STREAM, Store, make};
 
 /// Where the new rows stand until they are whole.
 const BESIDE: &str = "ledger_rebuild";
-/// Facts in one transaction.
-const BATCH_FACTS: usize = 8 * 1024;
-/// Batches that wait to be written.
+/// Facts in one batch.
+const BATCH_FACTS: usize = 4 * 1024;
+/// Bytes asked of the stream at once, as far as the messages before tell; and the fewest and most messages.
+const READ_BYTES: usize = 4 << 20;
+const READ_MESSAGES: std::ops::RangeInclusive<usize> = 16..=1024;
+/// Pieces that wait for the next hand.
 const WAITING: usize = 2;
+/// Memory for sorting the keys of one index.
+const SORT_MB: u32 = 128;
+/// Tables that only grow; their keys and indexes are made at the end.
+const GROWING: [&str; 6] = ["event", "fact", "hold", "leg", "merkle", "vesting"];
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,15 +53,33 @@ pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store) -> any
     let empty = format!("drop schema if exists {BESIDE} cascade; create schema {BESIDE}");
     client.batch_execute(&empty).await.context("the role may not make a schema (next: run it as the owner of the books)")?;
     make(&mut client, BESIDE).await?;
-    // The last commit is durable, and all before it with it.
-    client.batch_execute(&format!("set search_path = {BESIDE}; set synchronous_commit = off")).await?;
-    let later = without_indexes(&client).await?;
-    let (sender, receiver) = mpsc::channel(WAITING);
-    let (fold, place) = tokio::try_join!(read(bus, network, sender), fill(&mut client, receiver))?;
-    ensure!(place.position.chain == *fold.standing.books().chain(), "the rows end elsewhere than the books");
-    for sql in later {
-        client.batch_execute(&sql).await.with_context(|| format!("the rows are not what the schema allows: {sql}"))?;
+    let other = store.alone().await?;
+    for client in [&client, &other] {
+        // The last commit is durable, and all before it with it.
+        let sql = format!("set search_path = {BESIDE}; set synchronous_commit = off; set maintenance_work_mem = '{SORT_MB}MB'");
+        client.batch_execute(&sql).await?;
     }
+    let later = without_indexes(&client).await?;
+
+    let (stored, to_check) = mpsc::channel(WAITING);
+    let (facts, to_facts) = mpsc::channel(WAITING);
+    let (others, to_others) = mpsc::channel(WAITING);
+    let fold = Fold::new(network.network, network.ledger_keys.iter().copied().collect());
+    let checking = async { tokio::task::spawn_blocking(move || check(fold, to_check, &facts, &others)).await? };
+    let writing = async { tokio::try_join!(fill(&client, to_facts), fill(&other, to_others)) };
+    let (checked, _, ()) = tokio::try_join!(checking, writing, read(bus, stored))?;
+
+    let Checked { fold, place, rest } = checked;
+    let books = fold.standing.books();
+    ensure!(place.position.chain == *books.chain(), "the rows end elsewhere than the books");
+    let accounts = client.execute(ACCOUNT, &[&rest.accounts.id, &rest.accounts.delta, &rest.accounts.last_seq]).await.map_err(told)?;
+    ensure!(usize::try_from(accounts) == Ok(rest.accounts.id.len()), "an account of the books has no row");
+    let start = Place::start().position;
+    let (old_chain, new_chain) = (start.chain.as_slice(), place.position.chain.as_slice());
+    let cursor: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
+        [&STREAM, &signed(start.seq), &old_chain, &signed(place.position.seq), &new_chain];
+    ensure!(client.execute(CURSOR, &cursor).await.map_err(told)? == 1, "the new rows have no cursor");
+    index(&[&client, &other], later).await?;
     let swap = format!(
         "set synchronous_commit = on; begin; drop schema if exists {SCHEMA} cascade; alter schema {BESIDE} rename to {SCHEMA}; commit"
     );
@@ -57,85 +87,151 @@ pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store) -> any
         .batch_execute(&swap)
         .await
         .context("the new rows cannot take the place of the old ones (next: run it as the owner of the books)")?;
-    let books = fold.standing.books();
     Ok(Rebuilt { seq: books.seq(), facts: books.fact_count(), digest: books.digest() })
 }
 
-/// Reads and checks the stream, a batch of facts at a time.
-async fn read(bus: &Bus, network: &NetworkDocument, to: mpsc::Sender<Vec<Message>>) -> anyhow::Result<Fold> {
-    let mut fold = Fold::new(network.network, network.ledger_keys.iter().copied().collect());
-    let mut batch: Vec<Message> = vec![];
-    let mut facts = 0;
+/// Reads the stream to its end, some megabytes at a time.
+async fn read(bus: &Bus, to: mpsc::Sender<Vec<StoredMessage>>) -> anyhow::Result<()> {
+    let (mut next, mut messages) = (1, *READ_MESSAGES.start());
     loop {
-        let stored = bus.from_seq(LEDGER, fold.seq() + 1, READ_BATCH).await?;
-        if stored.is_empty() {
-            break;
+        let stored = bus.from_seq(LEDGER, next, messages).await?;
+        let Some(last) = stored.last() else { return Ok(()) };
+        next = last.seq + 1;
+        let bytes: usize = stored.iter().map(|message| message.payload.len()).sum();
+        messages = (READ_BYTES * stored.len() / bytes.max(1)).clamp(*READ_MESSAGES.start(), *READ_MESSAGES.end());
+        // Who checks says why it ended.
+        if to.send(stored).await.is_err() {
+            return Ok(());
         }
-        // Checking is work for a processor; meanwhile the database is written to.
-        let work = tokio::task::spawn_blocking(move || {
-            let taken: Result<Vec<Message>, _> = stored.into_iter().map(|message| fold.take(message)).collect();
-            // Whether a fact appears twice, the rows tell at the end.
-            let last_at = fold.standing.books().last_at();
-            fold.standing.forget(last_at);
-            (fold, taken)
-        });
-        let (back, taken) = work.await?;
-        fold = back;
-        for message in taken.context("LEDGER contradicts itself (next: mesh-ledger verify)")? {
-            facts += message.facts.len();
+    }
+}
+
+/// The books, and what was not written yet.
+struct Checked {
+    fold: Fold,
+    place: Place,
+    rest: Rows<'static>,
+}
+
+/// What one hand writes at once.
+enum Piece {
+    Seldom(Vec<Seldom>),
+    Sheet(Sheet),
+}
+
+/// Checks every message and makes its rows. Work for a processor of its own.
+fn check(
+    mut fold: Fold,
+    mut from: mpsc::Receiver<Vec<StoredMessage>>,
+    facts: &mpsc::Sender<Piece>,
+    others: &mpsc::Sender<Piece>,
+) -> anyhow::Result<Checked> {
+    let (mut place, mut changing) = (Place::start(), Changing::default());
+    let (mut batch, mut count) = (vec![], 0);
+    let send = |rows: &mut Rows<'_>| -> anyhow::Result<()> {
+        let seldom = std::mem::take(&mut rows.seldom);
+        let pieces = sheets(rows).into_iter().map(Piece::Sheet);
+        for piece in std::iter::once(Piece::Seldom(seldom)).chain(pieces) {
+            let to = if matches!(&piece, Piece::Sheet(sheet) if sheet.table == "fact") { facts } else { others };
+            to.blocking_send(piece).context("the writing ended")?;
+        }
+        Ok(())
+    };
+    loop {
+        let stored = from.blocking_recv();
+        let end = stored.is_none();
+        for message in stored.into_iter().flatten() {
+            let message = fold.take(message).context("LEDGER contradicts itself (next: mesh-ledger verify)")?;
+            count += message.facts.len();
             batch.push(message);
         }
-        if facts >= BATCH_FACTS {
-            facts = 0;
-            to.send(std::mem::take(&mut batch)).await.context("the writing ended")?;
+        if let Some(last) = batch.last().filter(|_| end || count >= BATCH_FACTS) {
+            place.position = crate::store::Position { seq: last.seq, chain: last.chain };
+            send(&mut Rows::over(&batch, &mut place.tree, &mut changing))?;
+            batch.clear();
+            count = 0;
         }
+        // Whether a fact appears twice, the rows tell at the end.
+        let last_at = fold.standing.books().last_at();
+        fold.standing.forget(last_at);
         for (seq, reason) in fold.foreign.drain(..) {
             tracing::warn!(seq, reason, "a message in LEDGER is no valid batch of a ledger key; it counts for nothing");
         }
+        if end {
+            let mut rest = Rows::default();
+            rest.rest(changing);
+            send(&mut rest)?;
+            let strays = rest.closings.job.len() + rest.vested.job.len() + rest.reviewed.job.len();
+            ensure!(strays == 0, "{strays} ends of what never began are among the facts");
+            return Ok(Checked { fold, place, rest });
+        }
     }
-    to.send(batch).await.context("the writing ended")?;
-    Ok(fold)
 }
 
-async fn fill(client: &mut Object, mut from: mpsc::Receiver<Vec<Message>>) -> anyhow::Result<Place> {
-    let mut place = Place::start();
-    while let Some(batch) = from.recv().await {
-        let transaction = client.transaction().await?;
-        place = write(&transaction, &place, &batch).await?;
-        transaction.commit().await?;
+async fn fill(client: &Object, mut from: mpsc::Receiver<Piece>) -> anyhow::Result<()> {
+    while let Some(piece) = from.recv().await {
+        match piece {
+            Piece::Seldom(seldom) => {
+                for one in &seldom {
+                    write_seldom(client, one).await?;
+                }
+            }
+            Piece::Sheet(Sheet { table, sql, rows, bytes }) => {
+                let statement = client.prepare_cached(sql).await.map_err(told)?;
+                let mut sink = std::pin::pin!(client.copy_in(&statement).await.map_err(told)?);
+                let sent = async {
+                    sink.send(bytes).await?;
+                    sink.as_mut().finish().await
+                };
+                let written = sent.await.map_err(told).with_context(|| format!("the rows of {table} are not what the schema allows"))?;
+                ensure!(usize::try_from(written) == Ok(rows), "{written} rows of {table} were written instead of {rows}");
+            }
+        }
     }
-    Ok(place)
+    Ok(())
 }
 
-/// Takes the indexes and keys off the tables that only grow; returns what makes them again.
-async fn without_indexes(client: &impl GenericClient) -> anyhow::Result<Vec<String>> {
-    let keys = client
-        .query(
-            "select c.conname, c.conrelid::regclass::text, pg_get_constraintdef(c.oid) from pg_constraint c
-             join pg_namespace n on n.oid = c.connamespace
-             where n.nspname = $1 and c.contype in ('p', 'u') and c.conrelid::regclass::text in ('event', 'fact', 'leg', 'merkle')
-             order by 1",
-            &[&BESIDE],
-        )
-        .await?;
-    let mut later = vec![];
-    for row in keys {
-        let (name, table, definition): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+/// Takes the indexes and keys off the tables that only grow; returns what makes them again, table by table.
+async fn without_indexes(client: &impl GenericClient) -> anyhow::Result<Vec<Vec<String>>> {
+    let keys = "select c.conrelid::regclass::text, c.conname::text, pg_get_constraintdef(c.oid) from pg_constraint c
+         where c.connamespace = $1::text::regnamespace and c.contype in ('p', 'u') and c.conrelid::regclass::text = any($2) order by 1, 2";
+    let indexes = "select i.tablename::text, i.indexname::text, i.indexdef from pg_indexes i
+         where i.schemaname = $1::text and i.tablename = any($2) order by 1, 2";
+    let mut later: Vec<Vec<String>> = GROWING.map(|_| vec![]).to_vec();
+    let mut keep = |table: &str, sql: String| {
+        let place = GROWING.iter().position(|growing| *growing == table).context("a table that was not asked for")?;
+        anyhow::Ok(later[place].push(sql))
+    };
+    let tables = GROWING.as_slice();
+    for row in client.query(keys, &[&BESIDE, &tables]).await? {
+        let (table, name, definition): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         client.batch_execute(&format!("alter table {table} drop constraint {name}")).await?;
-        later.push(format!("alter table {table} add constraint {name} {definition}"));
+        keep(&table, format!("alter table {table} add constraint {name} {definition}"))?;
     }
-    let indexes = client
-        .query(
-            "select i.indexname, i.indexdef from pg_indexes i where i.schemaname = $1
-             and i.indexname not in (select conname from pg_constraint c join pg_namespace n on n.oid = c.connamespace where n.nspname = $1)
-             order by 1",
-            &[&BESIDE],
-        )
-        .await?;
-    for row in indexes {
-        let (name, definition): (String, String) = (row.get(0), row.get(1));
+    // The indexes of keys went with them.
+    for row in client.query(indexes, &[&BESIDE, &tables]).await? {
+        let (table, name, definition): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         client.batch_execute(&format!("drop index {name}")).await?;
-        later.push(definition);
+        keep(&table, definition)?;
     }
     Ok(later)
+}
+
+/// Makes keys and indexes again, each client taking the next table.
+async fn index(clients: &[&Object], later: Vec<Vec<String>>) -> anyhow::Result<()> {
+    // Those with the most to do are taken first.
+    let mut tables = later;
+    tables.sort_by_key(Vec::len);
+    let tables = std::cell::RefCell::new(tables);
+    let next = || tables.borrow_mut().pop();
+    try_join_all(clients.iter().map(|client| async move {
+        while let Some(table) = next() {
+            for sql in table {
+                client.batch_execute(&sql).await.with_context(|| format!("the rows are not what the schema allows: {sql}"))?;
+            }
+        }
+        anyhow::Ok(())
+    }))
+    .await?;
+    Ok(())
 }

@@ -1,12 +1,13 @@
 //! From messages of LEDGER to columns of Postgres: a fold, without a database.
 //!
-//! A hold that opens and closes in the same batch is written once, a balance once per account and batch.
+//! A hold that opens and closes in the same batch is written once, a balance once per account and batch. A rebuild keeps in
+//! [`Changing`] what is not over, and so writes every row once.
 
 use std::collections::BTreeMap;
 
-use bus_schemas::ledger::{Account, CheckpointState, Fact, What};
+use bus_schemas::ledger::{Account, CheckpointState, Fact, VoidReason, What};
 use bus_schemas::merkle::{self, Frontier};
-use bus_schemas::{DeviceId, JobId, MemberId, PublicKey};
+use bus_schemas::{AttemptId, DeviceId, JobId, MemberId, PublicKey, ReceiptId};
 
 use crate::round::Message;
 
@@ -150,67 +151,130 @@ pub struct Rows<'a> {
     pub seldom: Vec<Seldom>,
 }
 
-struct Opening<'a> {
-    fact: &'a Fact,
+/// What later messages may still change.
+#[derive(Default)]
+pub struct Changing {
+    balances: BTreeMap<Account, (i64, i64)>,
+    opened: BTreeMap<JobId, Opening>,
+    closed: BTreeMap<JobId, Closing>,
+    vesting: Aside,
+    reviews: Aside,
+}
+struct Opening {
+    member: MemberId,
+    amount: i64,
+    expires: i64,
     seq: i64,
 }
-struct Closing<'a> {
-    fact: &'a Fact,
+struct Closing {
     seq: i64,
+    how: How,
 }
-/// What is set apart in these messages, and what of earlier ones ends in them.
+enum How {
+    Settled { device: DeviceId, attempt: AttemptId, receipt: ReceiptId, paid: i64, fee: i64, discount: i64, vests_at: Option<i64> },
+    Voided { reason: VoidReason },
+}
+/// What is set apart, and ends of it or of what was set apart earlier.
 #[derive(Default)]
 struct Aside {
     opened: BTreeMap<JobId, SetApart>,
-    ended: BTreeMap<JobId, (i64, Option<bool>)>,
+    ended: BTreeMap<JobId, End>,
 }
 struct SetApart {
     member: MemberId,
     at: i64,
     amount: i64,
     seq: i64,
-    end: Option<(i64, Option<bool>)>,
 }
+/// Where it ended; of a review, whether its earner got it.
+type End = (i64, Option<bool>);
 impl Aside {
     fn open(&mut self, job: &JobId, member: MemberId, at: i64, amount: i64, seq: i64) {
-        self.opened.insert(*job, SetApart { member, at, amount, seq, end: None });
+        self.opened.insert(*job, SetApart { member, at, amount, seq });
     }
     fn end(&mut self, job: &JobId, seq: i64, released: Option<bool>) {
-        match self.opened.get_mut(job) {
-            Some(opened) => opened.end = Some((seq, released)),
-            None => {
-                self.ended.insert(*job, (seq, released));
-            }
-        }
+        self.ended.insert(*job, (seq, released));
     }
-    fn rows(self) -> (Apart, ApartEnds) {
-        let (mut apart, mut ends) = (Apart::default(), ApartEnds::default());
-        for (job, opened) in self.opened {
-            apart.job.push(job.0.to_bytes().to_vec());
-            apart.member.push(opened.member.to_string());
-            apart.at.push(opened.at);
-            apart.amount.push(opened.amount);
-            apart.opened_seq.push(opened.seq);
-            apart.closed_seq.push(opened.end.map(|(seq, _)| seq));
-            apart.released.push(opened.end.and_then(|(_, released)| released));
+    /// What was opened and is over.
+    fn over(&mut self, to: &mut Apart) {
+        let opened = &mut self.opened;
+        self.ended.retain(|job, end| match opened.remove(job) {
+            Some(whole) => {
+                to.push(job, &whole, Some(*end));
+                false
+            }
+            None => true,
+        });
+    }
+    fn rest(self, to: &mut Apart, ends: &mut ApartEnds) {
+        for (job, whole) in &self.opened {
+            to.push(job, whole, self.ended.get(job).copied());
         }
-        for (job, (seq, released)) in self.ended {
+        for (job, (seq, released)) in self.ended.into_iter().filter(|(job, _)| !self.opened.contains_key(job)) {
             ends.job.push(job.0.to_bytes().to_vec());
             ends.closed_seq.push(seq);
             ends.released.push(released);
         }
-        (apart, ends)
+    }
+}
+impl Apart {
+    fn push(&mut self, job: &JobId, whole: &SetApart, end: Option<End>) {
+        self.job.push(job.0.to_bytes().to_vec());
+        self.member.push(whole.member.to_string());
+        self.at.push(whole.at);
+        self.amount.push(whole.amount);
+        self.opened_seq.push(whole.seq);
+        self.closed_seq.push(end.map(|(seq, _)| seq));
+        self.released.push(end.and_then(|(_, released)| released));
     }
 }
 
 impl<'a> Rows<'a> {
     /// `tree` is that of all messages before, and grows by these.
     pub fn of(messages: &'a [Message], tree: &mut Frontier) -> Self {
+        let mut changing = Changing::default();
+        let mut rows = Self::adding(messages, tree, &mut changing);
+        rows.rest(changing);
+        rows
+    }
+
+    /// The rows that no later message changes; all others are kept in `changing`.
+    pub fn over(messages: &'a [Message], tree: &mut Frontier, changing: &mut Changing) -> Self {
+        let mut rows = Self::adding(messages, tree, changing);
+        let (openings, opened) = (&mut rows.openings, &mut changing.opened);
+        changing.closed.retain(|job, closing| match opened.remove(job) {
+            Some(opening) => {
+                openings.push(job, &opening, Some(closing));
+                false
+            }
+            None => true,
+        });
+        changing.vesting.over(&mut rows.vesting);
+        changing.reviews.over(&mut rows.reviews);
+        rows
+    }
+
+    /// Adds what was kept.
+    pub fn rest(&mut self, changing: Changing) {
+        let Changing { balances, opened, closed, vesting, reviews } = changing;
+        for (account, (delta, last_seq)) in balances {
+            self.accounts.id.push(account.to_string());
+            self.accounts.delta.push(delta);
+            self.accounts.last_seq.push(last_seq);
+        }
+        for (job, opening) in &opened {
+            self.openings.push(job, opening, closed.get(job));
+        }
+        for (job, closing) in closed.iter().filter(|(job, _)| !opened.contains_key(job)) {
+            self.closings.push(job, Some(closing));
+        }
+        vesting.rest(&mut self.vesting, &mut self.vested);
+        reviews.rest(&mut self.reviews, &mut self.reviewed);
+    }
+
+    fn adding(messages: &'a [Message], tree: &mut Frontier, changing: &mut Changing) -> Self {
         let mut rows = Self::default();
-        let mut balances: BTreeMap<Account, (i64, i64)> = BTreeMap::new();
-        let mut opened: BTreeMap<JobId, Opening<'_>> = BTreeMap::new();
-        let mut closed: BTreeMap<JobId, Closing<'_>> = BTreeMap::new();
-        let (mut vesting, mut reviews) = (Aside::default(), Aside::default());
+        let Changing { balances, opened, closed, vesting, reviews } = changing;
         for message in messages {
             let seq = signed(message.seq);
             rows.events.seq.push(seq);
@@ -238,17 +302,26 @@ impl<'a> Rows<'a> {
                     }
                 }
                 match &fact.what {
-                    What::Hold { job, .. } => {
-                        opened.insert(*job, Opening { fact, seq });
+                    What::Hold { job, member, amount_mmana, expires, .. } => {
+                        opened.insert(*job, Opening { member: *member, amount: amount_mmana.get(), expires: signed(*expires), seq });
                     }
-                    What::Settle { job, payee, paid_mmana, vests_at, .. } => {
-                        closed.insert(*job, Closing { fact, seq });
+                    What::Settle { job, payee, device, attempt, receipt, paid_mmana, fee_mmana, discount_mmana, vests_at, .. } => {
+                        let how = How::Settled {
+                            device: *device,
+                            attempt: *attempt,
+                            receipt: *receipt,
+                            paid: paid_mmana.get(),
+                            fee: fee_mmana.get(),
+                            discount: discount_mmana.get(),
+                            vests_at: vests_at.map(signed),
+                        };
+                        closed.insert(*job, Closing { seq, how });
                         if let Some(at) = vests_at.filter(|_| paid_mmana.get() > 0) {
                             vesting.open(job, *payee, signed(at), paid_mmana.get(), seq);
                         }
                     }
-                    What::Void { job, .. } => {
-                        closed.insert(*job, Closing { fact, seq });
+                    What::Void { job, reason, .. } => {
+                        closed.insert(*job, Closing { seq, how: How::Voided { reason: *reason } });
                     }
                     What::Open { member, did } => rows.seldom.push(Seldom::Member { id: *member, did: *did, seq }),
                     What::BindDevice { device, did, member } => {
@@ -279,19 +352,6 @@ impl<'a> Rows<'a> {
                 }
             }
         }
-        for (account, (delta, last_seq)) in balances {
-            rows.accounts.id.push(account.to_string());
-            rows.accounts.delta.push(delta);
-            rows.accounts.last_seq.push(last_seq);
-        }
-        for (job, opening) in &opened {
-            rows.openings.push(job, opening, closed.remove(job).as_ref());
-        }
-        for (job, closing) in &closed {
-            rows.closings.push(job, Some(closing));
-        }
-        (rows.vesting, rows.vested) = vesting.rows();
-        (rows.reviews, rows.reviewed) = reviews.rows();
         rows
     }
 
@@ -307,41 +367,36 @@ impl<'a> Rows<'a> {
 }
 
 impl Openings {
-    fn push(&mut self, job: &JobId, opening: &Opening<'_>, closing: Option<&Closing<'_>>) {
-        if let What::Hold { member, amount_mmana, expires, .. } = &opening.fact.what {
-            self.job.push(job.0.to_bytes().to_vec());
-            self.member.push(member.to_string());
-            self.amount.push(amount_mmana.get());
-            self.expires.push(signed(*expires));
-            self.opened_seq.push(opening.seq);
-            self.closing.push(job, closing);
-        }
+    fn push(&mut self, job: &JobId, opening: &Opening, closing: Option<&Closing>) {
+        self.job.push(job.0.to_bytes().to_vec());
+        self.member.push(opening.member.to_string());
+        self.amount.push(opening.amount);
+        self.expires.push(opening.expires);
+        self.opened_seq.push(opening.seq);
+        self.closing.push(job, closing);
     }
 }
 
 impl Closings {
-    fn push(&mut self, job: &JobId, closing: Option<&Closing<'_>>) {
+    fn push(&mut self, job: &JobId, closing: Option<&Closing>) {
         self.job.push(job.0.to_bytes().to_vec());
         self.closed_seq.push(closing.map(|closing| closing.seq));
-        let what = closing.map(|closing| &closing.fact.what);
-        #[allow(clippy::wildcard_enum_match_arm)]
-        let (state, settled, voided) = match what {
-            Some(What::Settle { device, attempt, receipt, paid_mmana, fee_mmana, discount_mmana, vests_at, .. }) => {
-                ("settled", Some((device, attempt, receipt, (paid_mmana, fee_mmana, discount_mmana), vests_at)), None)
+        let (state, settled, voided) = match closing.map(|closing| &closing.how) {
+            Some(How::Settled { device, attempt, receipt, paid, fee, discount, vests_at }) => {
+                ("settled", Some((device, attempt, receipt, (*paid, *fee, *discount), *vests_at)), None)
             }
-            Some(What::Void { reason, .. }) => ("voided", None, Some(reason)),
-            // Only a settlement or a void closes a hold.
-            Some(_) | None => ("open", None, None),
+            Some(How::Voided { reason }) => ("voided", None, Some(reason)),
+            None => ("open", None, None),
         };
         self.state.push(state);
         self.device.push(settled.map(|(device, ..)| device.to_string()));
         self.attempt.push(settled.map(|(_, attempt, ..)| attempt.0.to_bytes().to_vec()));
         self.receipt.push(settled.map(|(_, _, receipt, ..)| receipt.0.to_bytes().to_vec()));
         let money = settled.map(|(_, _, _, money, _)| money);
-        self.paid.push(money.map(|(paid, ..)| paid.get()));
-        self.fee.push(money.map(|(_, fee, _)| fee.get()));
-        self.discount.push(money.map(|(.., discount)| discount.get()));
-        self.vests_at.push(settled.and_then(|(.., vests_at)| vests_at.map(signed)));
+        self.paid.push(money.map(|(paid, ..)| paid));
+        self.fee.push(money.map(|(_, fee, _)| fee));
+        self.discount.push(money.map(|(.., discount)| discount));
+        self.vests_at.push(settled.and_then(|(.., vests_at)| vests_at));
         self.reason.push(voided.and_then(|reason| serde_json::to_value(reason).ok()?.as_str().map(str::to_owned)));
     }
 }
@@ -366,4 +421,85 @@ fn signed_rules(body: &str) -> String {
 /// Sequences and times as Postgres has them; neither comes near the limit.
 pub fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::ledger::{Leg, SettleOutcome};
+    use bus_schemas::{Cid, FactId, MilliMana, Signer};
+
+    fn message(seq: u64, whats: Vec<What>) -> Message {
+        let key = Signer::from_seed(&[1; 32]).public();
+        let leg = Leg { from: Account::Mint, to: Account::Commons, amount_mmana: MilliMana::mana(1) };
+        let facts = whats.into_iter().enumerate().map(|(i, what)| {
+            let id = FactId(Cid::of(&[seq.to_be_bytes(), (i as u64).to_be_bytes()].concat()));
+            (Fact { net: key.network_id(), id, at_ms: seq, policy: 1, legs: vec![leg], evidence: vec![], what }, "{}".to_owned())
+        });
+        Message { seq, payload: bytes::Bytes::from(seq.to_string()), chain: [1; 32], facts: facts.collect() }
+    }
+
+    #[test]
+    fn a_rebuild_writes_each_row_once() {
+        let key = Signer::from_seed(&[1; 32]).public();
+        let (member, device) = (key.member_id(), key.device_id());
+        let job = |n: u8| JobId(Cid::of(&[n]));
+        let hold = |n| What::Hold { job: job(n), member, key: n.to_string(), amount_mmana: MilliMana::mana(2), expires: 9 };
+        let settle = |n| What::Settle {
+            job: job(n),
+            payer: member,
+            payee: member,
+            device,
+            attempt: AttemptId(Cid::of(b"a")),
+            receipt: ReceiptId(Cid::of(b"r")),
+            billed_ms: 1,
+            paid_mmana: MilliMana::mana(1),
+            fee_mmana: MilliMana::ZERO,
+            discount_mmana: MilliMana::ZERO,
+            vests_at: Some(7),
+            outcome: SettleOutcome::Completed,
+            ended: vec![],
+        };
+        let void = |n| What::Void { job: job(n), member, reason: VoidReason::Expired, ended: vec![] };
+        let messages = [
+            message(1, vec![hold(1), hold(2), hold(3)]),
+            message(2, vec![settle(1), settle(2)]),
+            message(3, vec![hold(4), void(4), What::Vest { member, jobs: vec![job(1)] }]),
+        ];
+        let (mut tree, mut changing) = (Frontier::default(), Changing::default());
+        let mut written = vec![];
+        let mut note = |rows: &Rows<'_>| {
+            let holds = rows.openings.job.iter().zip(&rows.openings.closing.state);
+            written.push((
+                holds.map(|(job, state)| (Cid::from_bytes(job).unwrap(), *state)).collect::<Vec<_>>(),
+                rows.vesting.closed_seq.clone(),
+                (rows.closings.job.len(), rows.vested.job.len(), rows.accounts.delta.clone()),
+            ));
+        };
+        for one in &messages {
+            note(&Rows::over(std::slice::from_ref(one), &mut tree, &mut changing));
+        }
+        let mut rest = Rows::default();
+        rest.rest(changing);
+        note(&rest);
+        let mut settled = vec![(job(1).0, "settled"), (job(2).0, "settled")];
+        settled.sort();
+        let none = (0, 0, vec![]);
+        assert_eq!(
+            written,
+            [
+                (vec![], vec![], none.clone()),
+                (settled, vec![], none.clone()),
+                (vec![(job(4).0, "voided")], vec![Some(3)], none),
+                (vec![(job(3).0, "open")], vec![None], (0, 0, vec![-8000, 8000])),
+            ]
+        );
+        // All at once they are the same rows; in batches, what is over changes rows of the batches before.
+        let rows = Rows::of(&messages, &mut Frontier::default());
+        assert_eq!((rows.openings.job.len(), rows.closings.job.len(), rows.vesting.job.len(), rows.vested.job.len()), (4, 0, 2, 0));
+        let rows = Rows::of(&messages[1..], &mut Frontier::default());
+        assert_eq!((rows.openings.job.len(), rows.closings.job.len(), rows.vesting.job.len(), rows.vested.job.len()), (1, 2, 2, 0));
+        let rows = Rows::of(&messages[2..], &mut Frontier::default());
+        assert_eq!((rows.vesting.job.len(), rows.vested.job.len(), rows.vested.closed_seq.clone()), (0, 1, vec![3]));
+    }
 }

@@ -20,10 +20,13 @@ use ledger_worker::settings::parts;
 use serde_json::json;
 use support::{Proc, World, cpu_s, done, hold, job, scheduler, settlement};
 
-/// CPU seconds of the processes whose parent is `pid` or that are it.
+/// CPU seconds of the processes whose parent is `pid` or that are it, those that have ended among them.
 fn family_cpu_s(pid: u32) -> f64 {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    cpu_s(pid) + children.split_whitespace().filter_map(|child| child.parse().ok()).map(cpu_s).sum::<f64>()
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ended = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(13).take(2);
+    let ended = ended.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0;
+    cpu_s(pid) + ended + children.split_whitespace().filter_map(|child| child.parse().ok()).map(cpu_s).sum::<f64>()
 }
 
 #[tokio::test]
@@ -206,17 +209,20 @@ async fn measure_2_replay() {
     let filling = Instant::now();
     let (facts, digest) = fill(&world, setting("MESH_BENCH_REPLAY_FACTS", 1_000_000)).await;
     let filled_s = filling.elapsed().as_secs_f64();
-    let began = Instant::now();
+    let cpu = || (family_cpu_s(world.postgres.pid()), world.nats.cpu_s());
+    let (before, began) = (cpu(), Instant::now());
     let mut replay = Proc::spawn(world.command(&["rebuild"]).env("DATABASE_URL", world.postgres.url_of("mesh_owner")), "KILL");
-    let mut most = 0;
+    let (mut most, mut own_cpu_s) = (0, 0.0);
     let mut ended = None;
     until_slowly("the replay to end", async || {
         most = most.max(peak_mb(replay.pid()).unwrap_or(0));
+        own_cpu_s = f64::max(own_cpu_s, replay.cpu_s());
         ended = replay.child.try_wait().unwrap();
         ended.map(|_| ())
     })
     .await;
     let seconds = began.elapsed().as_secs_f64();
+    let after = cpu();
     assert!(ended.is_some_and(|status| status.success()), "{}", replay.log.lock().unwrap());
     let verifying = Instant::now();
     let (ok, report) = world.verify();
@@ -224,6 +230,7 @@ async fn measure_2_replay() {
     measured(&json!({
         "name": "replay", "facts": facts, "seconds": seconds, "facts_per_s": facts as f64 / seconds, "peak_mb": most,
         "filled_s": filled_s, "verify_s": verifying.elapsed().as_secs_f64(),
+        "replay_cpu_s": own_cpu_s, "postgres_cpu_s": after.0 - before.0, "hub_cpu_s": after.1 - before.1,
     }));
 }
 
