@@ -89,9 +89,9 @@ impl Leaf {
     pub fn uplink_login(&self) -> Login {
         Login::UserPassword("agent".into(), self.kept.agent_password.clone())
     }
-    /// The login of people and programs on this machine.
+    /// The agent's login where the people and programs of this machine are; they have one that may less.
     pub fn local_login(&self) -> Login {
-        Login::UserPassword("app".into(), self.kept.app_password.clone())
+        Login::UserPassword("local".into(), self.kept.agent_password.clone())
     }
     /// What tells the server to read its configuration again.
     pub fn reloader(&self, home: &Home, device: &Device) -> Reload {
@@ -283,7 +283,9 @@ pub fn last_words(home: &Home) -> Option<String> {
     let text = String::from_utf8_lossy(&bytes).into_owned();
     let words =
         |line: &str| ["[ERR] ", "[FTL] ", "[WRN] "].iter().find_map(|level| line.split_once(level)).map(|(_, words)| words.to_owned());
-    text.lines().rev().find_map(words).map(|words| words.chars().take(300).collect())
+    // Said at each start, and true: the passwords in that file are random and its mode is 0600.
+    let lines = text.lines().filter(|line| !line.contains("Plaintext passwords detected"));
+    lines.rev().find_map(words).map(|words| words.chars().take(300).collect())
 }
 
 #[derive(Deserialize)]

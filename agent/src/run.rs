@@ -15,6 +15,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::enrol::bad_file;
 use crate::home::Home;
 use crate::identity::Identity;
 use crate::link::Links;
@@ -44,9 +45,10 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
     let device = home.device()?;
     home.create()?;
     let _lock = Lock::take(&home)?;
-    let network = bus::keys::read_network(&home.network_json())?;
+    let network = bus::keys::read_network(&home.network_json())
+        .map_err(|error| bad_file(&error.context(home.network_json().display().to_string())))?;
     ensure!(network.network == device.network, "network.json is about {}, device.toml about {}", network.network, device.network);
-    let signer = Arc::new(Identity::device_signer(&home)?);
+    let signer = Arc::new(Identity::device_signer(&home).map_err(|error| bad_file(&error))?);
     ensure!(signer.public() == device.device.did, "keys/device.key is not the key of device.toml");
     serve_health().await?;
 

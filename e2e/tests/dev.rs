@@ -33,7 +33,25 @@ async fn what_dies_is_restarted_or_reported() {
     })
     .await;
     until("the end of its orphaned nats-server", || async { (!proc::runs(leaf)).then_some(()) }).await;
+
+    // Whoever starts it again by hand starts it in the stack's folder: it goes with the stack.
+    let home = stack.path("/devices/0/home");
+    let started = stack.cli.command(&["start", "--detach"]).env("MESH_HOME", &home).output().expect("mesh starts");
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    let pid = |file: &str| -> Option<u32> { std::fs::read_to_string(home.join(file)).ok()?.trim().parse().ok() };
+    let by_hand = until("the agent and its server", || async { Some([pid("agent.pid")?, pid("nats.pid")?]) }).await;
+    doors::http(&stack, &doors::echo("by hand"), "by-hand").await;
     stack.stop();
+    assert_eq!(by_hand.map(proc::runs), [false, false], "nothing is left of the agent that was started by hand");
+}
+
+#[test]
+fn nobody_else_on_the_machine_reaches_the_database() {
+    let stack = Stack::start(&["--agents", "1"], &[]);
+    let url = stack.text("/postgres/url");
+    let folder = url.split_once("host=").expect("a socket").1.split('&').next().unwrap_or_default();
+    let mode = std::fs::metadata(folder).expect("the socket's folder").permissions().mode();
+    assert_eq!(mode & 0o077, 0, "{folder} has mode {mode:o}");
 }
 
 #[tokio::test]

@@ -108,7 +108,14 @@ impl World {
             Err(StoreError::TooLarge(bytes)) => {
                 Err(Problem::new(Code::TooLarge, format!("{bytes} bytes, at most {} are allowed", limits::SUBMISSION_BYTES_MAX)))
             }
-            Err(error @ (StoreError::Refused { .. } | StoreError::NoStream(_) | StoreError::TimedOut | StoreError::Other(_))) => {
+            Err(StoreError::TimedOut) => Err(Problem::new(
+                Code::Unavailable,
+                format!(
+                    "it is not known whether the submission was stored; send it again with the key {} and it is one job",
+                    key.unwrap_or(door_key)
+                ),
+            )),
+            Err(error @ (StoreError::Refused { .. } | StoreError::NoStream(_) | StoreError::Other(_))) => {
                 Err(Problem::new(Code::Unavailable, format!("the submission could not be stored: {error}")))
             }
         }

@@ -58,6 +58,7 @@ pub fn main() -> ExitCode {
         Ok(done) => done.code(),
         Err(failure) => output.fail(&failure),
     };
+    let code = output.end(code);
     runtime.shutdown_background();
     ExitCode::from(code)
 }

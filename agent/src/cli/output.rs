@@ -1,11 +1,15 @@
 //! The output contract: stdout carries data in the form that was asked for; stderr carries progress, hints and errors.
 
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
 
 use super::args::Global;
 use super::failure::Failure;
+
+/// Something that was to be printed is lost: a full disk, a closed descriptor.
+static LOST: AtomicBool = AtomicBool::new(false);
 
 /// How data is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -112,11 +116,21 @@ impl Output {
             return;
         }
         let mut out = anstream::stdout().lock();
-        let _ = out.write_all(text.as_bytes());
-        if !text.ends_with('\n') {
-            let _ = out.write_all(b"\n");
+        let end: &[u8] = if text.ends_with('\n') { b"" } else { b"\n" };
+        let written = out.write_all(text.as_bytes()).and_then(|()| out.write_all(end)).and_then(|()| out.flush());
+        if written.is_err_and(|error| error.kind() != std::io::ErrorKind::BrokenPipe) {
+            LOST.store(true, Ordering::Relaxed);
         }
-        let _ = out.flush();
+    }
+
+    /// The exit code, after all is printed: what stdout could not take is a failure.
+    pub fn end(&self, code: u8) -> u8 {
+        if !LOST.load(Ordering::Relaxed) {
+            return code;
+        }
+        let failure = Failure::new(bus_schemas::Code::BadFile, "stdout could not be written; what was printed there is not whole");
+        let _ = write!(anstream::stderr().lock(), "{}", failure.text());
+        if code == 0 { failure.exit() } else { code }
     }
 
     /// Progress and hints, for people, on stderr.

@@ -56,6 +56,10 @@ pub fn run(cli: &Cli, args: &SignArgs, output: &Output) -> Done {
     let context = Contexts::of_user()?.find(cli.global.context.as_deref())?;
     let signer = key_of(&context)?;
     let spec = parse_job(&read_input(&args.file)?)?;
+    let most = Duration::from_millis(limits::EXP_MAX_MS);
+    if args.valid.is_zero() || args.valid > most {
+        return Err(Failure::new(Code::BadTimeout, "--valid: more than 0s and at most 24h").next("mesh sign FILE --valid 1h"));
+    }
     let random = bus::keys::random_hex::<8>()?;
     let spec = complete(spec, context.network, &signer, bus::hub_time::here_ms(), args.valid, || format!("sign-{random}"));
     if spec.by != Some(signer.public()) || spec.net != Some(context.network) {

@@ -28,6 +28,7 @@ pub fn run(args: &GuardArgs) {
     // The programs of ours have seen the same end of input and are stopping; agents stop their servers first.
     std::thread::sleep(std::time::Duration::from_secs(2));
     for home in leftovers::homes(&args.root.join("agents")) {
+        leftovers::stop_agent_of(&home, std::time::Duration::from_secs(4));
         leftovers::stop_orphan_of(&home);
     }
     leftovers::stop_noted(&args.root.join("run"));

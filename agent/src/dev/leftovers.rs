@@ -38,6 +38,29 @@ pub fn stop_orphan_of(home: &Path) -> Option<u32> {
     stop_if(pid, &home.display().to_string(), Signal::TERM).then_some(pid)
 }
 
+/// Stops the agent of a home, also one that somebody started again by hand, and waits until it has gone; its pid, where one ran.
+pub fn stop_agent_of(home: &Path, wait: Duration) -> Option<u32> {
+    let (pid, lock) = (fs::read_to_string(home.join("agent.pid")).ok()?.trim().parse().ok()?, home.join("agent.lock"));
+    if !is_locked(&lock) {
+        return None;
+    }
+    signal(pid, Signal::TERM);
+    let start = Instant::now();
+    while is_locked(&lock) && start.elapsed() < wait {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    if is_locked(&lock) {
+        signal(pid, Signal::KILL);
+    }
+    Some(pid)
+}
+
+/// An agent holds this lock for as long as it lives.
+fn is_locked(path: &Path) -> bool {
+    let Ok(file) = fs::OpenOptions::new().write(true).open(path) else { return false };
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err()
+}
+
 /// The nats-server of a home, if it runs.
 pub fn orphan_of(home: &Path) -> Option<u32> {
     let pid = fs::read_to_string(home.join("nats.pid")).ok()?.trim().parse().ok()?;

@@ -42,7 +42,7 @@ impl Place {
         for name in ["logs", "agents", "run", "contexts"] {
             make_folder(&root.join(name))?;
         }
-        set_mode(&root.join("run"), 0o711)?;
+        set_mode(&root.join("run"), 0o700)?;
         Ok(Self { root, temporary, socket })
     }
     pub fn network(&self) -> PathBuf {

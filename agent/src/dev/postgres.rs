@@ -133,7 +133,8 @@ impl Postgres {
         if let Some(account) = &self.account {
             place::give(&self.socket, account)?;
         }
-        place::set_mode(&self.socket, 0o711)?;
+        // Whoever reaches the socket is let in, so nobody else may pass.
+        place::set_mode(&self.socket, 0o700)?;
         if self.data.join("PG_VERSION").exists() {
             return Ok(());
         }

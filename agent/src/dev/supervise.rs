@@ -171,8 +171,12 @@ impl Stack<'_> {
         if self.ready.is_some() {
             self.output.say("stopping");
         }
+        let homes = leftovers::homes(&self.place.root.join("agents"));
         let in_order = async {
             for (role, wait) in ORDER {
+                if role == Role::Agent {
+                    started_by_hand(homes.clone(), &self.children, wait).await;
+                }
                 let mut children: Vec<_> = self.children.iter_mut().filter(|child| child.spec.role == role).collect();
                 futures::future::join_all(children.iter_mut().map(|child| child.stop(wait))).await;
             }
@@ -190,7 +194,6 @@ impl Stack<'_> {
             }
         }
         // Where an agent had to be killed, its server is still there.
-        let homes = leftovers::homes(&self.place.root.join("agents"));
         let _ = tokio::task::spawn_blocking(move || homes.iter().filter_map(|home| leftovers::stop_orphan_of(home)).count()).await;
         // Where the start was interrupted, what had just begun is not among the children yet; it is noted all the same.
         let run = self.place.root.join("run");
@@ -211,6 +214,18 @@ impl Stack<'_> {
         }
         self.place.clear();
     }
+}
+
+/// An agent that died and that somebody started again (`mesh start`) lives in the stack's folder, so it goes with the stack.
+async fn started_by_hand(homes: Vec<std::path::PathBuf>, children: &[super::child::Running], wait: Duration) {
+    let dead: Vec<&str> = children
+        .iter()
+        .filter(|child| child.spec.role == Role::Agent && child.status().is_some())
+        .map(|child| child.spec.name.as_str())
+        .collect();
+    let homes: Vec<_> =
+        homes.into_iter().filter(|home| home.file_name().and_then(|name| name.to_str()).is_some_and(|name| dead.contains(&name))).collect();
+    let _ = tokio::task::spawn_blocking(move || homes.iter().filter_map(|home| leftovers::stop_agent_of(home, wait)).count()).await;
 }
 
 async fn sleep_until(at: Option<Instant>) {
