@@ -1,6 +1,7 @@
 //! While it runs, and its end: what dies is started again and reported; at a signal everything is stopped in order, by pid.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -172,13 +173,14 @@ impl Stack<'_> {
             self.output.say("stopping");
         }
         let homes = leftovers::homes(&self.place.root.join("agents"));
+        let dead = self.children.iter().filter(|child| child.spec.role == Role::Agent && child.status().is_some());
+        let mut by_hand: Vec<PathBuf> = dead.map(|child| self.place.agent(&child.spec.name)).collect();
         let in_order = async {
             for (role, wait) in ORDER {
-                if role == Role::Agent {
-                    started_by_hand(homes.clone(), &self.children, wait).await;
-                }
                 let mut children: Vec<_> = self.children.iter_mut().filter(|child| child.spec.role == role).collect();
-                futures::future::join_all(children.iter_mut().map(|child| child.stop(wait))).await;
+                let by_hand = if role == Role::Agent { std::mem::take(&mut by_hand) } else { vec![] };
+                let ours = futures::future::join_all(children.iter_mut().map(|child| child.stop(wait)));
+                tokio::join!(ours, stop_agents_of(by_hand, wait));
             }
         };
         let hurried = tokio::select! {
@@ -216,16 +218,10 @@ impl Stack<'_> {
     }
 }
 
-/// An agent that died and that somebody started again (`mesh start`) lives in the stack's folder, so it goes with the stack.
-async fn started_by_hand(homes: Vec<std::path::PathBuf>, children: &[super::child::Running], wait: Duration) {
-    let dead: Vec<&str> = children
-        .iter()
-        .filter(|child| child.spec.role == Role::Agent && child.status().is_some())
-        .map(|child| child.spec.name.as_str())
-        .collect();
-    let homes: Vec<_> =
-        homes.into_iter().filter(|home| home.file_name().and_then(|name| name.to_str()).is_some_and(|name| dead.contains(&name))).collect();
-    let _ = tokio::task::spawn_blocking(move || homes.iter().filter_map(|home| leftovers::stop_agent_of(home, wait)).count()).await;
+/// Agents that died and that somebody started again (`mesh start`) live in the stack's folder, so they go with the stack.
+async fn stop_agents_of(homes: Vec<PathBuf>, wait: Duration) {
+    let stops = homes.into_iter().map(|home| tokio::task::spawn_blocking(move || leftovers::stop_agent_of(&home, wait)));
+    futures::future::join_all(stops).await;
 }
 
 async fn sleep_until(at: Option<Instant>) {
