@@ -24,9 +24,6 @@ use crate::store::{Position, Store};
 /// How long the rows may take to catch up when the worker is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What is missing is looked for again after this.
-const AGAIN: Duration = Duration::from_millis(300);
-
 /// All that a worker is made of.
 pub struct Worker {
     pub bus: Bus,
@@ -55,23 +52,19 @@ impl Worker {
     /// # Errors
     /// Where a decision of ours contradicts the books: a person must look.
     pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut lease = Lease::new(self.bus.clone(), self.instance.clone(), self.timings.ledger_lease);
-        let mut verifier = Verifier::default();
-        let mut standing = self.no_books();
-        let database = self.prepare("postgres", &stop, async || {
+        self.prepare("postgres", &stop, async || {
             let applied = self.store.migrate().await?;
             if !applied.is_empty() {
                 tracing::info!(?applied, "the database schema was brought to this version");
             }
             Ok(())
-        });
-        // One who starts while the database does must not wait for a lease after it as well.
-        tokio::select! {
-            biased;
-            () = database => {}
-            () = self.get_ready(&mut lease, &mut standing, &mut verifier, &stop) => {}
-        }
-        self.prepare_streams(&stop).await;
+        })
+        .await;
+        let lease_stream = format!("KV_{KV_LEDGER}");
+        self.prepare("ledger", &stop, async || self.bus.check_streams(&self.timings, &[LEDGER, &lease_stream], &[]).await).await;
+        let mut lease = Lease::new(self.bus.clone(), self.instance.clone(), self.timings.ledger_lease);
+        let mut verifier = Verifier::default();
+        let mut standing = self.no_books();
         let mut said = String::new();
         metrics::gauge!("mesh_ledger_active").set(0.0);
         while !stop.is_cancelled() {
@@ -112,7 +105,7 @@ impl Worker {
                         said.clone_from(&why);
                     }
                     self.health.set("ledger", Err(why));
-                    wait_or(&stop, lease.beat().min(AGAIN)).await;
+                    wait_or(&stop, lease.beat()).await;
                 }
             }
         }
@@ -125,21 +118,6 @@ impl Worker {
 
     fn no_books(&self) -> Standing {
         Standing::new(self.network.network, self.network.ledger_keys.iter().copied().collect())
-    }
-
-    async fn prepare_streams(&self, stop: &CancellationToken) {
-        let lease_stream = format!("KV_{KV_LEDGER}");
-        self.prepare("ledger", stop, async || self.bus.check_streams(&self.timings, &[LEDGER, &lease_stream], &[]).await).await;
-    }
-
-    /// Follows the stream and the lease until `stop`; what fails is tried again, and said by whoever needs it.
-    async fn get_ready(&self, lease: &mut Lease, standing: &mut Standing, verifier: &mut Verifier, stop: &CancellationToken) {
-        self.prepare_streams(stop).await;
-        while !stop.is_cancelled() {
-            let _ = self.follow(standing, verifier).await;
-            let _ = lease.look().await;
-            wait_or(stop, lease.beat()).await;
-        }
     }
 
     /// Tries until it works; what is missing stands in `/readyz`, and once in the log.
@@ -157,7 +135,7 @@ impl Worker {
                     self.health.set(part, Err(text));
                 }
             }
-            wait_or(stop, AGAIN).await;
+            wait_or(stop, Duration::from_millis(300)).await;
         }
     }
 
