@@ -5,16 +5,18 @@ use std::time::Duration;
 use async_nats::Message;
 use async_nats::client::Request;
 use bus::Bus;
-use bus_schemas::api::{BLOB_CHUNKS_HEADER, ErrorBody, ask};
+use bus_schemas::api::{BLOB_CHUNKS_HEADER, ask};
 use bus_schemas::envelope::encode;
 use bus_schemas::id::Asker;
 use bus_schemas::limits::{BLOB_BYTES_MAX, BLOB_CHUNK, JOB_BYTES_MAX};
-use bus_schemas::subject::{api, header};
+use bus_schemas::subject::api;
 use bus_schemas::{Cid, Code, Form, Problem, strict};
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
+
+use crate::link::error_of;
 
 /// Chunks on their way at once: enough to fill the link, few enough to leave room for heartbeats.
 const IN_FLIGHT: usize = 4;
@@ -85,7 +87,7 @@ impl Blobs {
         loop {
             let request = Request::new().payload(question.clone()).timeout(Some(WAIT));
             match self.uplink.client.send_request(api(&self.asker, call), request).await {
-                Ok(answer) => match error_of(&answer) {
+                Ok(answer) => match error_of(&answer).map(Problem::from) {
                     None => return Ok(answer),
                     Some(problem) if matches!(problem.code, Code::Unavailable | Code::TooManyWaiting) => {
                         tracing::debug!(call, %problem, "asking again");
@@ -106,19 +108,6 @@ impl Blobs {
             tokio::time::sleep(PAUSE).await;
         }
     }
-}
-
-/// The door's own error, where the answer is one.
-fn error_of(answer: &Message) -> Option<Problem> {
-    let headers = answer.headers.as_ref()?;
-    let code = headers.get(header::SERVICE_ERROR_CODE)?;
-    Some(match serde_json::from_slice::<ErrorBody>(&answer.payload) {
-        Ok(body) => body.into(),
-        Err(_) => {
-            let text = headers.get(header::SERVICE_ERROR).map_or("", |text| text.as_str());
-            Problem::new(code.as_str().parse().unwrap_or(Code::Internal), text)
-        }
-    })
 }
 
 /// The texts of an input blob: a line each, `{"text":…}`; blank lines do not count.

@@ -81,11 +81,20 @@ pub async fn ask_gateway<Q: Serialize + Sync, A: DeserializeOwned>(
     let payload = serde_json::to_vec(question).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let request = Request::new().payload(payload.into()).timeout(Some(ANSWER_MAX));
     let answer = uplink.client.send_request(subject::api(asker, call), request).await.map_err(|error| away(error.to_string()))?;
-    if answer.headers.as_ref().is_some_and(|headers| headers.get(subject::header::SERVICE_ERROR_CODE).is_some()) {
-        let body: ErrorBody = serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))?;
-        return Err(body.into());
+    if let Some(error) = error_of(&answer) {
+        return Err(error.into());
     }
     serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))
+}
+
+/// The door's own error, where the answer is one.
+pub fn error_of(answer: &Message) -> Option<ErrorBody> {
+    let headers = answer.headers.as_ref()?;
+    let code = headers.get(subject::header::SERVICE_ERROR_CODE)?;
+    Some(serde_json::from_slice(&answer.payload).unwrap_or_else(|_| {
+        let text = headers.get(subject::header::SERVICE_ERROR).map_or("", |text| text.as_str());
+        Problem::new(code.as_str().parse().unwrap_or(Code::Internal), text).body()
+    }))
 }
 
 /// Whose word counts.

@@ -58,7 +58,7 @@ impl Renewal {
     /// Before the device has a link: renews what is due, while the old login may have ended.
     pub async fn at_start(home: &Home, device: &Device) {
         let renewal = Self { home: home.clone(), device: device.clone(), uplink: None, leaf: None };
-        if renewal.is_due()
+        if renewal.left().is_zero()
             && let Err(problem) = renewal.renew().await
         {
             tracing::warn!(%problem, "the device's login is older than half of its life and was not renewed; it is tried again");
@@ -73,7 +73,8 @@ impl Renewal {
     pub async fn run(self, stop: CancellationToken) {
         let mut pause = AGAIN;
         loop {
-            let wait = if self.is_due() {
+            let left = self.left();
+            let wait = if left.is_zero() {
                 match self.renew().await {
                     Ok(()) => {
                         tracing::info!("the device's logins were renewed");
@@ -87,7 +88,7 @@ impl Renewal {
                     }
                 }
             } else {
-                self.left().min(LOOK)
+                left.min(LOOK)
             };
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -96,12 +97,9 @@ impl Renewal {
         }
     }
 
-    fn is_due(&self) -> bool {
-        due_of(&self.home.device_creds()).is_some_and(|due| due <= bus::hub_time::here_ms())
-    }
-    /// How long until they are due.
+    /// How long until the logins are due; nothing where they are.
     fn left(&self) -> Duration {
-        due_of(&self.home.device_creds()).map_or(LOOK, |due| Duration::from_millis(due.saturating_sub(bus::hub_time::here_ms()) + 1))
+        due_of(&self.home.device_creds()).map_or(LOOK, |due| Duration::from_millis(due.saturating_sub(bus::hub_time::here_ms())))
     }
 
     async fn renew(&self) -> Result<(), Problem> {

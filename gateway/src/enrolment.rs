@@ -21,7 +21,7 @@ use bus_schemas::code::{Code, Problem};
 use bus_schemas::id::{Asker, DeviceId, MemberId, NetworkId};
 use bus_schemas::ledger::{LedgerOutcome, Op};
 use bus_schemas::network::{DeviceRecord, EnrolReply, Invite, NetworkDocument};
-use bus_schemas::{Signer, UnixMs, Verifier, limits, stream};
+use bus_schemas::{Signer, UnixMs, Verifier, stream};
 use deadpool_postgres::Pool;
 
 use crate::ledger_client::{self, Asking};
@@ -35,29 +35,22 @@ const TOKEN_MS: u64 = 90 * 24 * 3600 * 1000;
 const LEDGER_WITHIN: Duration = Duration::from_secs(20);
 const KV_WITHIN: Duration = Duration::from_secs(10);
 
-/// Settings of enrolment: each is a flag and an environment variable.
-#[derive(Debug, Clone, clap::Args)]
+/// Settings of enrolment; the flags are those of `run::Settings`.
+#[derive(Debug, Clone)]
 pub struct EnrolSettings {
     /// Seed of the signing key of devices (keys/role-device.nk).
-    #[arg(long, env = "MESH_ROLE_DEVICE_KEY")]
     pub role_device_key: PathBuf,
     /// Seed of the signing key of members (keys/role-member.nk).
-    #[arg(long, env = "MESH_ROLE_MEMBER_KEY")]
     pub role_member_key: PathBuf,
     /// Public key of the EDGE account (edge.pub).
-    #[arg(long, env = "MESH_EDGE_PUB")]
     pub edge_pub: PathBuf,
     /// Where devices reach the hub, as they are told.
-    #[arg(long, env = "MESH_LEAF_URL", default_value = "nats://127.0.0.1:7422")]
     pub leaf_url: String,
     /// Where members reach the hub, as they are told.
-    #[arg(long, env = "MESH_PUBLIC_NATS_URL", default_value = "nats://127.0.0.1:4222")]
     pub public_nats_url: String,
     /// Pays devices by the tier they claim. For development: nobody has looked at them.
-    #[arg(long, env = "MESH_ATTEST_CLAIMED")]
     pub attest_claimed: bool,
     /// Seconds that the logins of devices and members last; agents renew theirs at half of it.
-    #[arg(long, env = "MESH_CREDENTIALS_S", default_value_t = limits::CREDENTIALS_S, value_parser = clap::value_parser!(u64).range(1..))]
     pub credentials_s: u64,
 }
 

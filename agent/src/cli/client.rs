@@ -6,10 +6,9 @@ use async_nats::HeaderMap;
 use async_nats::client::Request;
 use bus::connect::{Connect, Login};
 use bus::{Bus, Health};
-use bus_schemas::api::ErrorBody;
 use bus_schemas::id::Asker;
 use bus_schemas::network::NetworkDocument;
-use bus_schemas::subject::{self, header};
+use bus_schemas::subject;
 use bus_schemas::{Code, Form, Problem};
 use bytes::Bytes;
 use serde::Serialize;
@@ -18,6 +17,7 @@ use serde::de::DeserializeOwned;
 use super::args::Cli;
 use super::context::{Context, Contexts};
 use super::failure::Failure;
+use crate::link::error_of;
 
 /// A door waits up to 5 s for an answer of the parts behind it.
 const ANSWER_WAIT: Duration = Duration::from_secs(12);
@@ -92,7 +92,7 @@ impl Session {
             Failure::new(Code::Unavailable, format!("{call} at {}", self.context.nats_url)).cause(why)
         })?;
         match error_of(&answer) {
-            Some(failure) => Err(failure),
+            Some(error) => Err(error.into()),
             None => Ok(answer),
         }
     }
@@ -126,18 +126,6 @@ pub async fn connect(context: &Context, login: Login, inbox_prefix: &str, wait: 
             unreachable.tried(format!("tried {}", context.nats_url)).cause(failure.problem.detail)
         } else {
             failure
-        }
-    })
-}
-
-/// The network's own error, where the answer is one.
-fn error_of(answer: &async_nats::Message) -> Option<Failure> {
-    let code = answer.headers.as_ref()?.get(header::SERVICE_ERROR_CODE)?;
-    Some(match serde_json::from_slice::<ErrorBody>(&answer.payload) {
-        Ok(body) => body.into(),
-        Err(_) => {
-            let text = answer.headers.as_ref().and_then(|headers| headers.get(header::SERVICE_ERROR)).map_or("", |text| text.as_str());
-            Failure::new(code.as_str().parse().unwrap_or(Code::Internal), text)
         }
     })
 }
