@@ -30,3 +30,11 @@ if [ "${1:-}" = check ]; then
         fi
     done
 fi
+
+# Cargo judges by a file's time whether it was built, and clones share one target folder: a file that is older than another clone's
+# build would count as built, with that clone's text and paths. So sources count as new where another clone was built last.
+if [ -n "${CARGO_TARGET_DIR:-}" ] && [ "$(cat "$CARGO_TARGET_DIR/.clone" 2>/dev/null)" != "$root" ]; then
+    find . \( -path ./.git -o -path ./bin \) -prune -o -type f -exec touch {} +
+    mkdir -p "$CARGO_TARGET_DIR"
+    printf '%s\n' "$root" >"$CARGO_TARGET_DIR/.clone"
+fi

@@ -18,6 +18,7 @@ async fn the_books_for_people() {
     rewritten_books_are_refused(&stack).await;
     a_device_raises_the_alarm(&stack).await;
     old_money_is_not_told(&stack).await;
+    rows_behind_are_not_told(&stack).await;
 }
 
 fn other(stack: &Stack) -> String {
@@ -288,6 +289,28 @@ async fn old_money_is_not_told(stack: &Stack) {
         (status == 200).then_some(())
     })
     .await;
+}
+
+/// Rows that cannot follow are not told either, while everything else goes on; nobody need do anything once the database takes writes.
+async fn rows_behind_are_not_told(stack: &Stack) {
+    let url = stack.text("/postgres/url").replacen("mesh_reader", "mesh", 1);
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.expect("the superuser of the stack's database");
+    tokio::spawn(connection);
+    // The worker's connections are made again, so that each learns it.
+    let set = |how: &str| {
+        format!(
+            "alter role mesh_ledger set default_transaction_read_only = {how};
+             select pg_terminate_backend(pid) from pg_stat_activity where usename = 'mesh_ledger'"
+        )
+    };
+    client.batch_execute(&set("on")).await.expect("a setting");
+    assert_eq!(doors::http(stack, &doors::echo("paid while rows stand still"), "rows-behind").await["state"], "Completed");
+    let (status, answer) = doors::get(stack, "/credit/balance").await;
+    assert_eq!((status, &answer["code"]), (503, &json!("M0701")), "{answer}");
+    assert!(answer["detail"].as_str().is_some_and(|why| why.contains("no old balance is told")), "{answer}");
+    client.batch_execute(&set("off")).await.expect("a setting");
+    until("the rows to be there", || async { (doors::get(stack, "/credit/balance").await.0 == 200).then_some(()) }).await;
+    assert_eq!(stack.cli.ok(&["credit", "verify"])["ok"], true);
 }
 
 fn children(of: u32) -> Vec<u32> {

@@ -44,8 +44,8 @@ async fn logins_are_renewed_while_work_goes_on_and_after_a_long_sleep() {
     let asleep = [stack.pids("agent"), stack.pids("leaf")].concat();
     asleep.iter().for_each(|pid| testkit::proc::signal(*pid, "STOP"));
     until("the end of its login, at which the hub cuts the link", || async {
-        let (_, leafs) = testkit::http::try_send("GET", &format!("{monitor}/leafz"), &[], "").await.ok()?;
-        (serde_json::from_slice::<Value>(&leafs).ok()?["leafs"] == 0).then_some(())
+        let (_, links) = testkit::http::try_send("GET", &format!("{monitor}/leafz"), &[], "").await.ok()?;
+        (serde_json::from_slice::<Value>(&links).ok()?["leafnodes"] == 0).then_some(())
     })
     .await;
     asleep.iter().for_each(|pid| testkit::proc::signal(*pid, "CONT"));

@@ -14,7 +14,13 @@ use ledger_worker::{rebuild, reseed, verify};
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let _logs = bus::telemetry::logs("mesh-ledger", None, if matches!(cli.command, Some(Command::Run(_))) { "info" } else { "warn" });
+    let level = match &cli.command {
+        Some(Command::Run(_)) => "info",
+        // Long work tells how far it is.
+        Some(Command::Rebuild) => "warn,ledger_worker=info",
+        _ => "warn",
+    };
+    let _logs = bus::telemetry::logs("mesh-ledger", None, level);
     let done = match &cli.command {
         _ if cli.check_config => check_config(&cli.settings),
         Some(Command::Run(how)) => run(&cli.settings, how).await.map(|()| ExitCode::SUCCESS),

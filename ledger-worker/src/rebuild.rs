@@ -2,7 +2,11 @@
 //!
 //! Three hands work at once: one reads the stream, one checks and makes rows of a batch, two write those of the batches before by
 //! binary copy, each its tables. Every row is written once: what may still change (open holds, pay that has not vested) stays in
-//! memory until it is over, as it does in the books. Keys and indexes are made once everything is in.
+//! memory until it is over, as it does in the books. Keys and indexes are made once everything is in. Each hand works in one
+//! transaction on tables that it emptied in it: rows stand as committed from the start, and a server that keeps no log for replicas
+//! (`wal_level = minimal`) writes none for them.
+
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use bus::Bus;
@@ -18,7 +22,7 @@ use crate::copy::{Sheet, sheets};
 use crate::fold::Fold;
 use crate::project::{ACCOUNT, CURSOR, told, write_seldom};
 use crate::rows::{Changing, Rows, Seldom, signed};
-use crate::store::{MIGRATION_LOCK, Place, SCHEMA, STREAM, Store, make};
+use crate::store::{MIGRATION_LOCK, Place, SCHEMA, STREAM, Store, give_rights, migrate};
 
 /// Where the new rows stand until they are whole.
 const BESIDE: &str = "ledger_rebuild";
@@ -31,8 +35,10 @@ const READ_MESSAGES: std::ops::RangeInclusive<usize> = 16..=1024;
 const WAITING: usize = 2;
 /// Memory for sorting the keys of one index.
 const SORT_MB: u32 = 128;
-/// Tables that only grow; their keys and indexes are made at the end.
-const GROWING: [&str; 6] = ["event", "fact", "hold", "leg", "merkle", "vesting"];
+/// Tables that only grow, those of each of the two hands: about the same work. Their keys and indexes are made at the end.
+const GROWING: [&[&str]; 2] = [&["fact", "hold"], &["event", "leg", "merkle", "vesting", "review", "checkpoint"]];
+/// How often it is said how far the work is.
+const SAY: Duration = Duration::from_secs(5);
 
 /// What was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,21 +58,21 @@ pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store) -> any
     client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
     let empty = format!("drop schema if exists {BESIDE} cascade; create schema {BESIDE}");
     client.batch_execute(&empty).await.context("the role may not make a schema (next: run it as the owner of the books)")?;
-    make(&mut client, BESIDE).await?;
+    migrate(&mut client, BESIDE).await?;
     let other = store.alone().await?;
     for client in [&client, &other] {
         // The last commit is durable, and all before it with it.
         let sql = format!("set search_path = {BESIDE}; set synchronous_commit = off; set maintenance_work_mem = '{SORT_MB}MB'");
         client.batch_execute(&sql).await?;
     }
-    let later = without_indexes(&client).await?;
+    let hands = [Hand::new(&client, GROWING[0]).await?, Hand::new(&other, GROWING[1]).await?];
 
     let (stored, to_check) = mpsc::channel(WAITING);
-    let (facts, to_facts) = mpsc::channel(WAITING);
-    let (others, to_others) = mpsc::channel(WAITING);
+    let (senders, pieces): (Vec<_>, Vec<_>) = hands.iter().map(|_| mpsc::channel(WAITING)).unzip();
     let fold = Fold::new(network.network, network.ledger_keys.iter().copied().collect());
-    let checking = async { tokio::task::spawn_blocking(move || check(fold, to_check, &facts, &others)).await? };
-    let writing = async { tokio::try_join!(fill(&client, to_facts), fill(&other, to_others)) };
+    let end = bus.stream_end(LEDGER).await?.last_seq;
+    let checking = async { tokio::task::spawn_blocking(move || check(fold, to_check, &senders, end)).await? };
+    let writing = try_join_all(hands.iter().zip(pieces).map(|(hand, pieces)| hand.work(pieces)));
     let (checked, _, ()) = tokio::try_join!(checking, writing, read(bus, stored))?;
 
     let Checked { fold, place, rest } = checked;
@@ -79,7 +85,7 @@ pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store) -> any
     let cursor: [&(dyn tokio_postgres::types::ToSql + Sync); 5] =
         [&STREAM, &signed(start.seq), &old_chain, &signed(place.position.seq), &new_chain];
     ensure!(client.execute(CURSOR, &cursor).await.map_err(told)? == 1, "the new rows have no cursor");
-    index(&[&client, &other], later).await?;
+    give_rights(&client, BESIDE).await?;
     let swap = format!(
         "set synchronous_commit = on; begin; drop schema if exists {SCHEMA} cascade; alter schema {BESIDE} rename to {SCHEMA}; commit"
     );
@@ -120,32 +126,28 @@ enum Piece {
 }
 
 /// Checks every message and makes its rows. Work for a processor of its own.
-fn check(
-    mut fold: Fold,
-    mut from: mpsc::Receiver<Vec<StoredMessage>>,
-    facts: &mpsc::Sender<Piece>,
-    others: &mpsc::Sender<Piece>,
-) -> anyhow::Result<Checked> {
+fn check(mut fold: Fold, mut from: mpsc::Receiver<Vec<StoredMessage>>, hands: &[mpsc::Sender<Piece>], end: u64) -> anyhow::Result<Checked> {
     let (mut place, mut changing) = (Place::start(), Changing::default());
     let (mut batch, mut count) = (vec![], 0);
+    let mut said = Instant::now();
     let send = |rows: &mut Rows<'_>| -> anyhow::Result<()> {
-        let seldom = std::mem::take(&mut rows.seldom);
-        let pieces = sheets(rows).into_iter().map(Piece::Sheet);
-        for piece in std::iter::once(Piece::Seldom(seldom)).chain(pieces) {
-            let to = if matches!(&piece, Piece::Sheet(sheet) if sheet.table == "fact") { facts } else { others };
-            to.blocking_send(piece).context("the writing ended")?;
+        let sheets = sheets(rows).into_iter().map(|sheet| (GROWING.iter().position(|tables| tables.contains(&sheet.table)), sheet));
+        hands[0].blocking_send(Piece::Seldom(std::mem::take(&mut rows.seldom))).context("the writing ended")?;
+        for (hand, sheet) in sheets {
+            let hand = hand.with_context(|| format!("nobody writes {}", sheet.table))?;
+            hands[hand].blocking_send(Piece::Sheet(sheet)).context("the writing ended")?;
         }
         Ok(())
     };
     loop {
         let stored = from.blocking_recv();
-        let end = stored.is_none();
+        let over = stored.is_none();
         for message in stored.into_iter().flatten() {
             let message = fold.take(message).context("LEDGER contradicts itself (next: mesh-ledger verify)")?;
             count += message.facts.len();
             batch.push(message);
         }
-        if let Some(last) = batch.last().filter(|_| end || count >= BATCH_FACTS) {
+        if let Some(last) = batch.last().filter(|_| over || count >= BATCH_FACTS) {
             place.position = crate::store::Position { seq: last.seq, chain: last.chain };
             send(&mut Rows::over(&batch, &mut place.tree, &mut changing))?;
             batch.clear();
@@ -157,7 +159,11 @@ fn check(
         for (seq, reason) in fold.foreign.drain(..) {
             tracing::warn!(seq, reason, "a message in LEDGER is no valid batch of a ledger key; it counts for nothing");
         }
-        if end {
+        if over || said.elapsed() >= SAY {
+            said = Instant::now();
+            tracing::info!(facts = fold.standing.books().fact_count(), seq = place.position.seq, end, "the stream is read");
+        }
+        if over {
             let mut rest = Rows::default();
             rest.rest(changing);
             send(&mut rest)?;
@@ -168,71 +174,70 @@ fn check(
     }
 }
 
-async fn fill(client: &Object, mut from: mpsc::Receiver<Piece>) -> anyhow::Result<()> {
-    while let Some(piece) = from.recv().await {
-        match piece {
-            Piece::Seldom(seldom) => {
-                for one in &seldom {
-                    write_seldom(client, one).await?;
+/// Who writes some of the tables.
+struct Hand<'a> {
+    client: &'a Object,
+    /// What makes their keys and indexes again.
+    later: Vec<String>,
+}
+impl<'a> Hand<'a> {
+    /// Takes keys and indexes off the tables and begins.
+    async fn new(client: &'a Object, tables: &[&str]) -> anyhow::Result<Self> {
+        let later = without_indexes(client, tables).await?;
+        client.batch_execute(&format!("begin; truncate {}", tables.join(", "))).await?;
+        Ok(Self { client, later })
+    }
+
+    /// Writes what comes, then makes keys and indexes.
+    async fn work(&self, mut from: mpsc::Receiver<Piece>) -> anyhow::Result<()> {
+        while let Some(piece) = from.recv().await {
+            match piece {
+                Piece::Seldom(seldom) => {
+                    for one in &seldom {
+                        write_seldom(self.client, one).await?;
+                    }
                 }
-            }
-            Piece::Sheet(Sheet { table, sql, rows, bytes }) => {
-                let statement = client.prepare_cached(sql).await.map_err(told)?;
-                let mut sink = std::pin::pin!(client.copy_in(&statement).await.map_err(told)?);
-                let sent = async {
-                    sink.send(bytes).await?;
-                    sink.as_mut().finish().await
-                };
-                let written = sent.await.map_err(told).with_context(|| format!("the rows of {table} are not what the schema allows"))?;
-                ensure!(usize::try_from(written) == Ok(rows), "{written} rows of {table} were written instead of {rows}");
+                Piece::Sheet(sheet) => self.write(sheet).await?,
             }
         }
+        for sql in &self.later {
+            self.client.batch_execute(sql).await.with_context(|| format!("the rows are not what the schema allows: {sql}"))?;
+            tracing::info!(sql, "made a key or an index");
+        }
+        self.client.batch_execute("commit").await?;
+        Ok(())
     }
-    Ok(())
+
+    async fn write(&self, Sheet { table, sql, rows, bytes }: Sheet) -> anyhow::Result<()> {
+        let statement = self.client.prepare_cached(sql).await.map_err(told)?;
+        let mut sink = std::pin::pin!(self.client.copy_in(&statement).await.map_err(told)?);
+        let sent = async {
+            sink.send(bytes).await?;
+            sink.as_mut().finish().await
+        };
+        let written = sent.await.map_err(told).with_context(|| format!("the rows of {table} are not what the schema allows"))?;
+        ensure!(usize::try_from(written) == Ok(rows), "{written} rows of {table} were written instead of {rows}");
+        Ok(())
+    }
 }
 
-/// Takes the indexes and keys off the tables that only grow; returns what makes them again, table by table.
-async fn without_indexes(client: &impl GenericClient) -> anyhow::Result<Vec<Vec<String>>> {
+/// Takes the indexes and keys off tables; returns what makes them again.
+async fn without_indexes(client: &impl GenericClient, tables: &[&str]) -> anyhow::Result<Vec<String>> {
     let keys = "select c.conrelid::regclass::text, c.conname::text, pg_get_constraintdef(c.oid) from pg_constraint c
          where c.connamespace = $1::text::regnamespace and c.contype in ('p', 'u') and c.conrelid::regclass::text = any($2) order by 1, 2";
     let indexes = "select i.tablename::text, i.indexname::text, i.indexdef from pg_indexes i
          where i.schemaname = $1::text and i.tablename = any($2) order by 1, 2";
-    let mut later: Vec<Vec<String>> = GROWING.map(|_| vec![]).to_vec();
-    let mut keep = |table: &str, sql: String| {
-        let place = GROWING.iter().position(|growing| *growing == table).context("a table that was not asked for")?;
-        later[place].push(sql);
-        anyhow::Ok(())
-    };
-    let tables = GROWING.as_slice();
+    let mut later = vec![];
     for row in client.query(keys, &[&BESIDE, &tables]).await? {
         let (table, name, definition): (String, String, String) = (row.get(0), row.get(1), row.get(2));
         client.batch_execute(&format!("alter table {table} drop constraint {name}")).await?;
-        keep(&table, format!("alter table {table} add constraint {name} {definition}"))?;
+        later.push(format!("alter table {table} add constraint {name} {definition}"));
     }
     // The indexes of keys went with them.
     for row in client.query(indexes, &[&BESIDE, &tables]).await? {
-        let (table, name, definition): (String, String, String) = (row.get(0), row.get(1), row.get(2));
+        let (name, definition): (String, String) = (row.get(1), row.get(2));
         client.batch_execute(&format!("drop index {name}")).await?;
-        keep(&table, definition)?;
+        later.push(definition);
     }
     Ok(later)
-}
-
-/// Makes keys and indexes again, each client taking the next table.
-async fn index(clients: &[&Object], later: Vec<Vec<String>>) -> anyhow::Result<()> {
-    // Those with the most to do are taken first.
-    let mut tables = later;
-    tables.sort_by_key(Vec::len);
-    let tables = std::cell::RefCell::new(tables);
-    let next = || tables.borrow_mut().pop();
-    try_join_all(clients.iter().map(|client| async move {
-        while let Some(table) = next() {
-            for sql in table {
-                client.batch_execute(&sql).await.with_context(|| format!("the rows are not what the schema allows: {sql}"))?;
-            }
-        }
-        anyhow::Ok(())
-    }))
-    .await?;
-    Ok(())
 }

@@ -136,15 +136,29 @@ impl Store {
 }
 
 /// Makes or brings up the tables of a schema, and says who may do what with them.
+async fn make(client: &mut Object, schema: &str) -> anyhow::Result<Vec<String>> {
+    let applied = migrate(client, schema).await?;
+    give_rights(client, schema).await?;
+    Ok(applied)
+}
+
+/// Makes or brings up the tables of a schema.
 ///
 /// # Errors
 /// As [`Store::migrate`].
-pub async fn make(client: &mut Object, schema: &str) -> anyhow::Result<Vec<String>> {
+pub async fn migrate(client: &mut Object, schema: &str) -> anyhow::Result<Vec<String>> {
     client.batch_execute(&format!("set search_path = {schema}")).await?;
     let report = embedded::migrations::runner().run_async(&mut ***client).await.context("the schema cannot be migrated")?;
-    client.batch_execute(&rights(schema)).await.context("the roles cannot be given their rights")?;
     client.batch_execute(&format!("set search_path = {SCHEMA}")).await?;
     Ok(report.applied_migrations().iter().map(ToString::to_string).collect())
+}
+
+/// Says who may do what with the tables of a schema.
+///
+/// # Errors
+/// Where the role does not own them.
+pub async fn give_rights(client: &impl GenericClient, schema: &str) -> anyhow::Result<()> {
+    client.batch_execute(&rights(schema)).await.context("the roles cannot be given their rights")
 }
 
 /// Nobody deletes, not even the owner by mistake. The worker's role, where it is not the owner, inserts, and updates what changes;

@@ -224,6 +224,7 @@ async fn measure_2_replay() {
     let seconds = began.elapsed().as_secs_f64();
     let after = cpu();
     assert!(ended.is_some_and(|status| status.success()), "{}", replay.log.lock().unwrap());
+    eprint!("{}", replay.log.lock().unwrap());
     let verifying = Instant::now();
     let (ok, report) = world.verify();
     assert!(ok && report["digest"] == digest.as_str() && report["database_digest"] == digest.as_str(), "{report}");

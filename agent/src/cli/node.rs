@@ -71,7 +71,8 @@ fn ls_text(session: &Session, list: &DeviceList) -> String {
             device.status.clone(),
             device.tier.to_string(),
             device.kinds.join(", "),
-            device.jobs.to_string(),
+            // What an offline one said last is old.
+            if device.online { device.jobs.to_string() } else { "-".into() },
             device.member.to_string(),
         ]
     };

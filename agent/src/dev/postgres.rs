@@ -15,20 +15,31 @@ use super::tools::{cache_folder, is_program, on_path, output_of, set};
 use crate::cli::failure::Failure;
 
 /// Part of the template's name; another number where its making changes.
-const TEMPLATE: u32 = 2;
+const TEMPLATE: u32 = 3;
 const SUPERUSER: &str = "mesh";
 const DATABASE: &str = "mesh";
-/// Each part has a role and makes a schema of its own; the reader sees all rows and changes none. The gateway reads balances.
+/// The gateway makes a schema of its own. The books belong to one who only migrates and rebuilds them; the worker adds to them, the
+/// reader sees all rows and changes none. The gateway reads balances.
 const SETUP: &str = "create role mesh_gateway login;
+create role mesh_owner login;
 create role mesh_ledger login;
 create role mesh_reader login;
 create database mesh;
-grant create on database mesh to mesh_gateway, mesh_ledger;
+grant create on database mesh to mesh_gateway, mesh_owner;
 grant mesh_reader to mesh_gateway;
 ";
-const SETUP_DATABASE: &str = "alter default privileges for role mesh_gateway, mesh_ledger grant usage on schemas to mesh_reader;
-alter default privileges for role mesh_gateway, mesh_ledger grant select on tables to mesh_reader;
+const SETUP_DATABASE: &str = "alter default privileges for role mesh_gateway grant usage on schemas to mesh_reader;
+alter default privileges for role mesh_gateway grant select on tables to mesh_reader;
 ";
+/// Kept data of a version whose worker owned the books; their next migration gives it the rights that it keeps.
+const OLDER: &str = "do $$ begin
+    if not exists (select from pg_roles where rolname = 'mesh_owner') then
+        create role mesh_owner login;
+        grant create on database mesh to mesh_owner;
+        revoke create on database mesh from mesh_ledger;
+        reassign owned by mesh_ledger to mesh_owner;
+    end if;
+end $$";
 /// Small, safe, and quiet while nothing happens: no process wakes more often than it must.
 const SETTINGS: &str = "listen_addresses=''
 fsync=on
@@ -256,15 +267,19 @@ impl Postgres {
         }
     }
 
-    /// Waits until it answers.
+    /// Waits until it answers, and sees to its roles.
     ///
     /// # Errors
     /// Where it ends, or does not answer in time.
     pub async fn wait_ready(&self, running: &Running, wait: Duration) -> Result<(), Failure> {
         let until = Instant::now() + wait;
         loop {
-            match tokio_postgres::connect(&self.url("mesh_reader"), tokio_postgres::NoTls).await {
-                Ok(_) => return Ok(()),
+            match tokio_postgres::connect(&self.url(SUPERUSER), tokio_postgres::NoTls).await {
+                Ok((client, connection)) => {
+                    let roles = async move { client.batch_execute(OLDER).await };
+                    let (done, _) = tokio::join!(roles, connection);
+                    return done.map_err(|error| Failure::ours(format!("the roles of Postgres: {error}")));
+                }
                 Err(error) if running.status().is_some() || Instant::now() > until => {
                     return Err(Failure::new(Code::Unavailable, "Postgres did not start").tried(running.last_words()).cause(error));
                 }

@@ -54,6 +54,8 @@ pub struct Stack<'a> {
     pub(super) ready: Option<Ready>,
     pub(super) guard: Option<std::process::Child>,
     pub(super) context: Option<String>,
+    /// What its devices can run.
+    kinds: std::collections::BTreeSet<String>,
     began: Instant,
     /// Held as long as this stack uses the folder.
     _lock: File,
@@ -80,7 +82,21 @@ impl<'a> Stack<'a> {
         let guard = start_guard(&tools, &place)?;
         let exits = mpsc::unbounded_channel();
         let children = Vec::new();
-        Ok(Self { args, output, place, tools, ports, children, exits, ready: None, guard: Some(guard), context: None, began, _lock: lock })
+        Ok(Self {
+            args,
+            output,
+            place,
+            tools,
+            ports,
+            children,
+            exits,
+            ready: None,
+            guard: Some(guard),
+            context: None,
+            kinds: <_>::default(),
+            began,
+            _lock: lock,
+        })
     }
 
     /// Starts everything and tells so.
@@ -188,7 +204,7 @@ impl<'a> Stack<'a> {
                 "--monitor-listen",
                 &at(ports.monitor),
             ];
-            let (version, files) = tokio::join!(check_nats_version(&self.tools.nats_server), self.run(&files));
+            let (version, files) = tokio::join!(check_nats_version(&self.tools.nats_server), self.run(&self.tools.gateway, &files, &[]));
             let version = version?;
             files?;
             let conf = dir.join("hub.conf");
@@ -202,7 +218,8 @@ impl<'a> Stack<'a> {
             let hub = &started.children[0];
             wait_for("the hub", hub, || async { tokio::net::TcpStream::connect(loopback(ports.hub)).await.is_ok() }).await?;
             let url = self.addresses().nats;
-            self.run(&["bootstrap", "streams", "--dir", &dir_text, "--nats-url", &url, "--grant-mana", "1000000"]).await?;
+            let streams = ["bootstrap", "streams", "--dir", &dir_text, "--nats-url", &url, "--grant-mana", "1000000"];
+            self.run(&self.tools.gateway, &streams, &[]).await?;
             Ok(version)
         }
         .await;
@@ -223,6 +240,8 @@ impl<'a> Stack<'a> {
             let running = &started.children[0];
             leftovers::note(&self.place.root.join("run"), "postgres", running.pid, postgres.data());
             postgres.wait_ready(running, PART_WAIT).await?;
+            // The worker may not: it owns nothing.
+            self.run(&self.tools.ledger, &["migrate"], &[("DATABASE_URL", &postgres.url("mesh_owner"))]).await?;
             Ok(Some(postgres))
         }
         .await;
@@ -316,6 +335,7 @@ impl<'a> Stack<'a> {
             let seen = |joined: &Joined| list.as_ref().ok()?.devices.iter().find(|device| device.id == joined.device.id && device.online);
             let found: Vec<_> = joined.iter().map(|(_, joined)| seen(joined)).collect();
             if found.iter().all(Option::is_some) {
+                self.kinds = found.iter().copied().flatten().flat_map(|device| device.kinds.iter().cloned()).collect();
                 let pairs = joined.iter().zip(found).zip(&self.ports.devices);
                 let is = |(((name, joined), seen), port): ((&(String, Joined), Option<&bus_schemas::api::DeviceInfo>), &u16)| DeviceIs {
                     id: joined.device.id,
@@ -440,7 +460,11 @@ impl<'a> Stack<'a> {
         #[allow(clippy::cast_precision_loss)] // for people
         let seconds = ready.started_in_ms as f64 / 1000.0;
         self.output.say(&format!("ready after {seconds:.1} s; Ctrl-C stops it all"));
-        self.output.line(&format!("next: mesh{flag} job run embed --text \"hello mesh\""));
+        let kind = if self.kinds.contains("embed") { "embed" } else { "echo" };
+        if kind == "echo" {
+            line("embed", "off: a model or ONNX Runtime is missing (next: mesh doctor --only tools)");
+        }
+        self.output.line(&format!("next: mesh{flag} job run {kind} --text \"hello mesh\""));
     }
 
     /// Tells people that a part is ready.
@@ -483,11 +507,12 @@ impl<'a> Stack<'a> {
         Ok(processes)
     }
 
-    /// Runs `mesh-gateway` to its end.
-    async fn run(&self, args: &[&str]) -> Result<(), Failure> {
-        let mut command = tokio::process::Command::new(&self.tools.gateway);
-        command.args(args).stdin(std::process::Stdio::null()).process_group(0).kill_on_drop(true);
-        let shown = format!("mesh-gateway {}", args.iter().take(2).copied().collect::<Vec<_>>().join(" "));
+    /// Runs a program to its end.
+    async fn run(&self, program: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<(), Failure> {
+        let mut command = tokio::process::Command::new(program);
+        command.args(args).envs(env.iter().copied()).stdin(std::process::Stdio::null()).process_group(0).kill_on_drop(true);
+        let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy();
+        let shown = format!("{name} {}", args.iter().take(2).copied().collect::<Vec<_>>().join(" "));
         let output = command.output().await.map_err(|error| Failure::new(Code::MissingTool, format!("{shown}: {error}")))?;
         if output.status.success() {
             return Ok(());

@@ -36,7 +36,15 @@ fn the_file_says_what_runs() -> Result<()> {
     let compose = read()?;
     let order = compose.in_order()?;
     let at = |name: &str| order.iter().position(|other| *other == name).with_context(|| format!("no service {name}"));
-    for (before, after) in [("files", "hub"), ("hub", "streams"), ("streams", "gateway"), ("postgres", "gateway"), ("gateway", "agent")] {
+    for (before, after) in [
+        ("files", "hub"),
+        ("hub", "streams"),
+        ("streams", "gateway"),
+        ("postgres", "roles"),
+        ("roles", "books"),
+        ("books", "gateway"),
+        ("gateway", "agent"),
+    ] {
         ensure!(at(before)? < at(after)?, "{before} comes before {after}: {order:?}");
     }
     ensure!(compose.services["scheduler"].deploy.replicas == 2 && compose.services["ledger"].deploy.replicas == 2);
@@ -80,7 +88,11 @@ async fn every_service_becomes_healthy_and_a_job_goes_through() -> Result<()> {
             let mut running = match service.image.as_deref() {
                 Some(image_name) => {
                     ensure!(image_name.starts_with("postgres:"), "{name}: how does {image_name} start here?");
-                    postgres(&name, service, &image, &mut place, folder.path())?
+                    if service.command.is_empty() {
+                        postgres(&name, service, &image, &mut place, folder.path())?
+                    } else {
+                        Running::start(&name, service, &image, &mut place, folder.path())?
+                    }
                 }
                 None => {
                     configure(&name, service, &mut place)?;
@@ -114,6 +126,11 @@ async fn every_service_becomes_healthy_and_a_job_goes_through() -> Result<()> {
     ensure!(ended["state"] == "Completed", "{ended}");
     let (status, result) = http::send("GET", &api(&format!("/jobs/{id}/result")), &headers, "").await;
     ensure!(status == 200 && result["result"]["text"] == "from a container", "{status} {result}");
+    let worker = format!("postgresql://mesh_ledger:mesh@127.0.0.1:{}/mesh", place.port("postgres", 5432)?);
+    let (client, connection) = tokio_postgres::connect(&worker, tokio_postgres::NoTls).await?;
+    tokio::spawn(connection);
+    let deleted = client.batch_execute("delete from ledger.fact").await.err().context("a ledger-worker deletes facts")?;
+    ensure!(deleted.as_db_error().is_some_and(|why| why.message().contains("permission denied")), "{deleted}");
     up.stop()
 }
 

@@ -4,6 +4,7 @@ use std::io::{BufRead, IsTerminal};
 use std::time::Duration;
 
 use async_nats::Subscriber;
+use async_nats::connection::State;
 use bus_schemas::api::{JobView, ResultView, WatchState, ask};
 use bus_schemas::event::Progress;
 use bus_schemas::job::JobState;
@@ -104,7 +105,7 @@ impl<'a> Follow<'a> {
                     Some(_) => (),
                     None => self.live = None,
                 },
-                _ = look.tick() => match self.session.ask::<_, JobView>("job.show", &ask::ById { id: id.to_string() }).await {
+                _ = look.tick() => match self.look(id).await {
                     Ok(view) => {
                         away_since = None;
                         if let Some(ended) = self.seen(&view).await? {
@@ -114,6 +115,8 @@ impl<'a> Follow<'a> {
                     // The history's projection may be a moment behind a fresh job.
                     Err(failure) if failure.code() == Code::NoSuchJob && first_look => (),
                     Err(failure) if matches!(failure.code(), Code::Unavailable | Code::Unreachable) => {
+                        let line = self.phases.away(&failure.problem.detail, AWAY_MAX);
+                        self.say(line);
                         let since = *away_since.get_or_insert_with(Instant::now);
                         if since.elapsed() > AWAY_MAX {
                             return Err(failure.next(format!("mesh job wait {}", self.phases.short())));
@@ -131,6 +134,14 @@ impl<'a> Follow<'a> {
             }
             first_look = false;
         }
+    }
+
+    /// As the network sees it; at once an error where there is no connection.
+    async fn look(&self, id: JobId) -> Result<JobView, Failure> {
+        if self.session.bus.client.connection_state() == State::Disconnected {
+            return Err(Failure::new(Code::Unreachable, format!("the connection to {} is lost", self.session.context.nats_url)));
+        }
+        self.session.ask("job.show", &ask::ById { id: id.to_string() }).await
     }
 
     /// What came live; `watch` is a hint, so all that counts is checked or asked for later.

@@ -66,6 +66,11 @@ impl Phases {
         Some(format!("{line}\n{:<12}  {:<10}  mesh job cancel {}, then the same with {more}", "", "next", self.short))
     }
 
+    /// The network does not answer, and for how long it is asked again.
+    pub fn away(&mut self, why: &str, patience: Duration) -> Option<String> {
+        self.line("away", format!("{why}; the job lives on, asking again for {}", duration::show(patience)))
+    }
+
     /// What the network tells of a change, `elapsed` since the job was sent.
     pub fn state(&mut self, state: &WatchState, elapsed: Duration) -> Option<String> {
         match state.state {
@@ -180,6 +185,7 @@ mod tests {
                 ["seen", device] => phases.matched(device, None),
                 ["wait", why] => phases.state(&state(JobState::Submitted, None, Some(why)), ms("0")),
                 ["asked", why] => phases.waiting(why),
+                ["away", why] => phases.away(why, ms("30000")),
                 ["ran"] => phases.ran(Some(ms("3100"))),
                 other => panic!("{other:?}"),
             };
@@ -206,6 +212,7 @@ mod tests {
         check(false, &["asked x", "wait x", "wait y", "wait x"], &["waiting x", "waiting y", "waiting x"]);
         check(false, &["seen a", "Assigned a", "Assigned a"], &["matched a"]);
         check(false, &["Executing a at 1100"], &["matched a", "running 0%"]);
+        check(false, &["seen a", "away x", "away x", "ran"], &["matched a", "away x; the job lives on", "running 100%"]);
     }
 
     #[test]
