@@ -128,9 +128,12 @@ async fn every_service_becomes_healthy_and_a_job_goes_through() -> Result<()> {
     ensure!(status == 200 && result["result"]["text"] == "from a container", "{status} {result}");
     let worker = format!("postgresql://mesh_ledger:mesh@127.0.0.1:{}/mesh", place.port("postgres", 5432)?);
     let (client, connection) = tokio_postgres::connect(&worker, tokio_postgres::NoTls).await?;
-    tokio::spawn(connection);
+    let connection = tokio::spawn(connection);
     let deleted = client.batch_execute("delete from ledger.fact").await.err().context("a ledger-worker deletes facts")?;
     ensure!(deleted.as_db_error().is_some_and(|why| why.message().contains("permission denied")), "{deleted}");
+    // Postgres waits for its clients before it stops.
+    drop(client);
+    connection.await??;
     up.stop()
 }
 
