@@ -6,7 +6,7 @@
 Prints all balances (in milli-mana), chain, Merkle root and digest. Ends with 1 where a signature of the network, a sequence, a sum or a
 checkpoint is wrong. Needs `pip install nats-py nkeys`; the Ed25519 check is that of PyNaCl, which nkeys needs for the login anyway.
 """
-import asyncio, base64, hashlib, json, re, sys, urllib.request
+import asyncio, base64, hashlib, json, math, re, sys, urllib.request
 import nats
 from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
@@ -14,7 +14,38 @@ from nacl.signing import VerifyKey
 BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 def sha(data): return hashlib.sha256(data).digest()
-def unpadded(text): return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+def unpadded(text):
+    data = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    if base64.urlsafe_b64encode(data).decode().rstrip("=") != text.rstrip("="):  # Python passes over what is no base64url
+        raise ValueError("no base64url")
+    return data
+
+def strict(data, bytes_max):
+    """JSON that no two readers read in two ways; everything else is a ValueError."""
+    def once(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key appears twice in an object")
+        return dict(pairs)
+    def number(text):
+        if not math.isfinite(float(text)):
+            raise ValueError("a number is out of range")
+        return int(text) if text.lstrip("-").isdigit() else float(text)
+    def walk(value, left):
+        if isinstance(value, str):
+            value.encode()  # half a surrogate pair is no text
+        elif isinstance(value, (dict, list)):
+            if left == 0:
+                raise ValueError("nested deeper than 32")
+            for inner in value if isinstance(value, list) else (*value, *value.values()):
+                walk(inner, left - 1)
+    if len(data) > bytes_max:
+        raise ValueError(f"{len(data)} bytes, at most {bytes_max} are allowed")
+    try:  # json.loads itself refuses trailing bytes
+        value = json.loads(data.decode(), object_pairs_hook=once, parse_int=number, parse_float=number, parse_constant=number)
+    except RecursionError:
+        raise ValueError("nested deeper than 32") from None
+    walk(value, 32)
+    return value
 
 class Tree:  # RFC 6962; keeps only the roots of complete subtrees, the largest first
     def __init__(self): self.peaks = []
@@ -30,21 +61,28 @@ class Tree:  # RFC 6962; keeps only the roots of complete subtrees, the largest 
         return node
 
 def key_of(did):
+    if not re.fullmatch("did:key:z.{47}", did):
+        raise ValueError("no did:key of an Ed25519 key")
     number = 0
     for character in did.removeprefix("did:key:z"):
         number = 58 * number + BASE58.index(character)
-    return number.to_bytes(34, "big")[2:]  # ed 01, then the key
+    data = number.to_bytes(35, "big")
+    if data[:3] != b"\0\xed\1":  # ed 01, then the key
+        raise ValueError("no did:key of an Ed25519 key")
+    return data[3:]
 
 def bodies(payload, kind):
     """The signed bodies of one message, and who signed them."""
-    message, tree = json.loads(payload), Tree()
-    if message["v"] != 1 or message["t"] != f"application/vnd.mesh.{kind}.v1+json":
+    message, tree = strict(payload, 768 * 1024), Tree()
+    if set(message) != set("vtbks") or type(message["v"]) is not int or not isinstance(message["b"], list):
+        raise ValueError("no message")
+    if message["v"] != 1 or message["t"] != f"application/vnd.mesh.{kind}.v1+json" or not 1 <= len(message["b"]) <= 256:
         raise ValueError(f"no message of the type {kind}")
     for body in message["b"]:
         tree.push(body.encode())
     frame = f"DSSEv1 {len(message['t'])} {message['t']} 32 ".encode() + tree.root()
     VerifyKey(key_of(message["k"])).verify(frame, unpadded(message["s"]))
-    return [json.loads(body) for body in message["b"]], message["k"]
+    return [strict(body.encode(), 64 * 1024) for body in message["b"]], message["k"]
 
 class Books:
     def __init__(self, network):

@@ -1,6 +1,7 @@
 //! Joining a network: an invite becomes a device with credentials.
 //!
-//! Safe to run again: keys that are there stay, and a home that belongs to the invite's network already is left as it is.
+//! Safe to run again: keys that are there stay, and so do the name and the choices of a home that belongs to the invite's network
+//! already; it only learns the network's new addresses, where the invite has others.
 
 use anyhow::Context as _;
 use bus_schemas::network::{EnrolReply, EnrolRequest, EnrolStatement, Invite, NetworkDocument};
@@ -56,8 +57,14 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
     if name.trim().is_empty() || name.chars().count() > 64 || name.chars().any(char::is_control) {
         return Err(Problem::new(Code::BadValue, "a device's name has 1 to 64 printable characters"));
     }
+    let (mut name, mut settings) = (name.trim().to_owned(), settings);
     match home.device() {
-        Ok(device) if device.network == invite.network && home.device_creds().exists() => return Ok(joined(home, &device)),
+        Ok(device) if device.network == invite.network && home.device_creds().exists() => {
+            if device.gateway_url == invite.url {
+                return Ok(joined(home, &device));
+            }
+            (name, settings) = (device.name, device.settings);
+        }
         Ok(device) if device.network != invite.network => {
             let other = format!("{} belongs to {}; set MESH_HOME to join another network", home.root().display(), device.network);
             return Err(Problem::new(Code::WrongNetwork, other));
@@ -67,10 +74,10 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
         Err(problem) => return Err(problem),
     }
     let identity = Identity::read_or_create(home).map_err(|error| bad_file(&error))?;
-    let request = request(home, &identity, &invite, name.trim(), &settings)?;
+    let request = request(home, &identity, &invite, &name, &settings)?;
     let url = format!("{}/api/v1/enrol", invite.url.trim_end_matches('/'));
     let reply: EnrolReply = Http::default().post(&url, &request).await?;
-    let device = accept(&identity, &invite, name.trim(), settings, &reply)?;
+    let device = accept(&identity, &invite, &name, settings, &reply)?;
     write(home, &identity, &device, &reply).map_err(|error| bad_file(&error))?;
     Ok(joined(home, &device))
 }

@@ -52,11 +52,14 @@ pub struct DeviceView {
     pub away: Option<String>,
 }
 
+/// The one reason that nothing about a device can change.
+const NOT_NAMED: &str = "the job names another device";
+
 /// Every reason against this device, in the order of the fields; empty = it fits.
 pub fn reasons_against(needs: &Needs, device: &DeviceView) -> Vec<String> {
     let mut reasons = Vec::new();
     if needs.target.is_some_and(|target| target != device.id) {
-        reasons.push("the job names another device".to_owned());
+        reasons.push(NOT_NAMED.to_owned());
     }
     if let Some(away) = &device.away {
         reasons.push(away.clone());
@@ -108,8 +111,8 @@ pub fn sort_out<'a>(needs: &Needs, devices: impl IntoIterator<Item = &'a DeviceV
 /// The record of "nothing fits": the count, and the nearest device first.
 pub fn nothing_fits(at: u64, mut out: Vec<Considered>) -> Decision {
     let reasons = |considered: &Considered| match &considered.verdict {
-        Verdict::Out { reasons } => reasons.len(),
-        Verdict::NotAsked | Verdict::Declined { .. } | Verdict::NoAnswer | Verdict::Bid { .. } => 0,
+        Verdict::Out { reasons } => (reasons.iter().any(|reason| reason == NOT_NAMED), reasons.len()),
+        Verdict::NotAsked | Verdict::Declined { .. } | Verdict::NoAnswer | Verdict::Bid { .. } => (false, 0),
     };
     out.sort_by_key(|considered| (reasons(considered), considered.device));
     let count = out.len();

@@ -55,6 +55,8 @@ pub enum HistoryEvent {
         next_look_at: UnixMs,
         gives_up_at: UnixMs,
     },
+    /// A device has the job, for a while already, and why that device. What is over sooner is told by its end alone.
+    Assigned(Box<Assigned>),
     /// One attempt ended without a result.
     AttemptEnded(Box<AttemptEnded>),
     Ended(Box<Ended>),
@@ -75,6 +77,16 @@ pub struct Admitted {
     /// What eligibility said at intake, when nothing fitted: "0 of 9 devices fit".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub nothing_fits: Option<Decision>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assigned {
+    pub attempt: AttemptId,
+    pub number: u32,
+    pub device: DeviceId,
+    pub assigned_at: UnixMs,
+    /// The auction that led to it; told again with the end.
+    pub decision: Decision,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

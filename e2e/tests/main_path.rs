@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bus::connect::Login;
+use bus_schemas::network::Invite;
 use bus_schemas::receipt::Receipt;
 use bus_schemas::{JobId, Proof, Verifier};
 use e2e::{books, doors};
@@ -20,6 +21,7 @@ async fn the_main_path() {
     five_doors_one_result(&stack, &member).await;
     the_same_key_is_the_same_job(&stack, &member).await;
     explain_names_every_device(&stack).await;
+    a_long_job_has_its_reason_while_it_runs(&stack).await;
     credentials_end_where_they_should(&stack, &member).await;
     a_large_result_is_a_blob(&stack).await;
     the_books_balance(&stack).await;
@@ -139,6 +141,46 @@ async fn explain_names_every_device(stack: &Stack) {
 
 /// With device or member credentials: publishing as another, reading another's results, touching a stream, acking a hub
 /// message are all refused or without effect.
+/// Asked while it goes on, and after its scheduler was killed, a job says why it is where it is; cancelled, its used part has a receipt.
+async fn a_long_job_has_its_reason_while_it_runs(stack: &Stack) {
+    let texts: Vec<String> =
+        (0..3_000).map(|n| format!("sentence {n} of a job that is long enough to be looked at while it runs")).collect();
+    let job = json!({"kind": "embed", "text": texts, "cost_mana": 1_000});
+    let submit = async |key: &str| {
+        let (status, answer) = doors::post(stack, &job.to_string(), Some(key)).await;
+        assert_eq!(status, 202, "{answer}");
+        answer["id"].as_str().expect("an id").to_owned()
+    };
+    let reason = async |id: &str| {
+        until("the reason of a job that runs", || async {
+            let (_, explained) = doors::get(stack, &format!("/jobs/{id}/explain")).await;
+            let runs = explained["state"] == "Executing" && explained["summary"].as_str()?.contains("2 bid");
+            (runs && explained["devices"].as_array()?.len() == 2).then_some(explained)
+        })
+        .await
+    };
+    let id = &submit("long-1").await;
+    reason(id).await;
+    stack.cli.ok_async(&["job", "cancel", id]).await;
+    let ended = until("the end of the cancelled job", || async {
+        let (_, job) = doors::get(stack, &format!("/jobs/{id}")).await;
+        (job["state"] == "Cancelled").then_some(job)
+    })
+    .await;
+    assert!(ended["cost_mmana"].as_i64().is_some_and(|cost| cost > 0), "{ended}");
+    let verified = stack.cli.ok_async(&["job", "receipt", "--verify", id]).await;
+    assert_eq!((&verified["ok"], &verified["receipt"]["body"]["outcome"]), (&json!(true), &json!("cancelled")), "{verified}");
+
+    let id = &submit("long-2").await;
+    let explained = reason(id).await;
+    proc::signal(stack.pids("scheduler")[0], "KILL");
+    doors::result_of(stack, id).await;
+    let again = stack.cli.ok_async(&["job", "explain", id]).await;
+    assert_eq!(again["devices"], explained["devices"]);
+    assert_eq!(again["decisions"].as_array().map(Vec::len), Some(1), "each auction once: {again}");
+    assert!(again["summary"].as_str().is_some_and(|why| why.starts_with("completed on ") && why.contains("2 bid")), "{again}");
+}
+
 async fn credentials_end_where_they_should(stack: &Stack, member: &bus::Bus) {
     let victim = stack.text("/devices/1/member");
     let device_home = stack.path("/devices/0/home");
@@ -267,6 +309,13 @@ async fn a_second_terminal_joins(stack: &Stack) {
     assert!(joined["device"]["id"].as_str().is_some_and(|id| id.starts_with("dev_")), "{joined}");
     assert!(joined["member"]["id"].as_str().is_some_and(|id| id.starts_with("mem_")));
     assert!(std::path::Path::new(joined["creds"].as_str().expect("creds")).exists());
+    // Once more, with the network at another address: the same device learns it.
+    let mut moved = Invite::parse(&invite).expect("an invite");
+    moved.url.push('/');
+    let again = stack.cli.ok_async(&["init", "--join", &moved.to_line()]).await;
+    assert_eq!(again["device"], joined["device"]);
+    let device = std::fs::read_to_string(stack.cli.mesh_home.join("device.toml")).expect("device.toml");
+    assert!(device.contains(&format!("\"{}\"", moved.url)) && device.contains("\"guest\""), "{device}");
     let mut agent = stack.cli.command(&["start"]).spawn().expect("mesh start");
     until("the guest to be online", || async {
         let (_, list) = doors::get(stack, "/devices").await;

@@ -116,6 +116,10 @@ fn known(seq: u64, record: HistoryRecord) -> Known {
             gives_up_at: Some(gives_up_at),
             ..base
         },
+        // Who has it at this moment, the device's own word says better.
+        HistoryEvent::Assigned(assigned) => {
+            Known { rank: Rank::Admitted, state: Some(JobState::Submitted), decisions: vec![assigned.decision], ..base }
+        }
         HistoryEvent::AttemptEnded(ended) => Known {
             rank: Rank::Admitted,
             state: Some(JobState::Submitted),
@@ -192,7 +196,9 @@ mod tests {
         let to = match &what {
             HistoryEvent::Rejected { .. } => JobState::Rejected,
             HistoryEvent::Ended(ended) => ended.state,
-            HistoryEvent::Admitted(_) | HistoryEvent::Waiting { .. } | HistoryEvent::AttemptEnded(_) => JobState::Submitted,
+            HistoryEvent::Admitted(_) | HistoryEvent::Waiting { .. } | HistoryEvent::Assigned(_) | HistoryEvent::AttemptEnded(_) => {
+                JobState::Submitted
+            }
         };
         let transitions = vec![Transition { to, at, cause: "c".into(), actor: "a".into() }];
         HistoryRecord { net: key.network_id(), member: key.member_id(), job: JobId(Cid::of(b"j")), at, transitions, what }

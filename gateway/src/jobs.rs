@@ -92,7 +92,12 @@ impl World {
     /// As [`Self::job_result`].
     pub async fn job_receipt(&self, member: &MemberId, id: &str) -> Result<ReceiptView, Problem> {
         let (id, known) = self.find(member, id).await?;
-        views::receipt(id, views::done(id, &known, &self.moment(&id))?)
+        let done = match &known.done {
+            // Cancelled work that was paid has one, too.
+            Some(done) => done,
+            None => views::done(id, &known, &self.moment(&id))?,
+        };
+        views::receipt(id, done)
     }
 
     /// Asks whoever holds the job to end it; the answer is its state now.

@@ -136,7 +136,7 @@ fn note_history(world: &World, subject: &str, payload: &[u8]) {
             HistoryEvent::Rejected { problem, .. } => Told::Rejected(problem.clone()),
             // It ended while somebody still waits to hear that it began.
             HistoryEvent::Ended(_) => Told::Admitted { waiting: None },
-            HistoryEvent::Waiting { .. } | HistoryEvent::AttemptEnded(_) => continue,
+            HistoryEvent::Waiting { .. } | HistoryEvent::Assigned(_) | HistoryEvent::AttemptEnded(_) => continue,
         };
         world.live.tell(&member, &record.job, &told);
     }

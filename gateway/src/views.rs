@@ -38,7 +38,9 @@ pub fn state(known: &Known, moment: &Moment) -> JobState {
     } else if moment.holder.is_some() {
         JobState::Assigned
     } else {
-        stored
+        // Its device has not been heard of lately, and nobody said that it has lost the job.
+        let last = known.transitions.iter().max_by_key(|change| change.at).map(|change| change.to);
+        last.filter(|last| matches!(last, JobState::Assigned | JobState::Executing)).unwrap_or(stored)
     }
 }
 
@@ -94,6 +96,8 @@ pub fn explanation(id: JobId, known: &Known, moment: &Moment) -> Explanation {
     let state = state(known, moment);
     let mut decisions = known.decisions.clone();
     decisions.sort_by_key(|decision| std::cmp::Reverse(decision.at));
+    // One that lasted is told while it goes on and with its end.
+    decisions.dedup();
     decisions.truncate(DECISIONS_SHOWN);
     for decision in &mut decisions {
         decision.considered.truncate(DEVICES_SHOWN);
@@ -127,20 +131,22 @@ fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
     let last = newest(&known.decisions);
     let why = last.map_or_else(String::new, |decision| format!(": {}", decision.why));
     let reason = known.problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
-    let device = known.device.map_or_else(String::new, |device| format!(" on {device}"));
-    let attempts = match known.attempts {
-        0 | 1 => String::new(),
-        n => format!(" at attempt {n}"),
-    };
+    let on = known.device.map_or_else(String::new, |device| format!(" on {}", name(known, device)));
     match state {
-        JobState::Completed => format!("completed{device}{attempts}{why}"),
-        JobState::Failed => format!("failed{device} after {} of {} attempts{reason}", known.attempts, limits::ATTEMPTS_MAX),
-        JobState::Cancelled => format!("cancelled{device}{reason}"),
+        JobState::Completed => {
+            let attempt = match settled_attempt(known) {
+                0 | 1 => String::new(),
+                n => format!(" at attempt {n}"),
+            };
+            format!("completed{on}{attempt}{}", known.device.map_or(why, |device| won(known, device)))
+        }
+        JobState::Failed => format!("failed{on} after {} of {} attempts{reason}", known.attempts, limits::ATTEMPTS_MAX),
+        JobState::Cancelled => format!("cancelled{on}{reason}"),
         JobState::Rejected => format!("never became a job{reason}"),
         JobState::Executing | JobState::Assigned => {
-            let device = moment.running.as_ref().map(|running| running.device).or(moment.holder);
+            let device = moment.running.as_ref().map(|running| running.device).or(moment.holder).or(last.and_then(|last| last.winner));
             let verb = if state == JobState::Executing { "runs" } else { "waits in the queue" };
-            device.map_or_else(|| format!("{verb}{why}"), |device| format!("{verb} on {device}{why}"))
+            device.map_or_else(|| verb.to_owned(), |device| format!("{verb} on {}{}", name(known, device), won(known, device)))
         }
         JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => match last {
             Some(decision) if decision.winner.is_none() => format!("waits since {}{why}", rfc3339(known.created_at)),
@@ -149,7 +155,25 @@ fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
     }
 }
 
-/// The receipt of a completed job, with what it takes to check it again.
+/// What people call a device, as far as an auction of this job has said.
+fn name(known: &Known, device: DeviceId) -> String {
+    let mut considered = known.decisions.iter().flat_map(|decision| &decision.considered);
+    considered.find(|one| one.device == device).map_or_else(|| device.to_string(), |one| one.name.clone())
+}
+
+/// Why this device got the job; nothing where the auction that it won is not known (yet).
+fn won(known: &Known, device: DeviceId) -> String {
+    let its = known.decisions.iter().filter(|decision| decision.winner == Some(device));
+    its.max_by_key(|decision| decision.at).map_or_else(String::new, |decision| format!(": {}", decision.why))
+}
+
+/// The number of the attempt that was paid: an earlier one, where its device came back with the result.
+fn settled_attempt(known: &Known) -> u32 {
+    let paid = known.done.as_ref().and_then(|done| known.failed.iter().find(|failed| failed.attempt == done.attempt));
+    paid.map_or(known.attempts, |failed| failed.number)
+}
+
+/// The receipt of a job that was paid, completed or cancelled on the way, with what it takes to check it again.
 ///
 /// # Errors
 /// [`Code::Internal`] where what was stored cannot be read.
@@ -215,6 +239,7 @@ pub fn done<'a>(id: JobId, known: &'a Known, moment: &Moment) -> Result<&'a Comp
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bus_schemas::history::{Considered, Verdict};
     use bus_schemas::{Cid, Signer};
 
     fn known(state: JobState) -> Known {
@@ -253,6 +278,32 @@ mod tests {
         assert_eq!((view.state, view.device, view.attempts), (JobState::Completed, None, 0));
         assert_eq!(view.cost.as_deref(), Some("0"));
         assert_eq!(job(member, id, &known(JobState::Rejected), &runs).cost, None);
+    }
+
+    #[test]
+    fn the_reason_is_that_of_the_device_that_has_it() {
+        let (first, second) = (Signer::from_seed(&[2; 32]).public().device_id(), Signer::from_seed(&[3; 32]).public().device_id());
+        let mut known = known(JobState::Submitted);
+        let one = |at, winner, why: &str| {
+            let considered = vec![Considered { device: winner, name: format!("box-{at}"), verdict: Verdict::NotAsked }];
+            Decision { considered, ..decision(at, why, Some(winner)) }
+        };
+        known.decisions = vec![one(1, first, "the first scores 2"), one(1, first, "the first scores 2")];
+        let on = |device| Moment { running: Some(Running { device, progress: None }), holder: Some(device) };
+        let explain = |known: &Known, moment: &Moment| explanation(JobId(Cid::of(b"j")), known, moment);
+        let explained = explain(&known, &on(first));
+        assert_eq!((explained.summary.as_str(), explained.decisions.len()), ("runs on box-1: the first scores 2", 1));
+        assert_eq!(explain(&known, &on(second)).summary, format!("runs on {second}"), "its auction is not known yet");
+        known.decisions.push(one(3, second, "the second scores 1"));
+        assert_eq!(explain(&known, &on(second)).summary, "runs on box-3: the second scores 1");
+        let change = |at, to| Transition { to, at, cause: "c".into(), actor: "a".into() };
+        known.transitions = vec![change(5, JobState::Assigned), change(1, JobState::Submitted)];
+        let explained = explain(&known, &Moment::default());
+        assert_eq!((explained.state, explained.summary.as_str()), (JobState::Assigned, "waits in the queue on box-3: the second scores 1"));
+        known.transitions.push(change(9, JobState::Submitted));
+        assert_eq!(explain(&known, &Moment::default()).state, JobState::Submitted);
+        let ended = Known { state: Some(JobState::Completed), device: Some(first), attempts: 2, ..known };
+        assert_eq!(explain(&ended, &Moment::default()).summary, "completed on box-1 at attempt 2: the first scores 2");
     }
 
     #[test]

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
-use bus::Bus;
 use bus::async_nats::Subject;
+use bus::direct::ReadError;
+use bus::{Bus, Health};
 use bus_schemas::envelope;
 use bus_schemas::ledger::{Command, LedgerOutcome, LedgerReply};
 use bus_schemas::limits::BATCH_MAX;
@@ -25,13 +26,17 @@ use crate::projector::Feed;
 use crate::recall::{self, Found};
 use crate::request::{self, Request};
 use crate::round::Round;
-use crate::store::Store;
+use crate::store::{Apart, Store};
 use crate::told::{self, Told};
 
 /// Requests taken into one round.
 pub const ROUND_REQUESTS_MAX: usize = 64;
 /// An answer that stores nothing needs a look at the stream's end, or a PubAck, younger than this.
 const FRESH: Duration = Duration::from_secs(1);
+/// How long that look may take.
+const LOOK: Duration = Duration::from_secs(2);
+/// What to do where LEDGER says nothing.
+pub const NO_LEDGER: &str = "(next: is the hub up? where LEDGER is gone: mesh-ledger reseed)";
 /// How often holds that outlived their jobs are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How often changed reputations are told.
@@ -56,6 +61,9 @@ pub enum TurnOver {
     Lease(LeaseError),
     #[error("the subscription to requests ended")]
     Deaf,
+    /// The rows are not what the stream made: nobody writes before they are.
+    #[error(transparent)]
+    Apart(Apart),
     /// A fault of ours: the worker stops and keeps the evidence.
     #[error("a decision contradicts the books: {0}")]
     Wrong(#[from] Wrong),
@@ -82,6 +90,7 @@ pub struct Turn<'a> {
     pub feed: &'a Feed,
     pub store: &'a Store,
     pub lookups: Lookups,
+    pub health: &'a Health,
     /// Facts older than this are forgotten, in milliseconds.
     pub remember_ms: u64,
     /// How long an append without an answer is repeated.
@@ -106,7 +115,8 @@ impl Turn<'_> {
             let done = tokio::select! {
                 biased;
                 () = stop.cancelled() => Err(TurnOver::Stop),
-                _ = beat.tick() => self.keep_lease().await,
+                apart = self.feed.apart() => Err(TurnOver::Apart(apart)),
+                _ = beat.tick() => self.beat().await,
                 waiting = requests.next() => match waiting {
                     Some(waiting) => self.round(waiting).await,
                     None => Err(TurnOver::Deaf),
@@ -124,16 +134,15 @@ impl Turn<'_> {
         }
     }
 
-    async fn keep_lease(&mut self) -> Result<(), TurnOver> {
+    /// Keeps the lease, and sees whether LEDGER is still there: while nobody asks, nothing else would find out.
+    async fn beat(&mut self) -> Result<(), TurnOver> {
         match self.lease.renew().await {
-            Ok(()) => Ok(()),
-            Err(LeaseError::Lost) => Err(TurnOver::Lease(LeaseError::Lost)),
-            Err(error @ LeaseError::Away(_)) => {
-                // The lease does not fence: without it, appends still say who writes.
-                tracing::warn!(%error, "the lease was not renewed");
-                Ok(())
-            }
+            Ok(()) => {}
+            Err(LeaseError::Lost) => return Err(TurnOver::Lease(LeaseError::Lost)),
+            // The lease does not fence: without it, appends still say who writes.
+            Err(error @ LeaseError::Away(_)) => tracing::warn!(%error, "the lease was not renewed"),
         }
+        self.fresh().await.map(|_| ())
     }
 
     /// Everything that waits, in one round: read, decided, stored, answered.
@@ -247,7 +256,9 @@ impl Turn<'_> {
         for message in messages {
             let began = Instant::now();
             crash::at("before_append");
-            self.seen = append(self.bus, &message, self.patience).await?;
+            let silent = |error: &str| self.health.set("ledger", Err(format!("an append to LEDGER got no answer: {error} {NO_LEDGER}")));
+            self.seen = append(self.bus, &message, self.patience, silent).await?;
+            self.health.set("ledger", Ok(()));
             crash::at("after_append");
             metrics::histogram!("mesh_ledger_append_seconds").record(began.elapsed());
             metrics::counter!("mesh_ledger_facts_total").increment(u64::try_from(message.facts.len()).unwrap_or(0));
@@ -263,14 +274,17 @@ impl Turn<'_> {
             return Ok(true);
         }
         let asked = Moment::now();
-        match self.bus.stream_end(LEDGER).await {
+        let end = tokio::time::timeout(LOOK, self.bus.stream_end(LEDGER)).await;
+        match end.unwrap_or_else(|_| Err(ReadError::TimedOut(LEDGER.to_owned()))) {
             Ok(end) if end.last_seq == self.standing.books().seq() => {
                 self.seen = asked;
+                self.health.set("ledger", Ok(()));
                 Ok(asked.is_younger_than(FRESH))
             }
             Ok(end) => Err(TurnOver::Behind { stream: end.last_seq, books: self.standing.books().seq() }),
             Err(error) => {
                 tracing::warn!(%error, "the end of LEDGER cannot be seen; nothing is answered");
+                self.health.set("ledger", Err(format!("the end of LEDGER cannot be seen: {error} {NO_LEDGER}")));
                 Ok(false)
             }
         }

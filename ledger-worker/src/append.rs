@@ -28,15 +28,16 @@ pub enum NotStored {
 
 const TRY: Duration = Duration::from_secs(2);
 
-/// Stores a message as sequence `message.seq`; returns the moment at which the answered try was sent.
+/// Stores a message as sequence `message.seq`; returns the moment at which the answered try was sent. `silent` hears of each try that
+/// got no answer.
 ///
 /// # Errors
 /// [`NotStored`].
-pub async fn append(bus: &Bus, message: &Message, patience: Duration) -> Result<Moment, NotStored> {
+pub async fn append(bus: &Bus, message: &Message, patience: Duration, silent: impl Fn(&str)) -> Result<Moment, NotStored> {
     let expected = message.seq - 1;
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Last-Sequence", expected.to_string());
-    headers.insert(subject::header::NATS_MSG_ID, message_id(&message.payload));
+    headers.insert(subject::header::NATS_MSG_ID, message_id(message.seq, &message.payload));
     let end = Instant::now() + patience;
     let mut pause = Duration::from_millis(10);
     let mut repeated = false;
@@ -54,10 +55,16 @@ pub async fn append(bus: &Bus, message: &Message, patience: Duration) -> Result<
                     Ok(Some(stored)) if stored == message.payload => return Ok(sent),
                     Ok(Some(_)) => return Err(NotStored::Fenced(format!("sequence {} is another's", message.seq))),
                     Ok(None) => return Err(NotStored::Fenced(format!("{description}, and nothing stands at {}", message.seq))),
-                    Err(error) => tracing::warn!(%error, seq = message.seq, "cannot see whose message this is; trying again"),
+                    Err(error) => {
+                        tracing::warn!(%error, seq = message.seq, "cannot see whose message this is; trying again");
+                        silent(&error.to_string());
+                    }
                 }
             }
-            Err(error) if error.is_transient() => tracing::warn!(%error, seq = message.seq, "no answer to an append; repeating it"),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, seq = message.seq, "no answer to an append; repeating it");
+                silent(&error.to_string());
+            }
             Err(error) => return Err(NotStored::Refused(error.to_string())),
         }
         if Instant::now() >= end {
@@ -69,7 +76,21 @@ pub async fn append(bus: &Bus, message: &Message, patience: Duration) -> Result<
     }
 }
 
-/// The same for the same bytes, so that a repeat inside the duplicate window is recognised.
-fn message_id(payload: &[u8]) -> String {
-    sha256(payload)[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+/// The same for the same bytes at the same place, so that a repeat inside the duplicate window is recognised. Equal bytes at two
+/// places (anybody's, stored again by a reseed) are two messages.
+fn message_id(seq: u64, payload: &[u8]) -> String {
+    sha256(&[&seq.to_be_bytes(), payload].concat())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_its_bytes_at_its_place() {
+        assert_eq!(message_id(7, b"x"), message_id(7, b"x"), "a repeat");
+        assert_ne!(message_id(7, b"x"), message_id(8, b"x"), "equal bytes at another place");
+        assert_ne!(message_id(7, b"x"), message_id(7, b"y"), "other bytes at the same place");
+        assert_eq!(message_id(7, b"x").len(), 32);
+    }
 }

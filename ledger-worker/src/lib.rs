@@ -4,7 +4,7 @@
 //! answer to each asker once they are stored, and rows in Postgres a moment later.
 //!
 //! `posting` decides and touches nothing; `round` packs what was decided; `append` stores it at its place in the stream, which
-//! fences a second writer; `lease` says who tries; `projector` writes rows; `verify` makes them all again and compares;
+//! fences a second writer; `lease` says who tries; `projector` writes rows, `sums` adds them up; `verify` makes them all again and compares;
 //! `reseed` gives a stream back what it lost, `rebuild` a database.
 //!
 //! Not here: who may submit what (the gateway), what a receipt is worth as a result (the scheduler), invites and credentials.
@@ -30,5 +30,6 @@ pub mod rows;
 pub mod run;
 pub mod settings;
 pub mod store;
+pub mod sums;
 pub mod told;
 pub mod verify;

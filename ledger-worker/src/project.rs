@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 use crate::crash;
 use crate::round::Message;
 use crate::rows::{Rows, Seldom, signed};
-use crate::store::{Place, Position, STREAM, Store};
+use crate::store::{Apart, Place, Position, STREAM, Store};
 
 /// Facts in one transaction; one message more may pass it.
 pub const BATCH_FACTS_MAX: usize = 1024;
@@ -22,15 +22,15 @@ pub const BATCH_FACTS_MAX: usize = 1024;
 pub struct Moved(pub u64);
 
 /// How long one transaction may take before the connection is given up: a stopped database says nothing at all.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Store {
-    /// Writes consecutive messages from `from` on in one transaction; returns the new place.
+    /// Writes consecutive messages from `from` on in one transaction, within `patience`; returns the new place.
     ///
     /// # Errors
-    /// [`Moved`], or what the database says. An error at the end leaves open whether it was written: read the place again.
-    pub async fn project(&self, from: &Place, messages: &[Message]) -> anyhow::Result<Place> {
-        let mut client = tokio::time::timeout(PATIENCE, self.client()).await.context("the database does not answer")??;
+    /// [`Moved`], [`Apart`], or what the database says. An error at the end leaves open whether it was written: read the place again.
+    pub async fn project(&self, from: &Place, messages: &[Message], patience: Duration) -> anyhow::Result<Place> {
+        let mut client = tokio::time::timeout(patience, self.client()).await.context("the database does not answer")??;
         let work = async {
             let transaction = client.transaction().await.map_err(told)?;
             let to = write(&transaction, from, messages).await?;
@@ -39,18 +39,39 @@ impl Store {
             crash::at("after_commit");
             Ok(to)
         };
-        let done = tokio::time::timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(anyhow!("the database does not answer")));
-        if done.is_err() {
-            // Whatever this connection still has under way, nobody waits for it.
-            drop(Object::take(client));
+        let done = tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(anyhow!("the database does not answer")));
+        let error = match done {
+            Ok(to) => return Ok(to),
+            Err(error) => error,
+        };
+        // Whatever this connection still has under way, nobody waits for it.
+        drop(Object::take(client));
+        // Rows that another worker has just written, or a rebuild, are in the way like wrong ones: the cursor tells which they are.
+        if error.is::<Apart>() {
+            let now = tokio::time::timeout(patience, self.position()).await.context("the database does not answer")??;
+            if now != from.position {
+                return Err(Moved(from.position.seq).into());
+            }
         }
-        done
+        Err(error)
     }
 }
 
 pub(crate) fn told(error: tokio_postgres::Error) -> anyhow::Error {
     anyhow!("{}", crate::store::chain(&error))
 }
+
+/// What the database says to a row. One that breaks a key or a check stands beside rows that the stream did not make.
+fn refused(error: tokio_postgres::Error) -> anyhow::Error {
+    match error.as_db_error() {
+        Some(db) if db.code().code().starts_with(INTEGRITY) => Apart(format!("{}: {OTHER_ROWS}", db.message())).into(),
+        Some(_) | None => told(error),
+    }
+}
+
+/// The class of SQLSTATE for broken keys and checks.
+const INTEGRITY: &str = "23";
+const OTHER_ROWS: &str = "the database is not what the stream made (next: mesh-ledger verify, then mesh-ledger rebuild)";
 
 /// Writes messages inside the caller's transaction, into the tables of its search path.
 ///
@@ -148,17 +169,15 @@ pub async fn write(client: &impl GenericClient, from: &Place, messages: &[Messag
         .iter()
         .zip(&steps)
         .map(|(statement, step)| -> Pin<Box<dyn Future<Output = _> + Send>> { Box::pin(client.execute(statement, &step.values)) });
-    let touched = try_join_all(sent).await.map_err(told)?;
+    let touched = try_join_all(sent).await.map_err(refused)?;
     for (step, touched) in steps.iter().zip(touched) {
         if step.table == "cursor" && touched == 0 {
             return Err(Moved(from.position.seq).into());
         }
-        ensure!(
-            usize::try_from(touched).is_ok_and(|touched| touched == step.rows),
-            "{touched} rows of {} were touched instead of {}: the database is not what the stream made (next: mesh-ledger verify)",
-            step.table,
-            step.rows
-        );
+        if usize::try_from(touched) != Ok(step.rows) {
+            let (table, rows) = (step.table, step.rows);
+            return Err(Apart(format!("{touched} rows of {table} were touched instead of {rows}: {OTHER_ROWS}")).into());
+        }
     }
     Ok(to)
 }
@@ -210,7 +229,14 @@ const CHECKPOINT: &str = "insert into checkpoint (seq, message_seq, chain, root,
     select * from unnest($1::bigint[], $2::bigint[], $3::bytea[], $4::bytea[], $5::bytea[])";
 
 pub(crate) async fn write_seldom(client: &impl GenericClient, seldom: &Seldom) -> anyhow::Result<()> {
-    let touched = match seldom {
+    if seldom_row(client, seldom).await.map_err(refused)? != 1 {
+        return Err(Apart(format!("a fact about {seldom:?} found no row: {OTHER_ROWS}")).into());
+    }
+    Ok(())
+}
+
+async fn seldom_row(client: &impl GenericClient, seldom: &Seldom) -> Result<u64, tokio_postgres::Error> {
+    Ok(match seldom {
         Seldom::Member { id, did, seq } => {
             let id = id.to_string();
             client
@@ -235,7 +261,5 @@ pub(crate) async fn write_seldom(client: &impl GenericClient, seldom: &Seldom) -
             client.execute("insert into policy (version, rules, seq) values ($1, $2::text::jsonb, $3)", &[version, rules, seq]).await?
         }
         Seldom::Revoked { id, seq } => client.execute("update device set revoked_seq = $2 where id = $1", &[&id.to_string(), seq]).await?,
-    };
-    ensure!(touched == 1, "a fact about {seldom:?} found no row: the database is not what the stream made");
-    Ok(())
+    })
 }

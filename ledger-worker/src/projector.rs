@@ -2,7 +2,8 @@
 //! asleep while there is none.
 //!
 //! The writer hands over what it stored; whatever is missing (after a start, or when Postgres was away for long) is read from
-//! the stream. A fault of the database never stops the writer: the rows follow when it is back.
+//! the stream. A database that is away or full never stops the writer: the rows follow when it is back. One whose rows are not what
+//! the stream made ends its turn ([`Apart`]).
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use bus::{Bus, Health};
+use bus_schemas::ledger::What;
 use bus_schemas::replay::{LedgerKeys, chain_next, read_facts};
 use bus_schemas::stream::LEDGER;
 use bus_schemas::{NetworkId, Verifier};
@@ -18,20 +20,22 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::project::{BATCH_FACTS_MAX, Moved};
+use crate::follow::FollowError;
+use crate::project::{BATCH_FACTS_MAX, Moved, PATIENCE};
 use crate::round::Message;
-use crate::store::{Place, Position, Store};
+use crate::store::{Apart, Place, Position, Store};
 
 /// Ticks from the start of one transaction to that of the next: nobody waits for rows, and each costs the database as much as ten facts.
 const TICKS_APART: u32 = 2;
 /// Facts that wait in memory; beyond it they are read from the stream again.
 const WAITING_FACTS_MAX: usize = 16 * 1024;
 
-/// From the writer to the projection. Cheap to clone.
+/// From the writer to the projection, and back that there is nothing to go on from. Cheap to clone.
 #[derive(Clone)]
 pub struct Feed {
     waiting: Arc<Mutex<Waiting>>,
     head: watch::Sender<u64>,
+    apart: watch::Sender<Option<Apart>>,
 }
 #[derive(Default)]
 struct Waiting {
@@ -42,7 +46,19 @@ struct Waiting {
 impl Feed {
     /// `head`: the last sequence stored so far.
     pub fn new(head: u64) -> Self {
-        Self { waiting: Arc::default(), head: watch::Sender::new(head) }
+        Self { waiting: Arc::default(), head: watch::Sender::new(head), apart: watch::Sender::new(None) }
+    }
+
+    /// Waits until the projection finds stream and database apart.
+    pub async fn apart(&self) -> Apart {
+        let mut apart = self.apart.subscribe();
+        loop {
+            if let Some(apart) = apart.borrow_and_update().clone() {
+                return apart;
+            }
+            // The sender lives as long as this.
+            let _ = apart.changed().await;
+        }
     }
 
     /// A message is stored.
@@ -98,16 +114,16 @@ pub struct Projector {
 /// How long the database may take to say where it stands.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Something only a person can put right.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Stopped(String);
+/// How long the database may add up its balances before it is asked another time.
+const SUMS: Duration = Duration::from_secs(5);
+/// Adding up takes at most this part of the time.
+const SUMS_SHARE: u32 = 50;
 
 impl Projector {
     /// Runs until `stop`, and then until the rows have caught up; the caller limits how long that may take.
     pub async fn run(self, stop: CancellationToken) {
         let mut head = self.feed.head.subscribe();
-        let mut at = At { place: None, checked: false };
+        let mut at = At::default();
         let mut pause = Duration::ZERO;
         let mut verifier = Verifier::default();
         let mut complained = String::new();
@@ -134,7 +150,7 @@ impl Projector {
                     complained.clear();
                 }
                 Err(error) => {
-                    at = At { place: None, checked: false };
+                    at.lost();
                     pause = (pause * 2).clamp(Duration::from_millis(100), Duration::from_secs(2));
                     let text = format!("{error:#}");
                     metrics::counter!("mesh_ledger_projection_errors_total").increment(1);
@@ -142,62 +158,112 @@ impl Projector {
                         tracing::error!(error = text, "the projection into Postgres does not go on");
                         complained.clone_from(&text);
                     }
+                    if let Some(apart) = error.downcast_ref::<Apart>() {
+                        self.feed.apart.send_replace(Some(apart.clone()));
+                        return;
+                    }
                     if error.downcast_ref::<Moved>().is_none() {
                         let (head, seen) = (*head.borrow(), self.seen.load(Ordering::Relaxed));
                         metrics::gauge!("mesh_ledger_projection_behind").set(count(head.saturating_sub(seen)));
                         let behind = format!("{text}; the rows are at sequence {seen}, LEDGER at {head}");
                         self.health.set("postgres", Err(behind));
                     }
-                    if error.downcast_ref::<Stopped>().is_some() {
-                        pause = Duration::from_secs(2);
-                    }
                 }
             }
         }
+    }
+
+    /// For one who is about to write: brings the rows towards `books` for about as long as `patience`, and says whether they are what
+    /// the stream made, as far as that can be seen.
+    ///
+    /// # Errors
+    /// [`Apart`], or why it cannot be seen.
+    pub async fn look(&self, books: Position, patience: Duration) -> anyhow::Result<()> {
+        let (mut at, mut verifier, end) = (At::default(), Verifier::default(), Instant::now() + patience);
+        let mut now = self.step(&mut at, books.seq, &mut verifier, patience).await?;
+        while now.seq < books.seq && Instant::now() < end {
+            now = self.step(&mut at, books.seq, &mut verifier, patience).await?;
+        }
+        if now.seq == books.seq && now.chain != books.chain {
+            return Err(Apart(other_chain(now.seq)).into());
+        }
+        self.store.sums(patience).await
     }
 
     /// Projects up to `target`, one transaction after the other.
     async fn until(&self, at: &mut At, target: u64, verifier: &mut Verifier) -> anyhow::Result<()> {
-        loop {
-            let place = match at.place.take() {
-                Some(place) => place,
-                None => tokio::time::timeout(LOOK, self.store.place()).await.context("the database does not answer")??,
-            };
-            let position = place.position;
-            self.seen.store(position.seq, Ordering::Relaxed);
-            if position.seq >= target {
-                at.place = Some(place);
-                return self.not_ahead(position, target);
-            }
-            let fed = self.feed.take(position.seq);
-            let messages = if fed.is_empty() {
-                at.checked = false;
-                self.read(position, target, verifier).await?
-            } else {
-                if !at.checked {
-                    check_chain(position, &fed)?;
-                    at.checked = true;
-                }
-                fed
-            };
-            let started = Instant::now();
-            let to = self.store.project(&place, &messages).await?;
-            metrics::histogram!("mesh_ledger_projection_seconds").record(started.elapsed());
-            let facts: usize = messages.iter().map(|message| message.facts.len()).sum();
-            metrics::counter!("mesh_ledger_projected_facts_total").increment(u64::try_from(facts).unwrap_or(0));
-            metrics::gauge!("mesh_ledger_projected_seq").set(count(to.position.seq));
-            metrics::gauge!("mesh_ledger_projection_behind").set(count(target.saturating_sub(to.position.seq)));
-            self.seen.store(to.position.seq, Ordering::Relaxed);
-            at.place = Some(to);
-        }
+        while self.step(at, target, verifier, PATIENCE).await?.seq < target {}
+        Ok(())
     }
 
-    fn not_ahead(&self, position: Position, target: u64) -> anyhow::Result<()> {
-        // Another worker may have projected what this one has not heard of; the head of its own stream it cannot pass.
-        if position.seq > target && *self.feed.head.borrow() < position.seq {
-            return Err(Stopped(ahead(position.seq, target)).into());
+    /// Writes what comes next, unless the rows are at `target`; returns where they are.
+    async fn step(&self, at: &mut At, target: u64, verifier: &mut Verifier, patience: Duration) -> anyhow::Result<Position> {
+        let place = match at.place.take() {
+            Some(place) => place,
+            None => tokio::time::timeout(LOOK, self.place()).await.context("the database does not answer")??,
+        };
+        let position = place.position;
+        self.seen.store(position.seq, Ordering::Relaxed);
+        if position.seq >= target {
+            at.place = Some(place);
+            return Ok(position);
         }
-        Ok(())
+        let fed = self.feed.take(position.seq);
+        let messages = if fed.is_empty() {
+            at.checked = false;
+            self.read(position, target, verifier).await?
+        } else {
+            if !at.checked {
+                check_chain(position, &fed)?;
+                at.checked = true;
+            }
+            fed
+        };
+        let started = Instant::now();
+        let to = self.store.project(&place, &messages, patience).await?;
+        metrics::histogram!("mesh_ledger_projection_seconds").record(started.elapsed());
+        let facts: usize = messages.iter().map(|message| message.facts.len()).sum();
+        metrics::counter!("mesh_ledger_projected_facts_total").increment(u64::try_from(facts).unwrap_or(0));
+        metrics::gauge!("mesh_ledger_projected_seq").set(count(to.position.seq));
+        metrics::gauge!("mesh_ledger_projection_behind").set(count(target.saturating_sub(to.position.seq)));
+        self.seen.store(to.position.seq, Ordering::Relaxed);
+        let position = to.position;
+        at.place = Some(to);
+        let mut whats = messages.iter().flat_map(|message| &message.facts).map(|(fact, _)| &fact.what);
+        if whats.any(|what| matches!(what, What::Checkpoint(_))) && at.sums_from <= Instant::now() {
+            self.sums(at).await?;
+        }
+        Ok(position)
+    }
+
+    /// Where the rows are. Whoever is ahead of the stream says so first: nothing else about its rows can be right.
+    async fn place(&self) -> anyhow::Result<Place> {
+        let position = self.store.position().await?;
+        if *self.feed.head.borrow() < position.seq {
+            // Another worker may have projected what this one has not heard of.
+            let end = self.bus.stream_end(LEDGER).await?;
+            if end.last_seq < position.seq {
+                return Err(Apart(ahead(position.seq, end.last_seq)).into());
+            }
+        }
+        if self.store.cursor_is_changed().await? {
+            return Err(Apart(other_chain(position.seq)).into());
+        }
+        self.store.place().await
+    }
+
+    /// With a checkpoint the balances are added up. Where the database is too slow for it, the rows go on.
+    async fn sums(&self, at: &mut At) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let added = self.store.sums(SUMS).await;
+        at.sums_from = Instant::now() + began.elapsed() * SUMS_SHARE;
+        match added {
+            Err(error) if !error.is::<Apart>() => {
+                tracing::warn!(error = format!("{error:#}"), "the balances in the database were not added up");
+                Ok(())
+            }
+            added => added,
+        }
     }
 
     /// The next messages from the stream, for what was not handed over.
@@ -207,7 +273,7 @@ impl Projector {
         let (mut chain, mut facts) = (position.chain, 0);
         for (message, seq) in stored.into_iter().zip(position.seq + 1..=target) {
             if message.seq != seq {
-                return Err(Stopped(format!("sequence {seq} is missing in LEDGER: facts are lost (next: mesh-ledger reseed)")).into());
+                return Err(Apart(FollowError::Gap { expected: seq, found: message.seq }.to_string()).into());
             }
             let read = read_facts(&self.net, &self.keys, verifier, &message.payload).unwrap_or_default();
             facts += read.len();
@@ -225,15 +291,25 @@ struct At {
     place: Option<Place>,
     /// Whether the chain in the database was seen to be that of the writer.
     checked: bool,
+    /// The balances are not added up again before this.
+    sums_from: Instant,
+}
+impl Default for At {
+    fn default() -> Self {
+        Self { place: None, checked: false, sums_from: Instant::now() }
+    }
+}
+impl At {
+    /// After an error nobody knows what was written.
+    fn lost(&mut self) {
+        (self.place, self.checked) = (None, false);
+    }
 }
 
 /// The database's chain must lead to the writer's: else its rows come from another stream.
-fn check_chain(position: Position, messages: &[Message]) -> Result<(), Stopped> {
+fn check_chain(position: Position, messages: &[Message]) -> Result<(), Apart> {
     match messages.first() {
-        Some(first) if chain_next(&position.chain, first.seq, &first.payload) != first.chain => Err(Stopped(format!(
-            "the rows up to sequence {} come from another stream than LEDGER (next: mesh-ledger verify)",
-            position.seq
-        ))),
+        Some(first) if chain_next(&position.chain, first.seq, &first.payload) != first.chain => Err(Apart(other_chain(position.seq))),
         Some(_) | None => Ok(()),
     }
 }
@@ -245,6 +321,11 @@ fn count(number: u64) -> f64 {
 /// What to say where the database knows more than the stream.
 pub fn ahead(database: u64, stream: u64) -> String {
     format!("the database is at sequence {database}, LEDGER ends at {stream}: the stream lost facts (next: mesh-ledger reseed)")
+}
+
+/// What to say where the database was led to its place by other messages than those of the stream.
+pub fn other_chain(seq: u64) -> String {
+    format!("the chain of the database at sequence {seq} is not that of LEDGER: one of them was changed (next: mesh-ledger verify)")
 }
 
 #[cfg(test)]
@@ -266,5 +347,15 @@ mod tests {
         assert_eq!(take(3), [4], "3 is passed over, 6 does not follow");
         assert_eq!(take(4), [] as [u64; 0]);
         assert_eq!(take(5), [6]);
+    }
+
+    #[tokio::test]
+    async fn the_writer_hears_that_there_is_nothing_to_go_on_from() {
+        let feed = Feed::new(0);
+        let told = Apart("why (next: what)".into());
+        let (heard, ()) = tokio::join!(feed.apart(), async {
+            feed.apart.send_replace(Some(told.clone()));
+        });
+        assert_eq!((heard, feed.apart().await), (told.clone(), told), "then, and whenever it asks");
     }
 }

@@ -43,7 +43,7 @@ impl Store {
             client.query(&statement, &[&STREAM, &ids]).await.map_err(|error| anyhow!("{}", chain(&error)))
         };
         let rows = tokio::time::timeout(PATIENCE, ask).await.context("the database does not answer")??;
-        let at: i64 = rows.first().context("the database does not know its place in the stream")?.get("at");
+        let at: i64 = rows.first().context("the database does not know its place in the stream (next: mesh-ledger rebuild)")?.get("at");
         ensure!(at >= signed(past), "the database is at sequence {at}, what was forgotten reaches to {past}");
         rows.iter().filter_map(|row| found(row).transpose()).collect()
     }

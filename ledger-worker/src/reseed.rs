@@ -80,7 +80,7 @@ pub async fn reseed(bus: &Bus, store: &Store, replicas: usize) -> anyhow::Result
     ensure!(check.chain == goal.chain, "the rows of the database do not lead to the chain of its cursor (next: mesh-ledger verify)");
     while rows.seq < goal.seq {
         for message in rows.next(READ_BATCH).await? {
-            append(bus, &message, PATIENCE).await.with_context(|| format!("sequence {} was not stored", message.seq))?;
+            append(bus, &message, PATIENCE, |_| ()).await.with_context(|| format!("sequence {} was not stored", message.seq))?;
             published += 1;
         }
     }

@@ -12,17 +12,22 @@ use bus_schemas::stream::{KV_LEDGER, LEDGER};
 use bus_schemas::{InstanceId, Signer, Verifier, subject};
 use tokio_util::sync::CancellationToken;
 
-use crate::active::{Lookups, Turn, TurnOver};
+use crate::active::{Lookups, NO_LEDGER, Turn, TurnOver};
 use crate::follow::{FollowError, catch_up};
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError, Stand};
 use crate::posting::Standing;
-use crate::projector::{Feed, Projector, ahead};
+use crate::projector::{Feed, Projector, ahead, other_chain};
 use crate::settings::parts;
-use crate::store::{Position, Store};
+use crate::store::{Apart, Position, Store};
 
 /// How long the rows may take to catch up when the worker is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the rows are looked at before a worker becomes active: it must take over within 5 s.
+const LOOK: Duration = Duration::from_millis(500);
+/// The same for one who knows that something is wrong with them.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// All that a worker is made of.
 pub struct Worker {
@@ -66,15 +71,23 @@ impl Worker {
         let mut verifier = Verifier::default();
         let mut standing = self.no_books();
         let mut said = String::new();
+        // Why the rows are not what the stream made, until they are seen to be.
+        let mut apart: Option<Apart> = None;
         metrics::gauge!("mesh_ledger_active").set(0.0);
         while !stop.is_cancelled() {
-            match self.become_active(&mut lease, &mut standing, &mut verifier).await {
+            match self.become_active(&mut lease, &mut standing, &mut verifier, &mut apart).await {
                 Ok(requests) => {
                     said.clear();
                     let over = self.turn(&mut lease, &mut standing, &mut verifier, requests, &stop).await;
                     metrics::gauge!("mesh_ledger_active").set(0.0);
                     // The books may be ahead of the stream: what was decided but not stored never happened.
                     standing = self.no_books();
+                    if let TurnOver::Apart(why) = &over {
+                        // Said before the lease is free, so that nobody sees this worker well and idle.
+                        metrics::gauge!("mesh_ledger_stopped").set(1.0);
+                        self.health.set("ledger", Err(why.to_string()));
+                        apart = Some(why.clone());
+                    }
                     lease.release().await;
                     match over {
                         TurnOver::Stop => break,
@@ -82,7 +95,7 @@ impl Worker {
                             self.health.set("ledger", Err(over.to_string()));
                             return Err(anyhow::Error::new(over).context("the books are stopped; look with: mesh-ledger verify"));
                         }
-                        TurnOver::NotStored(_) | TurnOver::Behind { .. } | TurnOver::Lease(_) | TurnOver::Deaf => {
+                        TurnOver::NotStored(_) | TurnOver::Behind { .. } | TurnOver::Lease(_) | TurnOver::Deaf | TurnOver::Apart(_) => {
                             metrics::counter!("mesh_ledger_step_downs_total").increment(1);
                             tracing::warn!(why = %over, "stepped down; the books are built again from the stream");
                         }
@@ -148,9 +161,12 @@ impl Worker {
         lease: &mut Lease,
         standing: &mut Standing,
         verifier: &mut Verifier,
+        apart: &mut Option<Apart>,
     ) -> Result<bus::async_nats::Subscriber, NotYet> {
         self.follow(standing, verifier).await?;
-        let away = |error: LeaseError| NotYet::Missing(error.to_string());
+        let away = |error: LeaseError| {
+            NotYet::Missing(format!("{error} (next: is the hub up? where KV_{KV_LEDGER} is gone: mesh-gateway bootstrap streams)"))
+        };
         match lease.look().await.map_err(away)? {
             Stand::Held(wait) => return Err(NotYet::Standby(wait)),
             Stand::Free | Stand::Mine => {}
@@ -167,12 +183,13 @@ impl Worker {
         if standing.books().fact_count() == 0 {
             return Err(NotYet::Missing("LEDGER has no genesis yet (next: mesh-gateway bootstrap streams)".into()));
         }
+        self.look(standing, apart).await?;
         match lease.take().await {
             Ok(()) => {}
             Err(LeaseError::Lost) => return Err(NotYet::Standby(Duration::ZERO)),
             Err(error @ LeaseError::Away(_)) => return Err(away(error)),
         }
-        let missing = |error: &dyn std::fmt::Display| NotYet::Missing(error.to_string());
+        let missing = |error: &dyn std::fmt::Display| NotYet::Missing(format!("{error} {NO_LEDGER}"));
         // First listen, then read the rest: a request that arrives meanwhile waits.
         let requests = self.bus.client.subscribe(subject::LEDGER_DO).await.map_err(|error| missing(&error))?;
         self.bus.client.flush().await.map_err(|error| missing(&error))?;
@@ -186,7 +203,7 @@ impl Worker {
                 std::cmp::Ordering::Less => {
                     let (books, stream) = (standing.books().seq(), end.last_seq);
                     *standing = self.no_books();
-                    return Err(NotYet::Missing(format!("LEDGER ends at {stream}, it was at {books} before: facts are lost")));
+                    return Err(NotYet::Missing(format!("LEDGER ends at {stream}, it was at {books} before: facts are lost {NO_LEDGER}")));
                 }
             }
         }
@@ -195,12 +212,39 @@ impl Worker {
     async fn follow(&self, standing: &mut Standing, verifier: &mut Verifier) -> Result<(), NotYet> {
         match catch_up(&self.bus, standing, verifier, self.remember_ms()).await {
             Ok(_) => Ok(()),
+            Err(error @ FollowError::Read(_)) => Err(NotYet::Missing(format!("{error} {NO_LEDGER}"))),
             Err(error) => {
-                if !matches!(error, FollowError::Read(_)) {
-                    *standing = self.no_books();
-                }
+                *standing = self.no_books();
                 Err(NotYet::Missing(error.to_string()))
             }
+        }
+    }
+
+    /// What ended one worker's turn must keep the next one from writing: the rows are brought a step further and added up first. A
+    /// database that is full or slow keeps nobody from it, unless it is known to be apart.
+    async fn look(&self, standing: &Standing, apart: &mut Option<Apart>) -> Result<(), NotYet> {
+        let books = Position { seq: standing.books().seq(), chain: *standing.books().chain() };
+        let patience = if apart.is_some() { LOOK_AGAIN } else { LOOK };
+        match self.projector(Feed::new(books.seq)).look(books, patience).await {
+            Ok(()) => *apart = None,
+            Err(error) => match error.downcast::<Apart>() {
+                Ok(found) => *apart = Some(found),
+                Err(error) => tracing::info!(why = format!("{error:#}"), "the rows were not looked at as a whole"),
+            },
+        }
+        apart.as_ref().map_or(Ok(()), |why| Err(NotYet::Missing(why.to_string())))
+    }
+
+    fn projector(&self, feed: Feed) -> Projector {
+        Projector {
+            store: self.store.clone(),
+            bus: self.bus.clone(),
+            feed,
+            net: self.network.network,
+            keys: self.network.ledger_keys.iter().copied().collect(),
+            tick: self.timings.tick,
+            health: self.health.clone(),
+            seen: AtomicU64::new(0),
         }
     }
 
@@ -214,7 +258,7 @@ impl Worker {
     /// The database must be a part of this stream: not ahead of it, and its last message the same bytes. The stream must have its
     /// beginning: nobody can rebuild anything from one that has not.
     async fn fits(&self, standing: &Standing, (position, last): &(Position, Option<Vec<u8>>)) -> anyhow::Result<()> {
-        let end = self.bus.stream_end(LEDGER).await?;
+        let end = self.bus.stream_end(LEDGER).await.map_err(|error| anyhow::anyhow!("{error} {NO_LEDGER}"))?;
         anyhow::ensure!(
             end.first_seq <= 1,
             "LEDGER begins at sequence {}, what was before is lost (next: keep a copy of LEDGER, delete it, mesh-ledger reseed)",
@@ -231,8 +275,8 @@ impl Worker {
             );
             anyhow::ensure!(
                 position.seq != standing.books().seq() || position.chain == *standing.books().chain(),
-                "the chain of the database at sequence {} is not that of LEDGER: one of them was changed (next: mesh-ledger verify)",
-                position.seq
+                "{}",
+                other_chain(position.seq)
             );
         }
         Ok(())
@@ -249,17 +293,7 @@ impl Worker {
         let seq = standing.books().seq();
         let feed = Feed::new(seq);
         let over = CancellationToken::new();
-        let projector = Projector {
-            store: self.store.clone(),
-            bus: self.bus.clone(),
-            feed: feed.clone(),
-            net: self.network.network,
-            keys: self.network.ledger_keys.iter().copied().collect(),
-            tick: self.timings.tick,
-            health: self.health.clone(),
-            seen: AtomicU64::new(0),
-        };
-        let mut projecting = tokio::spawn(projector.run(over.clone()));
+        let mut projecting = tokio::spawn(self.projector(feed.clone()).run(over.clone()));
         let parts = parts(&self.network);
         self.health.set("ledger", Ok(()));
         metrics::gauge!("mesh_ledger_stopped").set(0.0);
@@ -276,6 +310,7 @@ impl Worker {
             feed: &feed,
             store: &self.store,
             lookups: Lookups::new(),
+            health: &self.health,
             remember_ms: self.remember_ms(),
             patience: self.timings.ack_wait,
             time_divisor: self.time_divisor,

@@ -24,6 +24,12 @@ const WORKER: &str = "mesh_ledger";
 /// Held while migrations run, so that two starting workers do not run them at once. (The letters "mesh".)
 pub const MIGRATION_LOCK: i64 = 0x6d65_7368;
 
+/// The rows are not what the stream made: whoever writes on would build on one of two different books. A sentence that ends with the
+/// command to run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Apart(pub String);
+
 /// A place in the stream: sequence and chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -125,6 +131,16 @@ impl Store {
         place(&self.client().await?).await
     }
 
+    /// Whether the cursor's chain is another than that beside its last message, where there is one.
+    ///
+    /// # Errors
+    /// Where the database is away.
+    pub async fn cursor_is_changed(&self) -> anyhow::Result<bool> {
+        let sql =
+            "select 1 from cursor left join event using (seq) where stream = $1 and seq > 0 and cursor.chain is distinct from event.chain";
+        Ok(self.client().await?.query_opt(sql, &[&STREAM]).await?.is_some())
+    }
+
     /// The stored bytes of one message, as the projection wrote them.
     ///
     /// # Errors
@@ -210,7 +226,7 @@ pub async fn position(client: &impl GenericClient) -> anyhow::Result<Position> {
         .query_opt("select seq, chain from cursor where stream = $1", &[&STREAM])
         .await
         .context("the database has no books (next: mesh-ledger migrate)")?
-        .context("the database does not know its place in the stream")?;
+        .ok_or_else(|| Apart("the database does not know its place in the stream (next: mesh-ledger rebuild)".into()))?;
     let (seq, chain): (i64, Vec<u8>) = (row.get(0), row.get(1));
     let chain = <[u8; 32]>::try_from(chain).map_err(|_| anyhow::anyhow!("the cursor's chain is not 32 bytes"))?;
     Ok(Position { seq: u64::try_from(seq)?, chain })
@@ -219,9 +235,23 @@ pub async fn position(client: &impl GenericClient) -> anyhow::Result<Position> {
 /// Where the projection in the current schema stands, with the tree over its messages.
 ///
 /// # Errors
-/// As [`position`]; also where the tree's rows are not those of its place.
+/// As [`position`]; also [`Apart`] where the tree's rows are not those of its place.
 pub async fn place(client: &impl GenericClient) -> anyhow::Result<Place> {
-    let position = position(client).await?;
+    let mut at = position(client).await?;
+    loop {
+        if let Some(tree) = tree(client, at).await? {
+            return Ok(Place { position: at, tree });
+        }
+        // A rebuild may have put other rows in their place meanwhile.
+        let now = position(client).await?;
+        if now == at {
+            return Err(Apart("the tree over the messages is not whole in the database (next: mesh-ledger rebuild)".into()).into());
+        }
+        at = now;
+    }
+}
+
+async fn tree(client: &impl GenericClient, position: Position) -> anyhow::Result<Option<Frontier>> {
     let peaks = cover(0, position.seq);
     let levels: Vec<i16> = peaks.iter().map(|(level, _)| i16::from(*level)).collect();
     let indexes: Vec<i64> = peaks.iter().map(|(_, index)| signed(*index)).collect();
@@ -233,9 +263,7 @@ pub async fn place(client: &impl GenericClient) -> anyhow::Result<Place> {
         )
         .await?;
     let hashes: Option<Vec<Hash>> = rows.iter().map(|row| row.get::<_, &[u8]>(0).try_into().ok()).collect();
-    let tree = hashes.and_then(|hashes| Frontier::restore(position.seq, hashes));
-    let tree = tree.context("the tree over the messages is not whole in the database (next: mesh-ledger rebuild)")?;
-    Ok(Place { position, tree })
+    Ok(hashes.and_then(|hashes| Frontier::restore(position.seq, hashes)))
 }
 
 /// An error with its causes, in one line.

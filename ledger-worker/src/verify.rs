@@ -269,13 +269,23 @@ async fn differences(client: &impl GenericClient) -> anyhow::Result<Vec<(u64, St
     Ok(found)
 }
 
-/// Which of two messages was changed, where all before are the same: the database keeps the chain that its bytes led to.
+/// Which of two messages was changed, where all before are the same: the database keeps the chain that its bytes led to. Where the bytes
+/// are the same, only the row beside them can have been.
 async fn whose(client: &impl GenericClient, seq: u64) -> anyhow::Result<&'static str> {
     let sql = format!(
-        "select here.envelope, here.chain, coalesce(before.chain, decode(repeat('00', 32), 'hex'))
-         from {SCHEMA}.event as here left join pg_temp.event as before on before.seq = here.seq - 1 where here.seq = $1"
+        "select here.envelope, here.chain, coalesce(before.chain, decode(repeat('00', 32), 'hex')),
+                here.envelope = there.envelope, here.chain <> there.chain, here.facts <> there.facts
+         from {SCHEMA}.event as here join pg_temp.event as there using (seq)
+         left join pg_temp.event as before on before.seq = here.seq - 1 where here.seq = $1"
     );
     let row = client.query_one(&sql, &[&crate::rows::signed(seq)]).await?;
+    if row.get(3) {
+        return Ok(match (row.get(4), row.get(5)) {
+            (true, false) => "its bytes are the same, but not its chain: the database was changed (next: mesh-ledger rebuild)",
+            (false, true) => "its bytes are the same, but not its number of facts: the database was changed (next: mesh-ledger rebuild)",
+            _ => "its bytes are the same, but not what stands beside them: the database was changed (next: mesh-ledger rebuild)",
+        });
+    }
     let before = <[u8; 32]>::try_from(row.get::<_, &[u8]>(2)).unwrap_or_default();
     let leads = chain_next(&before, seq, row.get(0)).as_slice() == row.get::<_, &[u8]>(1);
     Ok(if leads {

@@ -64,9 +64,11 @@ impl Item {
     pub fn end(&mut self) -> Option<&mut EndedEvent> {
         match &mut self.record.what {
             HistoryEvent::Ended(end) => Some(end),
-            HistoryEvent::Admitted(_) | HistoryEvent::Rejected { .. } | HistoryEvent::Waiting { .. } | HistoryEvent::AttemptEnded(_) => {
-                None
-            }
+            HistoryEvent::Admitted(_)
+            | HistoryEvent::Rejected { .. }
+            | HistoryEvent::Waiting { .. }
+            | HistoryEvent::Assigned(_)
+            | HistoryEvent::AttemptEnded(_) => None,
         }
     }
 }
@@ -121,27 +123,27 @@ impl World {
         // An earlier attempt won: the current one works for nothing.
         let other = job.current().filter(|current| current.id != attempt.id).map(|current| (current.device, current.id));
         let actor = receipt.device.to_string();
-        let done = match &receipt.outcome {
+        let (state, problem) = match &receipt.outcome {
             Outcome::Completed(_) => {
                 job.note(JobState::Completed, at, "receipt", actor);
                 measure::completed();
-                Some(CompletedEnd {
-                    attempt: attempt.id,
-                    receipt: id,
-                    receipt_seq: 0,
-                    receipt_proof: (*evidence.proof).clone(),
-                    assignment_proof: (*attempt.evidence.proof).clone(),
-                    result: result.map(ByteBuf::from),
-                })
+                (JobState::Completed, None)
             }
             Outcome::Cancelled | Outcome::Failed(_) => {
                 job.note(JobState::Cancelled, at, "stopped on request", actor);
                 measure::failed();
-                None
+                (JobState::Cancelled, Some(Problem::new(Code::JobCancelled, "it was stopped while it ran; the time used is paid")))
             }
         };
-        let state = if done.is_some() { JobState::Completed } else { JobState::Cancelled };
-        let problem = done.is_none().then(|| Problem::new(Code::JobCancelled, "it was stopped while it ran; the time used is paid"));
+        // Both are paid by this receipt, and whoever pays may see it.
+        let done = CompletedEnd {
+            attempt: attempt.id,
+            receipt: id,
+            receipt_seq: 0,
+            receipt_proof: (*evidence.proof).clone(),
+            assignment_proof: (*attempt.evidence.proof).clone(),
+            result: result.map(ByteBuf::from),
+        };
         let op = Op::Settle {
             job: receipt.job,
             attempt: attempt.id,
@@ -158,7 +160,7 @@ impl World {
             device: Some(receipt.device),
             problem,
             paid_mmana: None,
-            done,
+            done: Some(done),
             decision: job.decision.take(),
         };
         if let Some(item) = self.item(&receipt.job, Some(op), Some(paid), end, at) {

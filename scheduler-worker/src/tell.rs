@@ -8,18 +8,21 @@ use std::time::{Duration, Instant};
 use async_nats::{HeaderMap, HeaderValue};
 use bus_schemas::api::{BlobRef, ReceiptView, ResultView, WatchState};
 use bus_schemas::event::Progress;
-use bus_schemas::history::Verdict;
+use bus_schemas::history::{Assigned, HistoryEvent, HistoryRecord, Verdict};
 use bus_schemas::job::{AdmittedJob, JobState};
 use bus_schemas::receipt::{Receipt, ResultRef};
 use bus_schemas::subject::{self, header};
 use bus_schemas::{Cid, JobId, Problem, Proof, PublicKey, ReceiptId, UnixMs};
 use serde_json::value::RawValue;
 
-use crate::job::{Job, Phase};
+use crate::job::{Attempt, Job, Phase};
 use crate::world::{Out, World};
 
 /// An assignment that has not ended by then is told.
 const QUIET: Duration = Duration::from_millis(50);
+/// One that has not ended by then stands in HISTORY, with the auction behind it: whoever asks while it goes on, or after this scheduler
+/// was killed, is told why that device.
+const LASTS: Duration = Duration::from_millis(500);
 
 /// The result as it is told: what the executor made, verbatim, or where it lies.
 ///
@@ -146,7 +149,34 @@ impl World {
             let lasts = self.jobs.get(&id).is_some_and(|job| job.phase == Phase::Running && job.current == Some(attempt));
             if lasts {
                 self.tell_matched(&id);
+                self.lasting.push_back((since, id, attempt));
             }
+        }
+    }
+
+    /// Records the assignments that have lasted.
+    pub fn record_lasting(&mut self, now: Instant) {
+        while let Some((since, id, attempt)) = self.lasting.front().copied() {
+            if now.duration_since(since) < LASTS {
+                break;
+            }
+            self.lasting.pop_front();
+            let at = self.hub_ms();
+            let Some(job) = self.jobs.get_mut(&id).filter(|job| job.phase == Phase::Running && job.current == Some(attempt)) else {
+                continue;
+            };
+            let (Some(decision), Some(current)) = (job.decision.clone(), job.current()) else { continue };
+            let Attempt { id: attempt, number, device, assigned_at, .. } = *current;
+            let assigned = Assigned { attempt, number, device, assigned_at, decision };
+            let record = HistoryRecord {
+                net: self.net,
+                member: job.admitted.member,
+                job: id,
+                at,
+                transitions: std::mem::take(&mut job.transitions),
+                what: HistoryEvent::Assigned(Box::new(assigned)),
+            };
+            self.record(record, now);
         }
     }
 }

@@ -115,6 +115,8 @@ pub struct World {
     pub history: Vec<HistoryRecord>,
     /// Accepted attempts whose `Assigned` is told only if they last.
     pub quiet: VecDeque<(Instant, JobId, AttemptId)>,
+    /// Those that have lasted, and go to HISTORY if they go on.
+    pub lasting: VecDeque<(Instant, JobId, AttemptId)>,
     pub waiting: BTreeSet<JobId>,
     pub out: Vec<Out>,
     pub done: mpsc::UnboundedSender<Done>,
@@ -151,6 +153,7 @@ impl World {
             closed: RecentlyClosed::default(),
             history: Vec::new(),
             quiet: VecDeque::new(),
+            lasting: VecDeque::new(),
             waiting: BTreeSet::new(),
             out: Vec::new(),
             done,
@@ -324,12 +327,13 @@ impl World {
     /// What no member waits for.
     fn tick(&mut self, now: Instant) {
         self.tell_quiet(now);
+        self.record_lasting(now);
         self.confirm_receipts(now);
         self.close_batches(now);
         self.send_closed();
         self.store_history();
         self.look_up_strays();
-        if self.closing.has_work() || !self.quiet.is_empty() {
+        if self.closing.has_work() || !self.quiet.is_empty() || !self.lasting.is_empty() {
             self.need_tick(now);
         }
     }

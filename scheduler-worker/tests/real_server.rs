@@ -95,6 +95,15 @@ async fn another_scheduler_adopts_what_a_device_has() {
     let mut results = network.results().await;
     let job = network.admit_one("a", ECHO).await;
     until("the device to have it", async || (device.assigned().len() == 1).then_some(())).await;
+    // What lasts stands in HISTORY with its auction, so that its reason outlives who decided.
+    let assigned = until("the assignment to be recorded", async || {
+        network.history(job).await.into_iter().find_map(|record| match record.what {
+            HistoryEvent::Assigned(assigned) => Some(assigned),
+            _ => None,
+        })
+    })
+    .await;
+    assert_eq!((assigned.device, assigned.decision.winner, assigned.number), (device.id, Some(device.id), 1));
     first.signal("KILL");
     first.ended().await;
     let second = network.scheduler();

@@ -200,6 +200,17 @@ pub enum JobCommand {
     #[command(before_help = "  mesh job cancel job_7f3kq2ab\n  mesh job cancel job_7f3kq2ab -o json")]
     Cancel(JobId),
 }
+impl JobCommand {
+    /// The job that it is about.
+    pub fn about(&self) -> Option<&str> {
+        match self {
+            Self::Show(job) | Self::Result(job) | Self::Explain(job) | Self::Cancel(job) => Some(&job.id),
+            Self::Wait(wait) => Some(&wait.job.id),
+            Self::Receipt(receipt) => Some(&receipt.job.id),
+            Self::Run(_) | Self::Submit(_) | Self::Ls(_) => None,
+        }
+    }
+}
 
 #[derive(Debug, Args)]
 pub struct JobId {

@@ -227,7 +227,10 @@ fn local_url(home: &Home) -> Result<String, Failure> {
 }
 
 /// Asks this machine's agent how it does.
-async fn ask_status(home: &Home) -> Result<Status, Failure> {
+///
+/// # Errors
+/// Where there is no device here, or its agent does not answer.
+pub async fn ask_status(home: &Home) -> Result<Status, Failure> {
     let device = home.device()?;
     let url = local_url(home)?;
     let how = Connect {

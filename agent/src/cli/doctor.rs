@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use bus_schemas::api::BalanceView;
 use bytes::Bytes;
 use hyper::Method;
 use serde::Serialize;
@@ -65,7 +66,7 @@ pub async fn run(cli: &Cli, args: &DoctorArgs, output: &Output) -> Done {
     let wanted = |group: &str| args.only.is_empty() || args.only.iter().any(|only| only == group);
     let mut findings = Vec::new();
     if wanted("device") {
-        findings.extend(device(&Home::discover()));
+        findings.extend(device(&Home::discover()).await);
     }
     if wanted("tools") {
         findings.extend(programs().await);
@@ -109,7 +110,7 @@ fn text(report: &Report) -> String {
 }
 
 /// Keys and settings of this machine's device.
-fn device(home: &Home) -> Vec<Finding> {
+async fn device(home: &Home) -> Vec<Finding> {
     const GROUP: &str = "device";
     let device = match home.device() {
         Ok(device) => device,
@@ -142,7 +143,19 @@ fn device(home: &Home) -> Vec<Finding> {
     }
     findings.push(match Home::live_pid(&home.agent_pid()) {
         Some(pid) => pass(GROUP, "agent", format!("runs (pid {pid})")),
-        None => bad(GROUP, "agent", Verdict::Warn, "is not running", "mesh start --detach"),
+        None => {
+            findings.push(bad(GROUP, "agent", Verdict::Warn, "is not running", "mesh start --detach"));
+            return findings;
+        }
+    });
+    findings.push(match super::device::ask_status(home).await {
+        Ok(status) if status.link.up => pass(GROUP, "link", format!("to {}", device.leaf_url)),
+        Ok(status) => {
+            let why = status.link.why.unwrap_or_else(|| "no word from the hub".into());
+            // Addresses may have changed since it joined.
+            bad(GROUP, "link", Verdict::Fail, format!("to {}: {why}", device.leaf_url), "mesh init --join INVITE")
+        }
+        Err(failure) => failed(GROUP, "link", &failure),
     });
     findings
 }
@@ -252,8 +265,21 @@ async fn asked(session: &Session) -> Vec<Finding> {
         }
         Err(failure) => failed(GROUP, "service", &failure),
     });
+    findings.push(books(session).await);
     findings.push(clock(session).await);
     findings
+}
+
+/// Whether the network's books can be read now, and no older than they are.
+async fn books(session: &Session) -> Finding {
+    const GROUP: &str = "net";
+    match session.ask::<_, BalanceView>("credit.balance", &serde_json::json!({})).await {
+        Ok(balance) => pass(GROUP, "books", format!("told up to sequence {}", balance.ledger_seq)),
+        Err(failure) => {
+            let fix = if session.context.made_by_pid.is_some() { "mesh credit verify" } else { "ask the operator" };
+            bad(GROUP, "books", Verdict::Fail, failure.body().detail, fix)
+        }
+    }
 }
 
 /// This machine's clock against the gateway's `Date`: signatures are refused beyond a minute.
@@ -279,8 +305,8 @@ async fn clock(session: &Session) -> Finding {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_home_that_others_may_read_is_found() {
+    #[tokio::test]
+    async fn a_home_that_others_may_read_is_found() {
         let folder = super::super::context::tests::folder();
         let path = folder.join("device.key");
         std::fs::write(&path, "secret words").unwrap();
@@ -291,7 +317,7 @@ mod tests {
         assert!(!format!("{finding:?}").contains("secret words"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(secret("device key", &path).verdict, Verdict::Pass);
-        assert_eq!(device(&Home::at(&folder))[0].verdict, Verdict::Skipped);
+        assert_eq!(device(&Home::at(&folder)).await[0].verdict, Verdict::Skipped);
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

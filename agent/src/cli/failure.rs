@@ -55,6 +55,14 @@ impl Failure {
         self.next.push(command.into());
         self
     }
+    /// About one thing: its id stands in the code's own next command.
+    pub fn about(mut self, id: &str) -> Self {
+        let next = self.code().next();
+        if self.next.is_empty() && next.ends_with(" ID") {
+            self.next.push(next.replace(" ID", &format!(" {id}")));
+        }
+        self
+    }
     pub fn code(&self) -> Code {
         self.problem.code
     }
@@ -151,6 +159,8 @@ mod tests {
         );
         assert_eq!(failure.exit(), 6);
         assert_eq!(failure.body().next, ["mesh doctor"]);
+        assert_eq!(failure.about("job_a").body().next, ["mesh doctor"]);
+        assert_eq!(Failure::new(Code::JobCancelled, "").about("job_a").body().next, ["mesh job show job_a"]);
     }
 
     #[test]

@@ -164,6 +164,7 @@ pub fn json<T: Serialize>(command: &str, body: &T) -> String {
 
 /// A plain table: no lines drawn, columns two blanks apart.
 pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    let rows = rows.into_iter().map(|row| row.map(|cell| cell.chars().map(shown).collect()));
     let rows: Vec<[String; N]> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
@@ -172,6 +173,12 @@ pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [St
         cells.collect::<String>().trim_end().to_owned()
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// What others wrote (names, notes) stays in its cell: no line ends, no control of the terminal, no turning of the text around.
+fn shown(character: char) -> char {
+    let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if character.is_control() || turns { '\u{fffd}' } else { character }
 }
 
 /// `1.8 MiB`, `340 B`.
@@ -189,6 +196,12 @@ pub fn bytes(count: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cell_stays_a_cell() {
+        let rows = [["a\nb".to_owned(), "\u{1b}[2J\u{202e}c".to_owned()]];
+        assert_eq!(table(["X", "Y"], rows), "X    Y\na\u{fffd}b  \u{fffd}[2J\u{fffd}c");
+    }
 
     #[test]
     fn json_names_its_schema() {

@@ -460,6 +460,10 @@ impl<'a> Stack<'a> {
         #[allow(clippy::cast_precision_loss)] // for people
         let seconds = ready.started_in_ms as f64 / 1000.0;
         self.output.say(&format!("ready after {seconds:.1} s; Ctrl-C stops it all"));
+        if self.args.agents == 0 {
+            self.output.line(&format!("next: MESH_HOME=DIR mesh init --join {} && MESH_HOME=DIR mesh start", ready.invite));
+            return;
+        }
         let kind = if self.kinds.contains("embed") { "embed" } else { "echo" };
         if kind == "echo" {
             line("embed", "off: a model or ONNX Runtime is missing (next: mesh doctor --only tools)");

@@ -22,7 +22,7 @@ pub async fn messages(world: &World) -> Vec<StoredMessage> {
     }
 }
 
-async fn delete_stream(world: &World) {
+pub async fn delete_stream(world: &World) {
     jetstream::new(world.bus.client.clone()).delete_stream(LEDGER).await.unwrap();
 }
 
@@ -109,6 +109,30 @@ async fn a_stream_that_lost_facts_gets_them_back_from_the_database() {
     let why = said(&mut world.command(&["reseed"])).unwrap_err();
     assert!(why.contains("sequence 4 in the database was altered"), "{why}");
     assert_eq!(messages(&world).await.len(), 2);
+}
+
+#[tokio::test]
+async fn equal_messages_at_two_places_are_stored_again_at_both() {
+    let world = World::start().await;
+    let worker = world.worker();
+    world.people().await;
+    for n in 0..3 {
+        world.bus.store(subject::LEDGER_FACTS.into(), None, "the same twice".into(), HUNG).await.unwrap();
+        assert_eq!(done(&world.ask(vec![hold(n)]).await), 1);
+    }
+    world.bus.store(subject::LEDGER_FACTS.into(), None, "the same twice".into(), HUNG).await.unwrap();
+    assert_eq!(done(&world.ask(vec![hold(3)]).await), 1);
+    world.projected().await;
+    drop(worker);
+    let payloads: Vec<Vec<u8>> = messages(&world).await.into_iter().map(|message| message.payload.to_vec()).collect();
+    assert_eq!(payloads.iter().filter(|payload| payload.as_slice() == b"the same twice").count(), 4);
+    delete_stream(&world).await;
+    let text = said(&mut world.command(&["reseed"])).unwrap();
+    assert!(text.contains(&format!("{} were stored again", payloads.len())), "{text}");
+    same_stream(&world, &payloads).await;
+    let (ok, report) = world.verify();
+    assert!(ok, "{report}");
+    assert_eq!(report["alarms"].as_array().unwrap().len(), 4, "{report}");
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use bus::Health;
 use bus_schemas::Verifier;
 use bus_schemas::subject;
 use ledger_worker::active::{Lookups, Turn, TurnOver};
@@ -31,7 +32,7 @@ async fn of_two_writers_one_is_fenced_and_no_fact_is_lost_or_doubled() {
     assert!(worker.ended().await.success());
 
     let (stop, key, parts) = (CancellationToken::new(), world.ledger_key(), parts(&world.document));
-    let store = Store::new(&world.postgres.url()).unwrap();
+    let (store, health) = (Store::new(&world.postgres.url()).unwrap(), Health::default());
     let turn = async |name: &str| {
         let bus = connect(&world.nats_url).await;
         let mut standing = Standing::new(net(), [key.public()].into());
@@ -54,6 +55,7 @@ async fn of_two_writers_one_is_fenced_and_no_fact_is_lost_or_doubled() {
             feed: &feed,
             store: &store,
             lookups: Lookups::new(),
+            health: &health,
             remember_ms: DAY_MS,
             patience: Duration::from_secs(10),
             time_divisor: 1,

@@ -107,7 +107,9 @@ pub enum PolicyCommand {
     #[command(before_help = "  mesh network policy show\n  mesh network policy show -o json")]
     Show,
     /// Put other rules in force; the operator's.
-    #[command(before_help = "  mesh network policy show -o json | jq .rules > rules.json\n  mesh network policy set rules.json --dry-run")]
+    #[command(
+        before_help = "  mesh network policy show -o json | jq '.rules | del(.version)' > rules.json\n  mesh network policy set rules.json --dry-run"
+    )]
     Set {
         /// The rules in JSON, as `policy show -o json` gives them under `rules`; `-` is stdin.
         file: PathBuf,

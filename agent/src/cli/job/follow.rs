@@ -222,9 +222,10 @@ impl<'a> Follow<'a> {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(200));
         }
+        // A device that had lost the job may have been the first to end it all the same.
         let by = match self.phases.device() {
-            Some(name) => name.to_owned(),
-            None => self.matched(view.receipt.device).await,
+            Some(name) if self.device == Some(view.receipt.device) => name.to_owned(),
+            Some(_) | None => self.matched(view.receipt.device).await,
         };
         let worked = match &view.receipt.body.outcome {
             Outcome::Completed(_) => Some(Duration::from_millis(view.receipt.body.claimed_ms)),

@@ -104,7 +104,7 @@ pub async fn explain(cli: &Cli, id: &str, output: &Output) -> Done {
 
 /// What became of each device that was considered, in words.
 pub fn explain_text(explanation: &Explanation) -> String {
-    let mut text = format!("{}   {}: {}\n", explanation.short, explanation.state, explanation.summary);
+    let mut text = format!("{}   {}\n", explanation.short, explanation.summary);
     let winner = explanation.decisions.iter().find_map(|decision| decision.winner);
     let rows: Vec<[String; 3]> = explanation.devices.iter().map(|device| verdict_row(device, winner)).collect();
     if !rows.is_empty() {
@@ -113,8 +113,13 @@ pub fn explain_text(explanation: &Explanation) -> String {
         }
     }
     if let Some(decision) = explanation.decisions.first() {
-        let awaited = if decision.took_ms > 0 { format!("   (bids were awaited {} ms)", decision.took_ms) } else { String::new() };
-        text.push_str(&format!("  decided: {}{awaited}\n", decision.why));
+        let awaited = if decision.took_ms > 0 { format!("bids were awaited {} ms", decision.took_ms) } else { String::new() };
+        // What the first line says is not said twice.
+        let why = if explanation.summary.contains(&decision.why) { String::new() } else { format!("decided: {}", decision.why) };
+        let said: Vec<&str> = [why.as_str(), awaited.as_str()].into_iter().filter(|part| !part.is_empty()).collect();
+        if !said.is_empty() {
+            text.push_str(&format!("  {}\n", said.join("   ")));
+        }
     }
     for attempt in &explanation.attempts {
         text.push_str(&format!("  attempt {} on {} ended: {} ({})\n", attempt.number, attempt.device, attempt.class, attempt.message));

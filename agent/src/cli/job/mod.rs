@@ -23,6 +23,14 @@ use follow::Follow;
 
 /// `mesh job …`.
 pub async fn run(cli: &Cli, args: &JobArgs, output: &Output) -> Done {
+    let about = args.command.as_ref().and_then(JobCommand::about);
+    carry_out(cli, args, output).await.map_err(|failure| match about {
+        Some(id) => failure.about(id),
+        None => failure,
+    })
+}
+
+async fn carry_out(cli: &Cli, args: &JobArgs, output: &Output) -> Done {
     match (&args.command, &args.workload) {
         (Some(JobCommand::Run(submit_args)), _) => submit(cli, submit_args, "job.run", !submit_args.options.no_wait, output).await,
         (Some(JobCommand::Submit(submit_args)), _) => submit(cli, submit_args, "job.submit", submit_args.options.wait, output).await,
