@@ -30,6 +30,12 @@ pub const MIGRATION_LOCK: i64 = 0x6d65_7368;
 #[error("{0}")]
 pub struct Apart(pub String);
 
+/// What is asked over the shared connections is found by key. A plan of a prepared statement lasts: one that was made while tables were
+/// nearly empty would read all of them, for every few facts, until somebody analyses them.
+const BY_KEY: &str = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off";
+/// Inside a transaction that reads whole tables after all.
+pub const AS_A_WHOLE: &str = "set local enable_seqscan = on; set local enable_hashjoin = on; set local enable_mergejoin = on";
+
 /// A place in the stream: sequence and chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -68,7 +74,9 @@ impl Store {
         // A fact that was told to be in the database must survive a power cut.
         config.options(format!("{options}-c search_path={SCHEMA} -c synchronous_commit=on"));
         config.application_name("mesh-ledger").connect_timeout(Duration::from_secs(5));
-        let manager = Manager::from_config(config.clone(), NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
+        let mut by_key = config.clone();
+        by_key.options(format!("{} {BY_KEY}", config.get_options().unwrap_or_default()));
+        let manager = Manager::from_config(by_key, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
         Ok(Self { pool: Pool::builder(manager).max_size(4).build()?, config })
     }
 

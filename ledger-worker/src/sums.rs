@@ -8,7 +8,7 @@ use anyhow::Context;
 use deadpool_postgres::Object;
 
 use crate::project::told;
-use crate::store::{Apart, Store};
+use crate::store::{AS_A_WHOLE, Apart, Store};
 
 /// The sum of all balances, and the first account that is not the sum of its open holds, of its pay that is not ripe, or of what is in
 /// review.
@@ -33,7 +33,8 @@ impl Store {
         let work = async {
             let transaction = client.transaction().await.map_err(told)?;
             // The database itself must end a question that nobody waits for any more.
-            transaction.batch_execute(&format!("set local statement_timeout = {}", patience.as_millis())).await.map_err(told)?;
+            let how = format!("set local statement_timeout = {}; {AS_A_WHOLE}", patience.as_millis());
+            transaction.batch_execute(&how).await.map_err(told)?;
             let row = transaction.query_one(SUMS, &[]).await.map_err(told)?;
             transaction.rollback().await.map_err(told)?;
             Ok(wrong(row.get(0), row.get(1), row.get(2), row.get(3)))

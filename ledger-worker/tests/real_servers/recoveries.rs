@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bus::async_nats::jetstream;
 use bus::direct::StoredMessage;
+use bus_schemas::ledger::{Op, VoidReason};
 use bus_schemas::limits::Timings;
 use bus_schemas::stream::{self, LEDGER};
 use bus_schemas::subject;
 
-use crate::support::{HUNG, World, done, free_address, hold, http, said, settlement, signal, until};
+use crate::support::{HUNG, World, done, free_address, hold, http, job, said, settlement, signal, until};
 
 pub async fn messages(world: &World) -> Vec<StoredMessage> {
     let mut all: Vec<StoredMessage> = vec![];
@@ -304,4 +305,27 @@ async fn a_receipt_is_found_without_reading_every_hold() {
     let one = "select '\\x01551220'::bytea || sha256('r77'::bytea)";
     let receipt: Vec<u8> = client.query_one(one, &[]).await.unwrap().get(0);
     assert_eq!(client.query(asked, &[&receipt, &receipt]).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn holds_are_closed_by_key_also_by_who_began_with_an_empty_table() {
+    const JOBS: u64 = 1_500;
+    let world = World::start().await;
+    let _worker = world.worker();
+    world.people().await;
+    for first in (0..JOBS).step_by(50) {
+        assert_eq!(done(&world.ask((first..first + 50).map(hold).collect()).await), 50);
+        // In a transaction of their own, so that they are found again to be closed; often enough that plans are made and kept.
+        world.projected().await;
+        let void = |n| Op::Void { job: job(n), reason: VoidReason::Cancelled, ended: vec![] };
+        assert_eq!(done(&world.ask((first..first + 50).map(void).collect()).await), 50);
+    }
+    let client = world.postgres.client().await;
+    let sql = "select coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where schemaname = 'ledger' and relname = 'hold'";
+    // Counted when a connection rests; whole tables are read by nobody but who adds up balances.
+    until("the database to have counted what was found by key", async || {
+        let fetched: i64 = client.query_one(sql, &[]).await.unwrap().get(0);
+        (fetched >= i64::try_from(JOBS).unwrap()).then_some(())
+    })
+    .await;
 }
