@@ -139,8 +139,6 @@ async fn explain_names_every_device(stack: &Stack) {
     .await;
 }
 
-/// With device or member credentials: publishing as another, reading another's results, touching a stream, acking a hub
-/// message are all refused or without effect.
 /// Asked while it goes on, and after its scheduler was killed, a job says why it is where it is; cancelled, its used part has a receipt.
 async fn a_long_job_has_its_reason_while_it_runs(stack: &Stack) {
     let texts: Vec<String> =
@@ -181,6 +179,8 @@ async fn a_long_job_has_its_reason_while_it_runs(stack: &Stack) {
     assert!(again["summary"].as_str().is_some_and(|why| why.starts_with("completed on ") && why.contains("2 bid")), "{again}");
 }
 
+/// With device or member credentials: publishing as another, reading another's results, touching a stream, acking a hub
+/// message are all refused or without effect.
 async fn credentials_end_where_they_should(stack: &Stack, member: &bus::Bus) {
     let victim = stack.text("/devices/1/member");
     let device_home = stack.path("/devices/0/home");

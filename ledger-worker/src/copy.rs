@@ -1,4 +1,5 @@
-//! Rows as `copy … from stdin (format binary, freeze)` takes them, into tables that were emptied in the same transaction: bytes, made on one processor while the database takes in those before.
+//! Rows as `copy … from stdin (format binary, freeze)` takes them, into tables that were emptied in the same transaction: bytes, made
+//! on one processor while the database takes in those before.
 
 use bytes::Bytes;
 
@@ -8,7 +9,7 @@ use crate::rows::{Apart, Closings, Openings, Rows};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sheet {
     pub table: &'static str,
-    pub sql: &'static str,
+    pub sql: String,
     pub rows: usize,
     pub bytes: Bytes,
 }
@@ -20,40 +21,32 @@ const END: &[u8] = &(-1_i16).to_be_bytes();
 /// One for each table that gets rows. Changes of rows that were written earlier are not among them.
 pub fn sheets(rows: &Rows<'_>) -> Vec<Sheet> {
     let Rows { events, facts, legs, nodes, openings, vesting, reviews, checkpoints, .. } = rows;
-    let event =
-        sheet("event", "copy event (seq, envelope, chain, facts) from stdin (format binary, freeze)", events.seq.len(), |out, k| {
-            out.fields(4).i64(events.seq[k]).bytes(events.envelope[k]).bytes(events.chain[k]).i32(events.facts[k]);
-        });
-    let fact =
-        sheet("fact", "copy fact (seq, i, id, kind, job, at_ms, body) from stdin (format binary, freeze)", facts.seq.len(), |out, k| {
-            out.fields(7).i64(facts.seq[k]).i16(facts.i[k]).bytes(&facts.id[k]).text(facts.kind[k]);
-            out.maybe(facts.job[k].as_deref()).i64(facts.at_ms[k]).text(facts.body[k]);
-        });
-    let leg = sheet("leg", "copy leg (seq, i, n, debit, credit, amount) from stdin (format binary, freeze)", legs.seq.len(), |out, k| {
+    let event = sheet("event", "seq, envelope, chain, facts", events.seq.len(), |out, k| {
+        out.fields(4).i64(events.seq[k]).bytes(events.envelope[k]).bytes(events.chain[k]).i32(events.facts[k]);
+    });
+    let fact = sheet("fact", "seq, i, id, kind, job, at_ms, body", facts.seq.len(), |out, k| {
+        out.fields(7).i64(facts.seq[k]).i16(facts.i[k]).bytes(&facts.id[k]).text(facts.kind[k]);
+        out.maybe(facts.job[k].as_deref()).i64(facts.at_ms[k]).text(facts.body[k]);
+    });
+    let leg = sheet("leg", "seq, i, n, debit, credit, amount", legs.seq.len(), |out, k| {
         out.fields(6).i64(legs.seq[k]).i16(legs.i[k]).i16(legs.n[k]).text(&legs.debit[k]).text(&legs.credit[k]).i64(legs.amount[k]);
     });
-    let merkle = sheet("merkle", "copy merkle (level, idx, hash) from stdin (format binary, freeze)", nodes.level.len(), |out, k| {
+    let merkle = sheet("merkle", "level, idx, hash", nodes.level.len(), |out, k| {
         out.fields(3).i16(nodes.level[k]).i64(nodes.idx[k]).bytes(&nodes.hash[k]);
     });
-    let checkpoint = sheet(
-        "checkpoint",
-        "copy checkpoint (seq, message_seq, chain, root, state) from stdin (format binary, freeze)",
-        checkpoints.seq.len(),
-        |out, k| {
-            out.fields(5).i64(checkpoints.seq[k]).i64(checkpoints.message_seq[k]);
-            out.bytes(&checkpoints.chain[k]).bytes(&checkpoints.root[k]).bytes(&checkpoints.state[k]);
-        },
-    );
+    let checkpoint = sheet("checkpoint", "seq, message_seq, chain, root, state", checkpoints.seq.len(), |out, k| {
+        out.fields(5).i64(checkpoints.seq[k]).i64(checkpoints.message_seq[k]);
+        out.bytes(&checkpoints.chain[k]).bytes(&checkpoints.root[k]).bytes(&checkpoints.state[k]);
+    });
     let all = [event, fact, leg, merkle, holds(openings), set_apart(vesting), reviewed(reviews), checkpoint];
     all.into_iter().filter(|sheet| sheet.rows > 0).collect()
 }
 
 fn holds(openings: &Openings) -> Sheet {
     let Closings { state, closed_seq, device, attempt, receipt, paid, fee, discount, vests_at, reason, .. } = &openings.closing;
-    let sql =
-        "copy hold (job, member, amount, expires, opened_seq, state, closed_seq, device, attempt, receipt, paid, fee, discount, vests_at,
-        reason) from stdin (format binary, freeze)";
-    sheet("hold", sql, openings.job.len(), |out, k| {
+    let columns =
+        "job, member, amount, expires, opened_seq, state, closed_seq, device, attempt, receipt, paid, fee, discount, vests_at, reason";
+    sheet("hold", columns, openings.job.len(), |out, k| {
         out.fields(15).bytes(&openings.job[k]).text(&openings.member[k]).i64(openings.amount[k]).i64(openings.expires[k]);
         out.i64(openings.opened_seq[k]).text(state[k]).maybe_i64(closed_seq[k]).maybe(device[k].as_ref().map(String::as_bytes));
         out.maybe(attempt[k].as_deref()).maybe(receipt[k].as_deref()).maybe_i64(paid[k]).maybe_i64(fee[k]).maybe_i64(discount[k]);
@@ -62,28 +55,28 @@ fn holds(openings: &Openings) -> Sheet {
 }
 
 fn set_apart(vesting: &Apart) -> Sheet {
-    let sql = "copy vesting (job, member, at, amount, opened_seq, closed_seq) from stdin (format binary, freeze)";
-    sheet("vesting", sql, vesting.job.len(), |out, k| {
+    let columns = "job, member, at, amount, opened_seq, closed_seq";
+    sheet("vesting", columns, vesting.job.len(), |out, k| {
         out.fields(6).bytes(&vesting.job[k]).text(&vesting.member[k]).i64(vesting.at[k]).i64(vesting.amount[k]);
         out.i64(vesting.opened_seq[k]).maybe_i64(vesting.closed_seq[k]);
     })
 }
 
 fn reviewed(reviews: &Apart) -> Sheet {
-    let sql = "copy review (job, member, amount, opened_seq, closed_seq, released) from stdin (format binary, freeze)";
-    sheet("review", sql, reviews.job.len(), |out, k| {
+    let columns = "job, member, amount, opened_seq, closed_seq, released";
+    sheet("review", columns, reviews.job.len(), |out, k| {
         out.fields(6).bytes(&reviews.job[k]).text(&reviews.member[k]).i64(reviews.amount[k]).i64(reviews.opened_seq[k]);
         out.maybe_i64(reviews.closed_seq[k]).maybe(reviews.released[k].map(|released| [u8::from(released)]).as_ref().map(|one| &one[..]));
     })
 }
 
-fn sheet(table: &'static str, sql: &'static str, rows: usize, mut row: impl FnMut(&mut Fields, usize)) -> Sheet {
+fn sheet(table: &'static str, columns: &str, rows: usize, mut row: impl FnMut(&mut Fields, usize)) -> Sheet {
     let mut out = Fields(BEGIN.to_vec());
     for k in 0..rows {
         row(&mut out, k);
     }
     out.0.extend_from_slice(END);
-    Sheet { table, sql, rows, bytes: out.0.into() }
+    Sheet { table, sql: format!("copy {table} ({columns}) from stdin (format binary, freeze)"), rows, bytes: out.0.into() }
 }
 
 struct Fields(Vec<u8>);
@@ -131,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_row_is_written_as_postgres_reads_it() {
-        let one = sheet("t", "copy t", 2, |out, k| {
+        let one = sheet("t", "a, b, c", 2, |out, k| {
             out.fields(3).i16(7).maybe(if k == 0 { None } else { Some(b"x") }).maybe_i64(Some(-2));
         });
         let mut expected = b"PGCOPY\n\xff\r\n\0".to_vec();

@@ -209,7 +209,7 @@ impl<'a> Hand<'a> {
     }
 
     async fn write(&self, Sheet { table, sql, rows, bytes }: Sheet) -> anyhow::Result<()> {
-        let statement = self.client.prepare_cached(sql).await.map_err(told)?;
+        let statement = self.client.prepare_cached(&sql).await.map_err(told)?;
         let mut sink = std::pin::pin!(self.client.copy_in(&statement).await.map_err(told)?);
         let sent = async {
             sink.send(bytes).await?;

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bus_schemas::eligibility::Needs;
-use bus_schemas::history::{Decision, EndedAttempt, Transition};
+use bus_schemas::history::{Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::job::{AdmittedJob, JobState};
 use bus_schemas::ledger::Ended;
 use bus_schemas::offer::Quote;
-use bus_schemas::{AttemptId, Batch, Cid, DeviceId, MilliMana, Proof, UnixMs};
+use bus_schemas::{AttemptId, Batch, Cid, DeviceId, MilliMana, NetworkId, Proof, UnixMs};
 
 /// The un-acked message.
 #[derive(Debug, Clone)]
@@ -131,6 +131,11 @@ impl Job {
     }
     pub fn note(&mut self, to: JobState, at: UnixMs, cause: impl Into<String>, actor: impl Into<String>) {
         self.transitions.push(Transition { to, at, cause: cause.into(), actor: actor.into() });
+    }
+    /// A record of HISTORY about this job; it covers every change of state since the last one.
+    pub fn record(&mut self, net: NetworkId, at: UnixMs, what: HistoryEvent) -> HistoryRecord {
+        let AdmittedJob { member, job, .. } = *self.admitted;
+        HistoryRecord { net, member, job, at, transitions: std::mem::take(&mut self.transitions), what }
     }
     /// The attempts that ended without a result, for the books: they count for the reputation of their devices.
     pub fn ended_badly(&self) -> Vec<Ended> {

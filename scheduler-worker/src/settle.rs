@@ -228,14 +228,7 @@ impl World {
         let job = self.jobs.get_mut(id)?;
         job.phase = Phase::Closing;
         job.bids_left.clear();
-        let record = HistoryRecord {
-            net: self.net,
-            member: job.admitted.member,
-            job: *id,
-            at,
-            transitions: std::mem::take(&mut job.transitions),
-            what: HistoryEvent::Ended(Box::new(end)),
-        };
+        let record = job.record(self.net, at, HistoryEvent::Ended(Box::new(end)));
         Some(Item { job: *id, admitted: Arc::clone(&job.admitted), ack: job.lease.ack.clone(), op, paid, record })
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use async_nats::{HeaderMap, HeaderValue};
 use bus_schemas::api::{BlobRef, ReceiptView, ResultView, WatchState};
 use bus_schemas::event::Progress;
-use bus_schemas::history::{Assigned, HistoryEvent, HistoryRecord, Verdict};
+use bus_schemas::history::{Assigned, HistoryEvent, Verdict};
 use bus_schemas::job::{AdmittedJob, JobState};
 use bus_schemas::receipt::{Receipt, ResultRef};
 use bus_schemas::subject::{self, header};
@@ -168,14 +168,7 @@ impl World {
             let (Some(decision), Some(current)) = (job.decision.clone(), job.current()) else { continue };
             let Attempt { id: attempt, number, device, assigned_at, .. } = *current;
             let assigned = Assigned { attempt, number, device, assigned_at, decision };
-            let record = HistoryRecord {
-                net: self.net,
-                member: job.admitted.member,
-                job: id,
-                at,
-                transitions: std::mem::take(&mut job.transitions),
-                what: HistoryEvent::Assigned(Box::new(assigned)),
-            };
+            let record = job.record(self.net, at, HistoryEvent::Assigned(Box::new(assigned)));
             self.record(record, now);
         }
     }

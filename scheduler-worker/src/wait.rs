@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bus_schemas::history::{Decision, HistoryEvent, HistoryRecord};
+use bus_schemas::history::{Decision, HistoryEvent};
 use bus_schemas::{JobId, UnixMs};
 
 use crate::job::Phase;
@@ -32,14 +32,8 @@ impl World {
         if news {
             let why = decision.why.clone();
             job.waiting_why = Some(why.clone());
-            let record = HistoryRecord {
-                net: self.net,
-                member: job.admitted.member,
-                job: id,
-                at,
-                transitions: std::mem::take(&mut job.transitions),
-                what: HistoryEvent::Waiting { decision, next_look_at, gives_up_at: job.gives_up_at },
-            };
+            let gives_up_at = job.gives_up_at;
+            let record = job.record(self.net, at, HistoryEvent::Waiting { decision, next_look_at, gives_up_at });
             self.record(record, now);
             self.tell_waiting(&id, &why);
         } else {

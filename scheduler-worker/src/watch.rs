@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bus_schemas::assignment::Closed;
 use bus_schemas::event::{Event, EventKind};
-use bus_schemas::history::{AttemptEnded, EndedAttempt, HistoryEvent, HistoryRecord};
+use bus_schemas::history::{AttemptEnded, EndedAttempt, HistoryEvent};
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, HoldView};
 use bus_schemas::limits::CROSSING_BYTES_MAX;
@@ -163,21 +163,15 @@ impl World {
         if matches!(next, Retry::After { .. }) {
             job.note(JobState::Submitted, at, format!("{}: {}", failure.class.name(), failure.message), actor);
         }
-        let record = HistoryRecord {
-            net: self.net,
-            member: job.admitted.member,
-            job: *id,
-            at,
-            transitions: std::mem::take(&mut job.transitions),
-            what: HistoryEvent::AttemptEnded(Box::new(AttemptEnded {
-                attempt: attempt.id,
-                number: attempt.number,
-                device: attempt.device,
-                assigned_at: attempt.assigned_at,
-                failure,
-                decision: job.decision.take().unwrap_or_else(|| crate::wait::no_decision(at)),
-            })),
+        let ended = AttemptEnded {
+            attempt: attempt.id,
+            number: attempt.number,
+            device: attempt.device,
+            assigned_at: attempt.assigned_at,
+            failure,
+            decision: job.decision.take().unwrap_or_else(|| crate::wait::no_decision(at)),
         };
+        let record = job.record(self.net, at, HistoryEvent::AttemptEnded(Box::new(ended)));
         self.record(record, now);
         self.off_device(id);
         let Some(job) = self.jobs.get_mut(id) else { return };
