@@ -191,11 +191,15 @@ impl Server {
                 return Ok((child, ports));
             }
             if let Some(status) = child.try_wait()? {
-                bail!("nats-server ended at once ({status}): {}", last_words(&self.home).unwrap_or_default());
+                bail!("nats-server ended at once ({status}): {}", last_complaint(&self.home, pid).unwrap_or_default());
             }
             if Instant::now() > deadline {
                 terminate(&mut child).await;
-                bail!("nats-server did not listen within {} s: {}", START_MAX.as_secs(), last_words(&self.home).unwrap_or_default());
+                bail!(
+                    "nats-server did not listen within {} s: {}",
+                    START_MAX.as_secs(),
+                    last_complaint(&self.home, pid).unwrap_or_default()
+                );
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -272,20 +276,61 @@ fn log_path(home: &Home) -> PathBuf {
     home.logs().join("nats-server.log")
 }
 
-/// The last error or warning that the server wrote: why the link is down, in its own words.
+/// Why the link is down, in the words of the server that runs now; nothing where it said nothing of the link since it was up last.
 pub fn last_words(home: &Home) -> Option<String> {
+    of_the_link(&log_end(home)?, Home::live_pid(&home.nats_pid())?)
+}
+
+/// The last error or warning that a server wrote.
+fn last_complaint(home: &Home, pid: u32) -> Option<String> {
+    let log = log_end(home)?;
+    // Said at each start, and true: the passwords in that file are random and its mode is 0600.
+    of_process(&log, pid).filter(|line| !line.contains("Plaintext passwords detected")).filter_map(complaint).last()
+}
+
+fn of_the_link(log: &str, pid: u32) -> Option<String> {
+    let mut last = None;
+    for line in of_process(log, pid) {
+        if line.contains("Leafnode connection created") {
+            last = None;
+        } else if let Some(words) = complaint(line).filter(|words| is_about_link(words)) {
+            last = Some(words);
+        }
+    }
+    last
+}
+
+/// `lid:` is how the server names a link's connection; whatever programs on this machine do wrong has a `cid:`.
+fn is_about_link(words: &str) -> bool {
+    let lower = words.to_ascii_lowercase();
+    ["leafnode", " - lid:", "dial tcp", "tls handshake"].iter().any(|part| lower.contains(part)) && !lower.contains("ports file")
+}
+
+/// What one process wrote since it started; an earlier one may have had its number.
+fn of_process(log: &str, pid: u32) -> impl Iterator<Item = &str> {
+    let head = format!("[{pid}] ");
+    let mut lines: Vec<&str> = log.lines().filter(|line| line.starts_with(&head)).collect();
+    if let Some(start) = lines.iter().rposition(|line| line.ends_with("[INF] Starting nats-server")) {
+        lines.drain(..start);
+    }
+    lines.into_iter()
+}
+
+/// The words of a line that is an error or a warning.
+fn complaint(line: &str) -> Option<String> {
+    let words = ["[ERR] ", "[FTL] ", "[WRN] "].iter().find_map(|level| line.split_once(level)).map(|(_, words)| words);
+    words.map(|words| words.chars().take(300).collect())
+}
+
+/// The end of the server's log.
+fn log_end(home: &Home) -> Option<String> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = std::fs::File::open(log_path(home)).ok()?;
     let length = file.metadata().ok()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(8192))).ok()?;
+    file.seek(SeekFrom::Start(length.saturating_sub(16_384))).ok()?;
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).ok()?;
-    let text = String::from_utf8_lossy(&bytes).into_owned();
-    let words =
-        |line: &str| ["[ERR] ", "[FTL] ", "[WRN] "].iter().find_map(|level| line.split_once(level)).map(|(_, words)| words.to_owned());
-    // Said at each start, and true: the passwords in that file are random and its mode is 0600.
-    let lines = text.lines().filter(|line| !line.contains("Plaintext passwords detected"));
-    lines.rev().find_map(words).map(|words| words.chars().take(300).collect())
+    Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 #[derive(Deserialize)]
@@ -445,10 +490,47 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let home = Home::at(folder.path());
         home.create().unwrap();
-        assert_eq!(last_words(&home), None);
-        let log = "[7] 2026/11/21 09:00:00.000000 [ERR] Error trying to connect as leafnode to remote server \"x:1\" (attempt 3): refused\n\
-                   [7] 2026/11/21 09:00:01.000000 [INF] Server is ready\n";
-        std::fs::write(log_path(&home), log).unwrap();
-        assert_eq!(last_words(&home).unwrap(), "Error trying to connect as leafnode to remote server \"x:1\" (attempt 3): refused");
+        let me = std::process::id();
+        assert_eq!((last_words(&home), last_complaint(&home, me)), (None, None));
+        let refused = "Error trying to connect as leafnode to remote server \"x:1\" (attempt 3): refused";
+        std::fs::write(home.nats_pid(), format!("{me}\n")).unwrap();
+        std::fs::write(log_path(&home), format!("[{me}] 2026/11/21 09:00:00.000000 [ERR] {refused}\n")).unwrap();
+        assert_eq!(last_words(&home).as_deref(), Some(refused));
+        assert_eq!(last_complaint(&home, me).as_deref(), Some(refused));
+        std::fs::write(home.nats_pid(), "\n").unwrap();
+        assert_eq!(last_words(&home), None, "no server runs");
+    }
+
+    #[test]
+    fn only_what_the_running_server_says_of_its_link_is_the_reason() {
+        const START: &str = "7 [INF] Starting nats-server";
+        const REFUSED: &str = "7 [ERR] Error trying to connect as leafnode to remote server \"x:1\" (attempt 3): refused";
+        const VIOLATION: &str = "7 [ERR] 127.0.0.1:40857 - lid:7 - Leafnode Error 'Authorization Violation'";
+        const CREATED: &str = "7 [INF] 127.0.0.1:40857 - lid:7 - Leafnode connection created for account: UPLINK ";
+        let said = |line: &str| line.split_once("[ERR] ").map(|(_, words)| words.to_owned());
+        let rows: [(&[&str], Option<&str>); 10] = [
+            (&[], None),
+            (&[START, REFUSED], Some(REFUSED)),
+            (&[START, VIOLATION, "7 [INF] Server is ready"], Some(VIOLATION)),
+            // Another process, an earlier one, and one with the same number before.
+            (&["5 [ERR] Error trying to connect as leafnode to remote server: refused", START], None),
+            (&[START, REFUSED, "8 [INF] Starting nats-server"], Some(REFUSED)),
+            (&[REFUSED, START], None),
+            (&[START, REFUSED, CREATED], None),
+            (&[START, REFUSED, CREATED, VIOLATION], Some(VIOLATION)),
+            (&[START, "7 [ERR] Error cleaning up ports file /leafnode/nats-server_7.ports: no such file"], None),
+            (
+                &[START, "7 [ERR] 127.0.0.1:1 - cid:9 - Publish Violation", "7 [WRN] Plaintext passwords detected, use nkeys or bcrypt"],
+                None,
+            ),
+        ];
+        for (lines, expected) in rows {
+            let log: String = lines
+                .iter()
+                .filter_map(|line| line.split_once(' '))
+                .map(|(pid, words)| format!("[{pid}] 2026/11/21 09:00:00.000000 {words}\n"))
+                .collect();
+            assert_eq!(of_the_link(&log, 7), expected.and_then(said), "{log}");
+        }
     }
 }

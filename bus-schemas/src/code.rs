@@ -71,7 +71,7 @@ catalogue! {
     AlreadyEnrolled  "M0404" 409 7 "this key is already enrolled" => "mesh status";
     // Jobs.
     NoSuchJob        "M0501" 404 9 "no such job" => "mesh job ls";
-    Conflict         "M0502" 409 4 "the same key was used for another job" => "mesh job ls";
+    Conflict         "M0502" 409 4 "the same key was used for something else" => "mesh job ls";
     CannotCancel     "M0503" 409 4 "the job can no longer be cancelled" => "mesh job show ID";
     NotFinished      "M0504" 409 5 "the job has not finished" => "mesh job wait ID";
     NotAdmitted      "M0505" 409 4 "the job was not admitted in time" => "mesh job ls";

@@ -44,6 +44,8 @@ pub const OFFERS_MAX: usize = 8;
 pub const ATTEMPTS_MAX: u32 = 4;
 /// Back-off after a failed attempt, by how many have failed.
 pub const BACKOFF_MS: [u64; 4] = [250, 500, 1000, 2000];
+/// A device tells that work has started once it lasts this long: it began that much earlier.
+pub const STARTED_AFTER_MS: u64 = 1000;
 /// Jobs that may wait on one device.
 pub const QUEUE_MAX: usize = 64;
 /// Receipts that a heartbeat lists; beyond it carries a count.
@@ -111,7 +113,7 @@ impl Default for Timings {
             heartbeat: Duration::from_secs(5),
             silence: Duration::from_secs(20),
             wait_again: [Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)],
-            tick: Duration::from_millis(40),
+            tick: Duration::from_millis(100),
             pace: Duration::from_millis(10),
             ledger_lease: Duration::from_secs(3),
             look_first: Duration::from_secs(10),

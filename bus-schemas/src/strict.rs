@@ -21,7 +21,11 @@ use crate::limits::DEPTH_MAX;
 pub fn decode<T: DeserializeOwned>(form: Form, bytes: &[u8], bytes_max: usize) -> Result<T, Problem> {
     sized(bytes, bytes_max)?;
     match form {
-        Form::Json => serde_json::from_str(check_json(bytes)?).map_err(|error| json_problem(&error)),
+        Form::Json => serde_json::from_str(check_json(bytes)?).map_err(|error| match json_problem(&error) {
+            // It is JSON, so what was expected there is another type: serde says so of enums.
+            problem if problem.code == Code::NotJson => Problem::new(Code::WrongType, problem.detail),
+            problem => problem,
+        }),
         Form::Msgpack => {
             check_msgpack(bytes)?;
             rmp_serde::from_slice(bytes).map_err(|error| field_problem(&error.to_string()))
@@ -267,6 +271,15 @@ mod tests {
         ];
         for (bytes, expected) in cases {
             assert_eq!(code(Form::Json, bytes), expected, "{}", String::from_utf8_lossy(&bytes[..bytes.len().min(40)]));
+        }
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_no_broken_json() {
+        for priority in ["-1", "1.5", "300", "[]", "null", "\"loud\""] {
+            let body = format!("{{\"kind\":\"echo\",\"text\":\"a\",\"priority\":{priority}}}");
+            let refused = decode::<crate::job::JobSpec>(Form::Json, body.as_bytes(), 1000).unwrap_err();
+            assert_eq!(refused.code, Code::WrongType, "{priority}: {refused}");
         }
     }
 

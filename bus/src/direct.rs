@@ -27,6 +27,8 @@ pub struct StreamEnd {
     pub first_seq: u64,
     pub last_seq: u64,
     pub messages: u64,
+    /// When the stream was made, in Unix nanoseconds: another one of the same name and length has another time.
+    pub created_ns: i128,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -165,6 +167,7 @@ impl Bus {
         #[derive(Deserialize)]
         struct Answer {
             state: Option<State>,
+            created: Option<jiff::Timestamp>,
             /// When the server made the answer.
             ts: Option<jiff::Timestamp>,
             error: Option<ApiError>,
@@ -180,7 +183,12 @@ impl Bus {
             self.time.observe(ms);
         }
         match (answer.state, answer.error) {
-            (Some(state), _) => Ok(StreamEnd { first_seq: state.first_seq, last_seq: state.last_seq, messages: state.messages }),
+            (Some(state), _) => Ok(StreamEnd {
+                first_seq: state.first_seq,
+                last_seq: state.last_seq,
+                messages: state.messages,
+                created_ns: answer.created.map_or(0, jiff::Timestamp::as_nanosecond),
+            }),
             (None, error) => {
                 Err(ReadError::Refused { stream: stream.to_owned(), reason: error.map_or_else(String::new, |error| error.description) })
             }

@@ -43,6 +43,15 @@ async fn what_dies_is_restarted_or_reported() {
     doors::http(&stack, &doors::echo("by hand"), "by-hand").await;
     stack.stop();
     assert_eq!(by_hand.map(proc::runs), [false, false], "nothing is left of the agent that was started by hand");
+    // The dead agent was not stopped again; its leaf went when it died. The rest is told in the order of its stop.
+    let stopped = until("the last of what is told", || async {
+        let events = stack.events();
+        let stopped = events.iter().filter(|event| event["event"] == "stopped" && event["role"] != "leaf");
+        let roles: Vec<String> = stopped.filter_map(|event| event["role"].as_str().map(str::to_owned)).collect();
+        roles.iter().any(|role| role == "hub").then_some(roles)
+    })
+    .await;
+    assert_eq!(stopped, ["gateway", "scheduler", "ledger", "postgres", "hub"]);
 }
 
 #[test]

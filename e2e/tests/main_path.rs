@@ -1,8 +1,11 @@
 //! The main path, on real servers: one job by every door, the same key twice, the hub away, and why a device was chosen.
 
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use bus::connect::Login;
+use bus_schemas::limits::tier_rate;
 use bus_schemas::network::Invite;
 use bus_schemas::receipt::Receipt;
 use bus_schemas::{JobId, Proof, Verifier};
@@ -157,17 +160,36 @@ async fn a_long_job_has_its_reason_while_it_runs(stack: &Stack) {
         })
         .await
     };
+    let in_state = async |id: &str, state: &str| {
+        until(&format!("the job to be {state}"), || async {
+            let (_, job) = doors::get(stack, &format!("/jobs/{id}")).await;
+            (job["state"] == state).then_some(job)
+        })
+        .await
+    };
     let id = &submit("long-1").await;
     reason(id).await;
+
+    // One that waits behind it on the same device is cancelled before it began: nothing was done, nothing is paid.
+    let device = in_state(id, "Executing").await["device"].clone();
+    let (_, behind) = doors::post(stack, &json!({"kind": "embed", "text": ["x"], "target": device}).to_string(), Some("behind")).await;
+    let behind = behind["id"].as_str().expect("an id");
+    in_state(behind, "Assigned").await;
+    stack.cli.ok_async(&["job", "cancel", behind]).await;
+    let unpaid = in_state(behind, "Cancelled").await;
+    assert_eq!((&unpaid["cost_mmana"], unpaid["error"]["detail"].as_str()), (&json!(0), Some("cancelled before it ran")), "{unpaid}");
+
     stack.cli.ok_async(&["job", "cancel", id]).await;
-    let ended = until("the end of the cancelled job", || async {
-        let (_, job) = doors::get(stack, &format!("/jobs/{id}")).await;
-        (job["state"] == "Cancelled").then_some(job)
-    })
-    .await;
-    assert!(ended["cost_mmana"].as_i64().is_some_and(|cost| cost > 0), "{ended}");
+    let ended = in_state(id, "Cancelled").await;
     let verified = stack.cli.ok_async(&["job", "receipt", "--verify", id]).await;
     assert_eq!((&verified["ok"], &verified["receipt"]["body"]["outcome"]), (&json!(true), &json!("cancelled")), "{verified}");
+    // All of its time is paid, also the first second, during which a device says nothing.
+    let (_, all) = doors::get(stack, "/devices").await;
+    let tier = all["devices"].as_array().and_then(|all| all.iter().find(|one| one["id"] == device)).and_then(|one| one["tier"].as_u64());
+    let rate = tier_rate(u8::try_from(tier.expect("its tier")).expect("a tier"));
+    let (cost, claimed) =
+        (ended["cost_mmana"].as_i64().expect("a cost"), verified["receipt"]["body"]["claimed_ms"].as_i64().expect("a time"));
+    assert!((1..=claimed * rate).contains(&cost) && cost + 700 * rate >= claimed * rate, "{cost} for {claimed} ms at {rate}: {ended}");
 
     let id = &submit("long-2").await;
     let explained = reason(id).await;
@@ -280,7 +302,7 @@ async fn the_books_balance(stack: &Stack) {
 async fn the_hub_may_be_away(stack: &Stack) {
     let local = stack.local(0).await;
     let hub = stack.pids("hub")[0];
-    proc::signal(hub, "STOP");
+    let job = followed(stack, hub).await;
     // Acknowledged by the device although nobody else is there; the answer comes when the hub is back.
     let waiting = {
         let local = local.clone();
@@ -296,11 +318,48 @@ async fn the_hub_may_be_away(stack: &Stack) {
     proc::signal(hub, "KILL");
     let view = waiting.await.expect("the job runs once the hub is back");
     assert_eq!(view["result"]["text"], "offline");
+    stack.cli.ok_async(&["job", "cancel", &job]).await;
     assert!(
         stack.events().iter().any(|event| event["event"] == "restarted" && event["role"] == "hub"),
         "the restart is reported: {:?}",
         stack.events()
     );
+}
+
+/// Whoever follows a job is let go at once by Ctrl-C and by the deadline, although the hub leaves every question open.
+async fn followed(stack: &Stack, hub: u32) -> String {
+    let texts: Vec<String> = (0..1_000).map(|n| format!("sentence {n}")).collect();
+    // Too little for anybody: it waits.
+    let cheap = json!({"kind": "embed", "text": texts, "cost_mana": "0.001"});
+    let (status, answer) = doors::post(stack, &cheap.to_string(), Some("cheap")).await;
+    assert_eq!(status, 202, "{answer}");
+    let job = answer["id"].as_str().expect("an id").to_owned();
+    let follow = |more: &[&str]| {
+        let mut command = stack.cli.command(&[&["job", "wait", &job], more].concat());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("mesh starts");
+        let mut said = BufReader::new(child.stderr.take().expect("its stderr"));
+        let mut line = String::new();
+        while !line.contains("waiting") {
+            assert!(said.read_line(&mut line).is_ok_and(|bytes| bytes > 0), "it ended: {line}");
+        }
+        (child, said)
+    };
+    let (interrupted, late) = (follow(&[]), follow(&["--timeout", "4s"]));
+    proc::signal(hub, "STOP");
+    // By now the next look is on its way, and for 12 s nobody says that it got lost.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    proc::signal(interrupted.0.id(), "INT");
+    for ((mut child, mut said), within, exit, words) in
+        [(interrupted, 2, 130, "lives on: mesh job wait job_".to_owned()), (late, 5, 5, "error[".to_owned())]
+    {
+        let start = Instant::now();
+        let mut text = String::new();
+        said.read_to_string(&mut text).expect("what it says");
+        let ended = child.wait().expect("its end");
+        assert!(start.elapsed() < Duration::from_secs(within), "it took {:?}: {text}", start.elapsed());
+        assert!(ended.code() == Some(exit) && text.contains(&words), "{ended}: {text}");
+    }
+    job
 }
 
 async fn a_second_terminal_joins(stack: &Stack) {

@@ -150,7 +150,9 @@ impl Submission<'_> {
             let job = unsigned_job_id(&self.member, &name, raw);
             Candidate::Refuse(Refused { job, key, kind: Peek::at(Form::Json, raw).kind, problem })
         };
-        if let Err(problem) = check_key(&key) {
+        // In an array the header's key is numbered: an empty one would look whole.
+        let own = self.headers.job_key.or(self.headers.msg_id).map_or(Ok(()), check_key);
+        if let Err(problem) = own.and_then(|()| check_key(&key)) {
             return refuse(None, problem);
         }
         let spec = match parsed {
@@ -374,6 +376,12 @@ mod tests {
         let long = "k".repeat(limits::KEY_CHARS_MAX + 1);
         assert_eq!(code(with(Some(&long), None), bare), Some(Code::BadKey));
         assert_eq!(code(with(Some("a\u{7}"), None), bare), Some(Code::BadKey));
+        assert_eq!(code(with(Some(""), None), bare), Some(Code::BadKey));
+        let Sorted::Many(list) = sorted(with(Some(""), None), br#"[{"kind":"echo","text":"a"}]"#) else { panic!() };
+        assert!(
+            matches!(&list[0], Candidate::Refuse(refused) if refused.problem.code == Code::BadKey),
+            "an empty key is none in an array either"
+        );
     }
 
     #[test]

@@ -18,7 +18,7 @@ use bus_schemas::{stream, subject};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{World, lock, rfc3339};
+use crate::world::{World, lock, rfc3339, time_of_day};
 
 /// The bucket's subjects.
 const DEVICES: &str = "$KV.devices.";
@@ -135,9 +135,12 @@ impl Fleet {
         let now = Instant::now();
         let info = |record: &DeviceRecord| {
             let beat = inner.beats.get(&record.device);
-            let away = away(record, beat, now, inner.silence);
+            let away = away(record, beat, now, inner.silence, rfc3339);
             let heartbeat = beat.map(|beat| &beat.heartbeat);
-            let jobs = heartbeat.map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
+            let here = |beat: &Beat| now.duration_since(beat.heard) <= inner.silence && !has_stopped(&beat.heartbeat);
+            let online = !record.revoked && beat.is_some_and(here);
+            // What an offline one said last is old: its jobs may run elsewhere by now.
+            let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
             DeviceInfo {
                 id: record.device,
                 did: record.did,
@@ -146,7 +149,7 @@ impl Fleet {
                 tier: record.tier,
                 reputation: inner.reputation(record).score,
                 claimed_tier: heartbeat.map(|beat| beat.claimed_tier),
-                online: !record.revoked && beat.is_some_and(|beat| now.duration_since(beat.heard) <= inner.silence),
+                online,
                 status: away.unwrap_or_else(|| if jobs > 0 { "working".into() } else { "idle".into() }),
                 last_seen: beat.map(|beat| rfc3339(beat.at)),
                 kinds: heartbeat.map(|beat| beat.kinds.clone()).unwrap_or_default(),
@@ -169,11 +172,17 @@ impl Fleet {
     }
 }
 
-fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration) -> Option<String> {
+/// The last word of an agent that ends: it is gone now, not only after its silence.
+fn has_stopped(heartbeat: &Heartbeat) -> bool {
+    heartbeat.not_working.as_deref() == Some("stopped")
+}
+
+/// Why a device takes nothing now, in the words of schedulers; `when` writes since when.
+fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration, when: fn(u64) -> String) -> Option<String> {
     match beat {
         _ if record.revoked => Some("revoked".to_owned()),
-        None => Some("not heard of yet".to_owned()),
-        Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", rfc3339(beat.at))),
+        None => Some("never heard of".to_owned()),
+        Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", when(beat.at))),
         Some(beat) => beat.heartbeat.not_working.clone(),
     }
 }
@@ -192,7 +201,7 @@ fn view(record: &DeviceRecord, beat: Option<&Beat>, reputation: Reputation, now:
         reputation: reputation.score,
         tier: record.tier,
         results: reputation.verified,
-        away: away(record, beat, now, silence),
+        away: away(record, beat, now, silence, time_of_day),
     }
 }
 
@@ -361,7 +370,7 @@ mod tests {
                 Verdict::NotAsked | Verdict::Declined { .. } | Verdict::NoAnswer | Verdict::Bid { .. } => panic!("asked"),
             })
             .collect();
-        assert!(reasons.contains(&"offline since 1970-01-01T00:00:00.007Z".to_owned()), "{reasons:?}");
+        assert!(reasons.contains(&"offline since 00:00:00 UTC".to_owned()), "as a scheduler writes it: {reasons:?}");
         assert!(reasons.contains(&"paused by its owner".to_owned()), "{reasons:?}");
         fleet.note_beat(heartbeat(&one), Duration::ZERO, 10);
         lock(&fleet.0).views = None;
@@ -379,5 +388,24 @@ mod tests {
         assert_eq!(fleet.holder_of(&job), Some(one.device));
         let list = fleet.list();
         assert_eq!((list.devices[0].status.as_str(), list.devices[0].online, list.devices[0].jobs), ("working", true, 1));
+    }
+
+    #[test]
+    fn an_offline_device_has_no_jobs() {
+        let fleet = Fleet::new(Duration::from_secs(20));
+        let one = record(1);
+        fleet.note_record(one.clone());
+        let told = || fleet.list().devices.remove(0);
+        assert_eq!((told().status.as_str(), told().jobs), ("never heard of", 0));
+        let job = JobId(bus_schemas::Cid::of(b"j"));
+        fleet.note_beat(Heartbeat { jobs: vec![job], ..heartbeat(&one) }, Duration::from_secs(21), 7);
+        assert_eq!((told().status.as_str(), told().online, told().jobs), ("offline since 1970-01-01T00:00:00.007Z", false, 0));
+        fleet.note_beat(Heartbeat { jobs: vec![job], ..heartbeat(&one) }, Duration::ZERO, 9);
+        assert_eq!((told().online, told().jobs), (true, 1));
+        for (why, online) in [("stopped", false), ("paused by its owner", true)] {
+            let beat = Heartbeat { not_working: Some(why.into()), jobs: vec![job], ..heartbeat(&one) };
+            fleet.note_beat(beat, Duration::ZERO, 10);
+            assert_eq!((told().status.as_str(), told().online, told().jobs), (why, online, u32::from(online)));
+        }
     }
 }

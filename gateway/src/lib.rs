@@ -29,6 +29,7 @@ pub mod routes;
 pub mod service;
 pub mod submit;
 
+pub mod database;
 pub mod history;
 pub mod projection;
 pub mod store;

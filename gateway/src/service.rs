@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::enrolment;
 use crate::intake::headers_of;
+use crate::ledger::orders;
 use crate::world::World;
 
 /// Every call, with what it does.
@@ -121,12 +122,14 @@ async fn answer(world: &World, request: &Request) {
         _ => Ok(answer),
     });
     let outcome = answered.as_ref().map_or_else(|problem| problem.code.code(), |_| "ok");
+    let is_transfer = call == "credit.transfer";
     metrics::counter!("mesh_api_requests_total", "call" => call, "outcome" => outcome).increment(1);
     let Answer { payload, headers } = answered.unwrap_or_else(|problem| {
+        let body = if is_transfer { orders::told(&problem) } else { problem.body() };
         let mut headers = HeaderMap::new();
-        headers.insert(subject::header::SERVICE_ERROR, problem.code.title());
-        headers.insert(subject::header::SERVICE_ERROR_CODE, problem.code.code());
-        Answer { payload: serde_json::to_vec(&problem.body()).unwrap_or_default().into(), headers }
+        headers.insert(subject::header::SERVICE_ERROR, body.title.as_str());
+        headers.insert(subject::header::SERVICE_ERROR_CODE, body.code.code());
+        Answer { payload: serde_json::to_vec(&body).unwrap_or_default().into(), headers }
     });
     // Nobody to answer: the asker did not want to know.
     let _ = request.respond_with_headers(Ok(payload), headers).await;

@@ -90,6 +90,14 @@ impl Store {
         Ok(self.pool.get().await?)
     }
 
+    /// Asks the least that there is.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn answers(&self) -> Result<(), StoreError> {
+        Ok(self.client().await?.batch_execute("select 1").await?)
+    }
+
     /// Writes what the messages at these places say, once however often it is asked.
     ///
     /// `fold` is given the places that are new.

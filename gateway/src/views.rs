@@ -141,7 +141,7 @@ fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
             format!("completed{on}{attempt}{}", known.device.map_or(why, |device| won(known, device)))
         }
         JobState::Failed => format!("failed{on} after {} of {} attempts{reason}", known.attempts, limits::ATTEMPTS_MAX),
-        JobState::Cancelled => format!("cancelled{on}{reason}"),
+        JobState::Cancelled => format!("cancelled{on}{}", known.problem.as_ref().map_or_else(String::new, cancelled)),
         JobState::Rejected => format!("never became a job{reason}"),
         JobState::Executing | JobState::Assigned => {
             let device = moment.running.as_ref().map(|running| running.device).or(moment.holder).or(last.and_then(|last| last.winner));
@@ -152,6 +152,15 @@ fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
             Some(decision) if decision.winner.is_none() => format!("waits since {}{why}", rfc3339(known.created_at)),
             Some(_) | None => format!("waits since {} for a device{why}", rfc3339(known.created_at)),
         },
+    }
+}
+
+/// Why it was cancelled, after the word itself.
+fn cancelled(problem: &Problem) -> String {
+    match problem.detail.strip_prefix("cancelled") {
+        Some(rest) if problem.code == Code::JobCancelled => rest.to_owned(),
+        None if problem.code == Code::JobCancelled => format!(": {}", problem.detail),
+        Some(_) | None => format!(": {problem}"),
     }
 }
 
@@ -304,6 +313,19 @@ mod tests {
         assert_eq!(explain(&known, &Moment::default()).state, JobState::Submitted);
         let ended = Known { state: Some(JobState::Completed), device: Some(first), attempts: 2, ..known };
         assert_eq!(explain(&ended, &Moment::default()).summary, "completed on box-1 at attempt 2: the first scores 2");
+    }
+
+    #[test]
+    fn a_cancelled_job_says_so_once() {
+        for (code, detail, said) in [
+            (Code::JobCancelled, "cancelled before it ran", "cancelled before it ran"),
+            (Code::JobCancelled, "it was stopped while it ran", "cancelled: it was stopped while it ran"),
+            (Code::NothingFits, "none came", "cancelled: no device could take the job in time: none came"),
+        ] {
+            let known = Known { problem: Some(Problem::new(code, detail)), ..known(JobState::Cancelled) };
+            assert_eq!(explanation(JobId(Cid::of(b"j")), &known, &Moment::default()).summary, said);
+        }
+        assert_eq!(explanation(JobId(Cid::of(b"j")), &known(JobState::Cancelled), &Moment::default()).summary, "cancelled");
     }
 
     #[test]

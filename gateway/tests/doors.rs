@@ -205,6 +205,10 @@ async fn who_asks(desk: &Desk, me: &Guest, other: &Guest) {
         ("GET", "/api/v1/jobs?limit=0", 400, "M0116"),
         ("GET", "/api/v1/jobs?state=Sleeping", 400, "M0116"),
         ("GET", "/api/v1/jobs?cursor=x", 400, "M0116"),
+        ("GET", "/api/v1/jobs?colour=red", 400, "M0109"),
+        ("GET", "/api/v1/jobs?limit=1&limit=2", 400, "M0105"),
+        ("GET", "/api/v1/ledger/consistency?from=1", 400, "M0110"),
+        ("GET", "/api/v1/credit/history?limit=0", 400, "M0116"),
         ("GET", "/api/v1/jobs/nothere", 404, "M0501"),
         ("GET", "/api/v1/jobs/bafkrei", 404, "M0501"),
         ("POST", "/api/v1/jobs/job_bbbbbbbb/cancel", 404, "M0501"),
@@ -215,6 +219,9 @@ async fn who_asks(desk: &Desk, me: &Guest, other: &Guest) {
         let bearer = format!("Bearer {}", me.token);
         let (got, answer) = testkit::http::send(method, &url(path), &[("authorization", &bearer)], "").await;
         assert_eq!((got, answer["code"].as_str()), (status, Some(code)), "{method} {path}: {answer}");
+        // A query that is wrong gets one that is right.
+        let right = answer["next"][0].as_str().is_some_and(|next| next.starts_with("GET /api/v1/"));
+        assert_eq!(right, path.contains('?'), "{path}: {answer}");
     }
     for (call, payload, code) in
         [("job.show", "", "M0101"), ("job.show", "[]", "M0108"), ("job.show", r#"{"id":7}"#, "M0108"), ("blob.get", "{}", "M0104")]
@@ -439,4 +446,21 @@ async fn killed_anywhere_it_goes_on() {
     }
     assert_eq!(desk.books.lock().unwrap().holds.len(), 3);
     assert_eq!(desk.hub.bus("gateway").await.stream_end("JOBS").await.unwrap().messages, 3);
+}
+
+#[tokio::test]
+async fn a_frozen_database_is_not_ready() {
+    let desk = Desk::new(10).await;
+    let program = desk.open(&[]).await;
+    let ready = || async { testkit::http::send("GET", &format!("{}/readyz", desk.api), &[], "").await };
+    assert_eq!(ready().await.0, 200);
+    desk.postgres.signal("STOP");
+    let frozen = std::time::Instant::now();
+    let said = until(&desk, "not to be ready", || async { Some(ready().await).filter(|(status, _)| *status == 503) }).await.1;
+    let took = frozen.elapsed();
+    desk.postgres.signal("CONT");
+    assert!(said["waiting_for"]["database"].as_str().is_some_and(|why| why.contains("the database does not answer")), "{said}");
+    assert!(took.as_secs() < 10, "{took:?}");
+    until(&desk, "to be ready again", || async { (ready().await.0 == 200).then_some(()) }).await;
+    assert!(program.stop(), "{}", desk.log());
 }

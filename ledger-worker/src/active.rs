@@ -41,8 +41,8 @@ pub const NO_LEDGER: &str = "(next: is the hub up? where LEDGER is gone: mesh-le
 const SWEEP: Duration = Duration::from_secs(10);
 /// How often changed reputations are told.
 const TELL: Duration = Duration::from_secs(1);
-/// New facts are under a checkpoint after this at the latest.
-const CHECKPOINT_AGE_MS: u64 = 60_000;
+/// A checkpoint is made of new facts at the first sweep after this: 60 s after a fact at the latest.
+const CHECKPOINT_AGE_MS: u64 = 50_000;
 /// Questions to the database under way at once; what comes beyond them is asked again.
 const LOOKUPS_MAX: usize = 4;
 /// Only these can be replies to a request: anything else would let an asker make the ledger publish where it likes.
@@ -57,6 +57,8 @@ pub enum TurnOver {
     NotStored(#[from] NotStored),
     #[error("LEDGER ends at {stream}, these books at {books}: another writer is at work")]
     Behind { stream: u64, books: u64 },
+    #[error("LEDGER is another stream than the one that these books were read from")]
+    OtherStream,
     #[error(transparent)]
     Lease(LeaseError),
     #[error("the subscription to requests ended")]
@@ -98,6 +100,8 @@ pub struct Turn<'a> {
     pub time_divisor: u32,
     /// When the stream's end was last seen to be where the books are.
     pub seen: Moment,
+    /// When the stream that the books were read from was made.
+    pub created_ns: i128,
 }
 
 impl Turn<'_> {
@@ -122,7 +126,12 @@ impl Turn<'_> {
                     None => Err(TurnOver::Deaf),
                 },
                 Some((asked, found)) = self.lookups.next(), if !self.lookups.is_empty() => self.looked_up(asked, found).await,
-                _ = sweep.tick() => self.sweep().await,
+                _ = sweep.tick() => {
+                    // An epoch may be shorter than the pause between two sweeps.
+                    let epoch = Duration::from_millis(self.standing.books().policy.epoch_ms);
+                    sweep.reset_after(SWEEP.min(epoch) / self.time_divisor.max(1));
+                    self.sweep().await
+                }
                 _ = tell.tick() => {
                     told::tell(self.bus, known.changed(self.standing.books())).await;
                     Ok(())
@@ -142,7 +151,8 @@ impl Turn<'_> {
             // The lease does not fence: without it, appends still say who writes.
             Err(error @ LeaseError::Away(_)) => tracing::warn!(%error, "the lease was not renewed"),
         }
-        self.fresh().await.map(|_| ())
+        // Also while appends succeed: they would on another stream of the same length.
+        self.look().await.map(|_| ())
     }
 
     /// Everything that waits, in one round: read, decided, stored, answered.
@@ -270,12 +280,15 @@ impl Turn<'_> {
 
     /// Whether the books are surely those at the stream's end. `false`: it cannot be seen; ask again.
     async fn fresh(&mut self) -> Result<bool, TurnOver> {
-        if self.seen.is_younger_than(FRESH) {
-            return Ok(true);
-        }
+        if self.seen.is_younger_than(FRESH) { Ok(true) } else { self.look().await }
+    }
+
+    /// Looks at the stream's end. `false`: it cannot be seen.
+    async fn look(&mut self) -> Result<bool, TurnOver> {
         let asked = Moment::now();
         let end = tokio::time::timeout(LOOK, self.bus.stream_end(LEDGER)).await;
         match end.unwrap_or_else(|_| Err(ReadError::TimedOut(LEDGER.to_owned()))) {
+            Ok(end) if end.created_ns != self.created_ns => Err(TurnOver::OtherStream),
             Ok(end) if end.last_seq == self.standing.books().seq() => {
                 self.seen = asked;
                 self.health.set("ledger", Ok(()));

@@ -12,6 +12,7 @@
 
 pub mod active;
 pub mod append;
+pub mod balances;
 pub mod copy;
 pub mod crash;
 pub mod fold;

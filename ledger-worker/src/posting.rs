@@ -84,7 +84,7 @@ pub fn decide(
     let now = fact_time(standing, now);
     may_ask(parts, &command.by(), &command.op)?;
     in_time(standing, now, command)?;
-    match &command.op {
+    let decided = match &command.op {
         Op::Open { member, did } => open(standing, now, member, did),
         Op::Mint { member, amount_mmana, reason, key } => people::mint(standing, now, member, *amount_mmana, reason, key),
         Op::BindDevice { device, did, member } => bind_device(standing, now, device, did, member),
@@ -114,7 +114,16 @@ pub fn decide(
         Op::SetPolicy { rules } => operator::policy(standing, now, rules),
         Op::Correct { of, legs, reason, key } => operator::correct(standing, now, *of, legs, reason, key),
         Op::Look { job } => look(standing, job),
+    };
+    decided.map(|decided| ordered(decided, command))
+}
+
+/// A fact that somebody ordered cites the signed order, unless it cites more or is about a job, whose id is that of what its member sent.
+fn ordered(mut decided: Decided, command: &Verified<Command>) -> Decided {
+    if let (Decided::Record(facts), false) = (&mut decided, matches!(command.op, Op::Hold { .. } | Op::Settle { .. } | Op::Void { .. })) {
+        facts.iter_mut().filter(|fact| fact.evidence.is_empty()).for_each(|fact| fact.evidence.push(command.cid()));
     }
+    decided
 }
 
 /// Never before the last fact, whatever the clock says.

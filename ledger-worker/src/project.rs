@@ -8,6 +8,7 @@ use deadpool_postgres::{GenericClient, Object};
 use futures::future::try_join_all;
 use tokio_postgres::types::ToSql;
 
+use crate::balances::Balances;
 use crate::crash;
 use crate::round::Message;
 use crate::rows::{Rows, Seldom, signed};
@@ -25,15 +26,22 @@ pub struct Moved(pub u64);
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Store {
-    /// Writes consecutive messages from `from` on in one transaction, within `patience`; returns the new place.
+    /// Writes consecutive messages from `from` on in one transaction, within `patience`; returns the new place. `known` is what the
+    /// accounts had before and have afterwards, where that is known.
     ///
     /// # Errors
     /// [`Moved`], [`Apart`], or what the database says. An error at the end leaves open whether it was written: read the place again.
-    pub async fn project(&self, from: &Place, messages: &[Message], patience: Duration) -> anyhow::Result<Place> {
+    pub async fn project(
+        &self,
+        from: &Place,
+        messages: &[Message],
+        known: &mut Option<Balances>,
+        patience: Duration,
+    ) -> anyhow::Result<Place> {
         let mut client = tokio::time::timeout(patience, self.client()).await.context("the database does not answer")??;
         let work = async {
             let transaction = client.transaction().await.map_err(told)?;
-            let to = write(&transaction, from, messages).await?;
+            let to = write(&transaction, from, messages, known.as_ref()).await?;
             crash::at("before_commit");
             transaction.commit().await.map_err(told).context("failed to commit")?;
             crash::at("after_commit");
@@ -41,7 +49,12 @@ impl Store {
         };
         let done = tokio::time::timeout(patience, work).await.unwrap_or_else(|_| Err(anyhow!("the database does not answer")));
         let error = match done {
-            Ok(to) => return Ok(to),
+            Ok(Written { to, moved }) => {
+                if let Some(known) = known {
+                    moved.iter().for_each(|(account, delta)| known.add(account, *delta));
+                }
+                return Ok(to);
+            }
             Err(error) => error,
         };
         // Whatever this connection still has under way, nobody waits for it.
@@ -73,12 +86,19 @@ fn refused(error: tokio_postgres::Error) -> anyhow::Error {
 const INTEGRITY: &str = "23";
 const OTHER_ROWS: &str = "the database is not what the stream made (next: mesh-ledger verify, then mesh-ledger rebuild)";
 
-/// Writes messages inside the caller's transaction, into the tables of its search path.
+/// What was written.
+pub struct Written {
+    pub to: Place,
+    /// What it added to each account's balance.
+    pub moved: Vec<(String, i64)>,
+}
+
+/// Writes messages inside the caller's transaction, into the tables of its search path. `known` is what the accounts have.
 ///
 /// # Errors
 /// As [`Store::project`].
-pub async fn write(client: &impl GenericClient, from: &Place, messages: &[Message]) -> anyhow::Result<Place> {
-    let Some(last) = messages.last() else { return Ok(from.clone()) };
+pub async fn write(client: &impl GenericClient, from: &Place, messages: &[Message], known: Option<&Balances>) -> anyhow::Result<Written> {
+    let Some(last) = messages.last() else { return Ok(Written { to: from.clone(), moved: vec![] }) };
     let consecutive = messages.iter().zip(from.position.seq + 1..).all(|(message, seq)| message.seq == seq);
     ensure!(consecutive, "messages after sequence {} are missing: a gap in the stream", from.position.seq);
     let mut tree = from.tree.clone();
@@ -91,13 +111,14 @@ pub async fn write(client: &impl GenericClient, from: &Place, messages: &[Messag
     let (old_chain, new_chain) = (from.position.chain.as_slice(), to.position.chain.as_slice());
     let Rows { events, facts, legs, accounts, openings, closings, vesting, vested, reviews, reviewed, checkpoints, nodes, .. } = &rows;
     let close = &openings.closing;
+    let before: Vec<Option<i64>> = accounts.id.iter().map(|id| known.map(|known| known.get(id))).collect();
     let steps: Vec<Step<'_>> = vec![
         Step::of("cursor", CURSOR, 1, vec![&STREAM, &old, &old_chain, &new, &new_chain]),
         Step::of("event", EVENT, events.seq.len(), vec![&events.seq, &events.envelope, &events.chain, &events.facts]),
         Step::of("merkle", MERKLE, nodes.level.len(), vec![&nodes.level, &nodes.idx, &nodes.hash]),
         Step::of("fact", FACT, facts.seq.len(), vec![&facts.seq, &facts.i, &facts.id, &facts.kind, &facts.job, &facts.at_ms, &facts.body]),
         Step::of("leg", LEG, legs.seq.len(), vec![&legs.seq, &legs.i, &legs.n, &legs.debit, &legs.credit, &legs.amount]),
-        Step::of("account", ACCOUNT, accounts.id.len(), vec![&accounts.id, &accounts.delta, &accounts.last_seq]),
+        Step::of("account", ACCOUNT, accounts.id.len(), vec![&accounts.id, &accounts.delta, &accounts.last_seq, &before]),
         Step::of(
             "hold",
             OPENING,
@@ -179,7 +200,7 @@ pub async fn write(client: &impl GenericClient, from: &Place, messages: &[Messag
             return Err(Apart(format!("{touched} rows of {table} were touched instead of {rows}: {OTHER_ROWS}")).into());
         }
     }
-    Ok(to)
+    Ok(Written { to, moved: rows.accounts.id.into_iter().zip(rows.accounts.delta).collect() })
 }
 
 /// One statement, and how many rows it must touch.
@@ -204,7 +225,8 @@ const FACT: &str = "insert into fact (seq, i, id, kind, job, at_ms, body)
 const LEG: &str = "insert into leg (seq, i, n, debit, credit, amount)
     select * from unnest($1::bigint[], $2::smallint[], $3::smallint[], $4::text[], $5::text[], $6::bigint[])";
 pub(crate) const ACCOUNT: &str = "update account set balance = account.balance + change.delta, last_seq = change.seq
-    from unnest($1::text[], $2::bigint[], $3::bigint[]) as change (id, delta, seq) where account.id = change.id";
+    from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) as change (id, delta, seq, before)
+    where account.id = change.id and (change.before is null or account.balance = change.before)";
 const OPENING: &str = "insert into hold (job, member, amount, expires, opened_seq, state, closed_seq, device, attempt, receipt, paid, fee,
                       discount, vests_at, reason)
     select * from unnest($1::bytea[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[], $6::text[], $7::bigint[], $8::text[],

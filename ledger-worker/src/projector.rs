@@ -1,4 +1,4 @@
-//! Keeps Postgres behind the stream by a moment: a tick of 40 ms after the first fact, at most every second tick while more follow,
+//! Keeps Postgres behind the stream by a moment: a tick of 100 ms after the first fact, at most every second tick while more follow,
 //! asleep while there is none.
 //!
 //! The writer hands over what it stored; whatever is missing (after a start, or when Postgres was away for long) is read from
@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::balances::{Balances, Snapshot};
 use crate::follow::FollowError;
 use crate::project::{BATCH_FACTS_MAX, Moved, PATIENCE};
 use crate::round::Message;
@@ -109,6 +110,8 @@ pub struct Projector {
     pub health: Health,
     /// The last sequence known to be in the database; 0 before it was seen.
     pub seen: AtomicU64,
+    /// The books when this began: what the rows must be there.
+    pub books: Snapshot,
 }
 
 /// How long the database may take to say where it stands.
@@ -187,7 +190,8 @@ impl Projector {
         if now.seq == books.seq && now.chain != books.chain {
             return Err(Apart(other_chain(now.seq)).into());
         }
-        self.store.sums(patience).await
+        let known = (now.seq == self.books.seq).then_some((now.seq, &self.books.balances));
+        self.store.sums(known, patience).await
     }
 
     /// Projects up to `target`, one transaction after the other.
@@ -204,10 +208,15 @@ impl Projector {
         };
         let position = place.position;
         self.seen.store(position.seq, Ordering::Relaxed);
+        if at.balances.is_none() {
+            at.balances = self.balances(position.seq).await?;
+        }
         if position.seq >= target {
             at.place = Some(place);
             return Ok(position);
         }
+        // A stop where it is known what the rows must be.
+        let target = if position.seq < self.books.seq { target.min(self.books.seq) } else { target };
         let fed = self.feed.take(position.seq);
         let messages = if fed.is_empty() {
             at.checked = false;
@@ -220,7 +229,7 @@ impl Projector {
             fed
         };
         let started = Instant::now();
-        let to = self.store.project(&place, &messages, patience).await?;
+        let to = self.store.project(&place, &messages, &mut at.balances, patience).await?;
         metrics::histogram!("mesh_ledger_projection_seconds").record(started.elapsed());
         let facts: usize = messages.iter().map(|message| message.facts.len()).sum();
         metrics::counter!("mesh_ledger_projected_facts_total").increment(u64::try_from(facts).unwrap_or(0));
@@ -252,13 +261,24 @@ impl Projector {
         self.store.place().await
     }
 
+    /// What the accounts have at a sequence that the rows have reached: as the books say, where these are known there; behind them, as the
+    /// rows say; `None` before.
+    async fn balances(&self, seq: u64) -> anyhow::Result<Option<Balances>> {
+        match seq.cmp(&self.books.seq) {
+            std::cmp::Ordering::Less => Ok(None),
+            std::cmp::Ordering::Equal => Ok(Some(self.books.balances.clone())),
+            std::cmp::Ordering::Greater => Ok(Some(Balances::in_rows(&self.store.client().await?).await?)),
+        }
+    }
+
     /// With a checkpoint the balances are added up. Where the database is too slow for it, the rows go on.
     async fn sums(&self, at: &mut At) -> anyhow::Result<()> {
         let began = Instant::now();
-        let added = self.store.sums(SUMS).await;
+        let known = at.place.as_ref().map(|place| place.position.seq).zip(at.balances.as_ref());
+        let added = self.store.sums(known, SUMS).await;
         at.sums_from = Instant::now() + began.elapsed() * SUMS_SHARE;
         match added {
-            Err(error) if !error.is::<Apart>() => {
+            Err(error) if !error.is::<Apart>() && !error.is::<Moved>() => {
                 tracing::warn!(error = format!("{error:#}"), "the balances in the database were not added up");
                 Ok(())
             }
@@ -293,16 +313,18 @@ struct At {
     checked: bool,
     /// The balances are not added up again before this.
     sums_from: Instant,
+    /// What the accounts have in the rows, where that is known.
+    balances: Option<Balances>,
 }
 impl Default for At {
     fn default() -> Self {
-        Self { place: None, checked: false, sums_from: Instant::now() }
+        Self { place: None, checked: false, sums_from: Instant::now(), balances: None }
     }
 }
 impl At {
     /// After an error nobody knows what was written.
     fn lost(&mut self) {
-        (self.place, self.checked) = (None, false);
+        (self.place, self.checked, self.balances) = (None, false, None);
     }
 }
 
@@ -320,7 +342,9 @@ fn count(number: u64) -> f64 {
 
 /// What to say where the database knows more than the stream.
 pub fn ahead(database: u64, stream: u64) -> String {
-    format!("the database is at sequence {database}, LEDGER ends at {stream}: the stream lost facts (next: mesh-ledger reseed)")
+    format!(
+        "the database is at sequence {database}, LEDGER ends at {stream}: the stream lost facts (next: mesh-ledger reseed; where that refuses, mesh-ledger verify names where they part)"
+    )
 }
 
 /// What to say where the database was led to its place by other messages than those of the stream.

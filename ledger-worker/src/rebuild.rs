@@ -78,7 +78,10 @@ pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store) -> any
     let Checked { fold, place, rest } = checked;
     let books = fold.standing.books();
     ensure!(place.position.chain == *books.chain(), "the rows end elsewhere than the books");
-    let accounts = client.execute(ACCOUNT, &[&rest.accounts.id, &rest.accounts.delta, &rest.accounts.last_seq]).await.map_err(told)?;
+    let before = vec![Some(0_i64); rest.accounts.id.len()];
+    let changes: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        [&rest.accounts.id, &rest.accounts.delta, &rest.accounts.last_seq, &before];
+    let accounts = client.execute(ACCOUNT, &changes).await.map_err(told)?;
     ensure!(usize::try_from(accounts) == Ok(rest.accounts.id.len()), "an account of the books has no row");
     let start = Place::start().position;
     let (old_chain, new_chain) = (start.chain.as_slice(), place.position.chain.as_slice());

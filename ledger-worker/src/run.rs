@@ -8,11 +8,13 @@ use anyhow::Context;
 use bus::{Bus, Health};
 use bus_schemas::limits::Timings;
 use bus_schemas::network::NetworkDocument;
+use bus_schemas::replay::Books;
 use bus_schemas::stream::{KV_LEDGER, LEDGER};
 use bus_schemas::{InstanceId, Signer, Verifier, subject};
 use tokio_util::sync::CancellationToken;
 
 use crate::active::{Lookups, NO_LEDGER, Turn, TurnOver};
+use crate::balances::Snapshot;
 use crate::follow::{FollowError, catch_up};
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError, Stand};
@@ -43,6 +45,16 @@ pub struct Worker {
     pub health: Health,
 }
 
+/// What a worker knows between its turns.
+struct Known {
+    standing: Standing,
+    /// When the stream that they were read from was made: one that is made again has to be read again.
+    created_ns: i128,
+    verifier: Verifier,
+    /// Why the rows are not what the stream made, until they are seen to be.
+    apart: Option<Apart>,
+}
+
 /// Why a worker does not become active now.
 enum NotYet {
     /// Another one is; look again after this.
@@ -68,25 +80,22 @@ impl Worker {
         let lease_stream = format!("KV_{KV_LEDGER}");
         self.prepare("ledger", &stop, async || self.bus.check_streams(&self.timings, &[LEDGER, &lease_stream], &[]).await).await;
         let mut lease = Lease::new(self.bus.clone(), self.instance.clone(), self.timings.ledger_lease);
-        let mut verifier = Verifier::default();
-        let mut standing = self.no_books();
+        let mut known = self.nothing();
         let mut said = String::new();
-        // Why the rows are not what the stream made, until they are seen to be.
-        let mut apart: Option<Apart> = None;
         metrics::gauge!("mesh_ledger_active").set(0.0);
         while !stop.is_cancelled() {
-            match self.become_active(&mut lease, &mut standing, &mut verifier, &mut apart).await {
+            match self.become_active(&mut lease, &mut known).await {
                 Ok(requests) => {
                     said.clear();
-                    let over = self.turn(&mut lease, &mut standing, &mut verifier, requests, &stop).await;
+                    let over = self.turn(&mut lease, &mut known, requests, &stop).await;
                     metrics::gauge!("mesh_ledger_active").set(0.0);
                     // The books may be ahead of the stream: what was decided but not stored never happened.
-                    standing = self.no_books();
+                    known.standing = self.no_books();
                     if let TurnOver::Apart(why) = &over {
                         // Said before the lease is free, so that nobody sees this worker well and idle.
                         metrics::gauge!("mesh_ledger_stopped").set(1.0);
                         self.health.set("ledger", Err(why.to_string()));
-                        apart = Some(why.clone());
+                        known.apart = Some(why.clone());
                     }
                     lease.release().await;
                     match over {
@@ -95,7 +104,12 @@ impl Worker {
                             self.health.set("ledger", Err(over.to_string()));
                             return Err(anyhow::Error::new(over).context("the books are stopped; look with: mesh-ledger verify"));
                         }
-                        TurnOver::NotStored(_) | TurnOver::Behind { .. } | TurnOver::Lease(_) | TurnOver::Deaf | TurnOver::Apart(_) => {
+                        TurnOver::NotStored(_)
+                        | TurnOver::Behind { .. }
+                        | TurnOver::OtherStream
+                        | TurnOver::Lease(_)
+                        | TurnOver::Deaf
+                        | TurnOver::Apart(_) => {
                             metrics::counter!("mesh_ledger_step_downs_total").increment(1);
                             tracing::warn!(why = %over, "stepped down; the books are built again from the stream");
                         }
@@ -129,6 +143,10 @@ impl Worker {
         u64::try_from(self.remember.as_millis()).unwrap_or(u64::MAX)
     }
 
+    fn nothing(&self) -> Known {
+        Known { standing: self.no_books(), created_ns: 0, verifier: Verifier::default(), apart: None }
+    }
+
     fn no_books(&self) -> Standing {
         Standing::new(self.network.network, self.network.ledger_keys.iter().copied().collect())
     }
@@ -156,14 +174,8 @@ impl Worker {
     ///
     /// Without the database nobody becomes active: it may know facts that the stream has lost, and writing on would fork the
     /// books. One who is active goes on without it.
-    async fn become_active(
-        &self,
-        lease: &mut Lease,
-        standing: &mut Standing,
-        verifier: &mut Verifier,
-        apart: &mut Option<Apart>,
-    ) -> Result<bus::async_nats::Subscriber, NotYet> {
-        self.follow(standing, verifier).await?;
+    async fn become_active(&self, lease: &mut Lease, known: &mut Known) -> Result<bus::async_nats::Subscriber, NotYet> {
+        self.follow(known).await?;
         let away = |error: LeaseError| {
             NotYet::Missing(format!("{error} (next: is the hub up? where KV_{KV_LEDGER} is gone: mesh-gateway bootstrap streams)"))
         };
@@ -171,19 +183,15 @@ impl Worker {
             Stand::Held(wait) => return Err(NotYet::Standby(wait)),
             Stand::Free | Stand::Mine => {}
         }
-        let known = tokio::time::timeout(Duration::from_secs(5), self.database_end()).await;
-        let known = known.map_err(|_| anyhow::anyhow!("the database does not answer")).flatten();
-        let known = known.map_err(|error| NotYet::Missing(format!("{error:#}")))?;
+        let rows = tokio::time::timeout(Duration::from_secs(5), self.database_end()).await;
+        let rows = rows.map_err(|_| anyhow::anyhow!("the database does not answer")).flatten();
+        let rows = rows.map_err(|error| NotYet::Missing(format!("{error:#}")))?;
         self.health.set("postgres", Ok(()));
-        self.fits(standing, &known).await.map_err(|error| {
-            // The stream may be another one than these books were read from.
-            *standing = self.no_books();
-            NotYet::Missing(format!("{error:#}"))
-        })?;
-        if standing.books().fact_count() == 0 {
+        self.fits(&known.standing, &rows).await.map_err(|error| NotYet::Missing(format!("{error:#}")))?;
+        if known.standing.books().fact_count() == 0 {
             return Err(NotYet::Missing("LEDGER has no genesis yet (next: mesh-gateway bootstrap streams)".into()));
         }
-        self.look(standing, apart).await?;
+        self.look(known).await?;
         match lease.take().await {
             Ok(()) => {}
             Err(LeaseError::Lost) => return Err(NotYet::Standby(Duration::ZERO)),
@@ -194,27 +202,31 @@ impl Worker {
         let requests = self.bus.client.subscribe(subject::LEDGER_DO).await.map_err(|error| missing(&error))?;
         self.bus.client.flush().await.map_err(|error| missing(&error))?;
         loop {
-            self.follow(standing, verifier).await?;
+            self.follow(known).await?;
             let end = self.bus.stream_end(LEDGER).await.map_err(|error| missing(&error))?;
-            match end.last_seq.cmp(&standing.books().seq()) {
+            match end.last_seq.cmp(&known.standing.books().seq()) {
                 std::cmp::Ordering::Equal => return Ok(requests),
                 // A replica that lags answered the reads.
                 std::cmp::Ordering::Greater => tokio::time::sleep(Duration::from_millis(20)).await,
                 std::cmp::Ordering::Less => {
-                    let (books, stream) = (standing.books().seq(), end.last_seq);
-                    *standing = self.no_books();
+                    let (books, stream) = (known.standing.books().seq(), end.last_seq);
+                    known.standing = self.no_books();
                     return Err(NotYet::Missing(format!("LEDGER ends at {stream}, it was at {books} before: facts are lost {NO_LEDGER}")));
                 }
             }
         }
     }
 
-    async fn follow(&self, standing: &mut Standing, verifier: &mut Verifier) -> Result<(), NotYet> {
-        match catch_up(&self.bus, standing, verifier, self.remember_ms()).await {
+    async fn follow(&self, known: &mut Known) -> Result<(), NotYet> {
+        let end = self.bus.stream_end(LEDGER).await.map_err(|error| NotYet::Missing(format!("{error} {NO_LEDGER}")))?;
+        if known.created_ns != end.created_ns {
+            (known.standing, known.created_ns) = (self.no_books(), end.created_ns);
+        }
+        match catch_up(&self.bus, &mut known.standing, &mut known.verifier, self.remember_ms()).await {
             Ok(_) => Ok(()),
             Err(error @ FollowError::Read(_)) => Err(NotYet::Missing(format!("{error} {NO_LEDGER}"))),
             Err(error) => {
-                *standing = self.no_books();
+                known.standing = self.no_books();
                 Err(NotYet::Missing(error.to_string()))
             }
         }
@@ -222,10 +234,11 @@ impl Worker {
 
     /// What ended one worker's turn must keep the next one from writing: the rows are brought a step further and added up first. A
     /// database that is full or slow keeps nobody from it, unless it is known to be apart.
-    async fn look(&self, standing: &Standing, apart: &mut Option<Apart>) -> Result<(), NotYet> {
+    async fn look(&self, known: &mut Known) -> Result<(), NotYet> {
+        let Known { standing, apart, .. } = known;
         let books = Position { seq: standing.books().seq(), chain: *standing.books().chain() };
         let patience = if apart.is_some() { LOOK_AGAIN } else { LOOK };
-        match self.projector(Feed::new(books.seq)).look(books, patience).await {
+        match self.projector(Feed::new(books.seq), standing.books()).look(books, patience).await {
             Ok(()) => *apart = None,
             Err(error) => match error.downcast::<Apart>() {
                 Ok(found) => *apart = Some(found),
@@ -235,7 +248,7 @@ impl Worker {
         apart.as_ref().map_or(Ok(()), |why| Err(NotYet::Missing(why.to_string())))
     }
 
-    fn projector(&self, feed: Feed) -> Projector {
+    fn projector(&self, feed: Feed, books: &Books) -> Projector {
         Projector {
             store: self.store.clone(),
             bus: self.bus.clone(),
@@ -245,6 +258,7 @@ impl Worker {
             tick: self.timings.tick,
             health: self.health.clone(),
             seen: AtomicU64::new(0),
+            books: Snapshot::of(books),
         }
     }
 
@@ -285,15 +299,15 @@ impl Worker {
     async fn turn(
         &self,
         lease: &mut Lease,
-        standing: &mut Standing,
-        verifier: &mut Verifier,
+        known: &mut Known,
         requests: bus::async_nats::Subscriber,
         stop: &CancellationToken,
     ) -> TurnOver {
+        let Known { standing, verifier, created_ns, .. } = known;
         let seq = standing.books().seq();
         let feed = Feed::new(seq);
         let over = CancellationToken::new();
-        let mut projecting = tokio::spawn(self.projector(feed.clone()).run(over.clone()));
+        let mut projecting = tokio::spawn(self.projector(feed.clone(), standing.books()).run(over.clone()));
         let parts = parts(&self.network);
         self.health.set("ledger", Ok(()));
         metrics::gauge!("mesh_ledger_stopped").set(0.0);
@@ -316,6 +330,7 @@ impl Worker {
             time_divisor: self.time_divisor,
             // Nothing was stored by this turn yet: the first answer without an append takes a look.
             seen: Moment::never(),
+            created_ns: *created_ns,
         };
         let ended = turn.serve(requests, stop).await;
         over.cancel();

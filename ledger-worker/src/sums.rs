@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Context;
 use deadpool_postgres::Object;
 
-use crate::project::told;
-use crate::store::{AS_A_WHOLE, Apart, Store};
+use crate::balances::Balances;
+use crate::project::{Moved, told};
+use crate::store::{AS_A_WHOLE, Apart, Store, position};
 
 /// The sum of all balances, and the first account that is not the sum of its open holds, of its pay that is not ripe, or of what is in
 /// review.
@@ -24,11 +25,12 @@ const SUMS: &str = "with due as (
     select coalesce(sum(balance), 0)::text as total, (select id from wrong), (select has from wrong), (select due from wrong) from account";
 
 impl Store {
-    /// Adds up the rows, within `patience`: each table that is asked is read as a whole.
+    /// Adds up the rows, within `patience`: each table that is asked is read as a whole. Where it is known what the balances are at a
+    /// sequence, each is compared.
     ///
     /// # Errors
-    /// [`Apart`] where they do not add up, or what the database says.
-    pub async fn sums(&self, patience: Duration) -> anyhow::Result<()> {
+    /// [`Apart`] where they do not add up or are others, [`Moved`] where another worker has gone on, or what the database says.
+    pub async fn sums(&self, known: Option<(u64, &Balances)>, patience: Duration) -> anyhow::Result<()> {
         let mut client = tokio::time::timeout(patience, self.client()).await.context("the database does not answer")??;
         let work = async {
             let transaction = client.transaction().await.map_err(told)?;
@@ -36,8 +38,15 @@ impl Store {
             let how = format!("set local statement_timeout = {}; {AS_A_WHOLE}", patience.as_millis());
             transaction.batch_execute(&how).await.map_err(told)?;
             let row = transaction.query_one(SUMS, &[]).await.map_err(told)?;
+            let mut found = wrong(row.get(0), row.get(1), row.get(2), row.get(3));
+            if let Some((seq, known)) = known.filter(|_| found.is_none()) {
+                found = known.other(&Balances::in_rows(&transaction).await?);
+                if position(&transaction).await?.seq != seq {
+                    return Err(Moved(seq).into());
+                }
+            }
             transaction.rollback().await.map_err(told)?;
-            Ok(wrong(row.get(0), row.get(1), row.get(2), row.get(3)))
+            Ok(found)
         };
         // A moment more, so that the database is the one to end it.
         let done = tokio::time::timeout(patience + Duration::from_millis(500), work).await;

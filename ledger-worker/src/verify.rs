@@ -58,6 +58,7 @@ async fn with_database(replay: &mut Replay<'_>, client: &mut Object) -> anyhow::
     }
     for (seq, what) in differences(&transaction).await? {
         // Where the replay could not go on there is nothing to compare with.
+        let what = if seq > live.seq { format!("{what}, or its cursor at {} was changed", live.seq) } else { what };
         if replay.found.broken_at.is_none_or(|broken| seq < broken) {
             replay.found.wrong(seq, format!("sequence {seq}: {what}"));
         }
@@ -93,7 +94,7 @@ struct Tables<'a, 'b> {
 }
 impl Sink for Tables<'_, '_> {
     async fn write(&mut self, messages: &[Message]) -> anyhow::Result<()> {
-        self.at = write(self.transaction, &self.at, messages).await?;
+        self.at = write(self.transaction, &self.at, messages, None).await?.to;
         Ok(())
     }
 }

@@ -81,6 +81,11 @@ fn measured(what: &serde_json::Value) {
     println!("measured {what}");
 }
 
+/// What was written before is on the disk: its own waits are no wait of what is measured next.
+fn at_rest() {
+    assert!(std::process::Command::new("sync").status().unwrap().success());
+}
+
 /// Fills LEDGER with jobs that were held and then settled or voided over ten days, and returns how many facts that are and the
 /// digest of the books. Full messages: batches of 256 facts under one signature.
 async fn fill(world: &World, facts: u64) -> (u64, String) {
@@ -182,6 +187,7 @@ async fn measure_0_strict_verification() {
 async fn measure_1_projection() {
     let world = World::start().await;
     let (facts, digest) = fill(&world, setting("MESH_BENCH_PROJECT_FACTS", 200_000)).await;
+    at_rest();
     let client = world.postgres.client().await;
     let settings = client.query_one("select current_setting('fsync') || ' ' || current_setting('synchronous_commit')", &[]).await.unwrap();
     assert_eq!(settings.get::<_, String>(0), "on on");
@@ -238,6 +244,7 @@ async fn measure_2_replay() {
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn measure_3_holds() {
+    at_rest();
     let world = World::start().await;
     let _worker = world.worker();
     let (seconds, per_s) = (setting("MESH_BENCH_HOLD_SECONDS", 20), setting("MESH_BENCH_HOLDS_PER_S", 500));

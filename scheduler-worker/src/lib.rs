@@ -10,7 +10,7 @@
 //! tell -> settle`; what stops it half-way is healed by the message coming again to whoever takes it.
 //!
 //! Not here, on purpose: prices (the agent's `bidding`), balances (the ledger-worker's `posting`), admission (the gateway's),
-//! any file or database. A timer or task per job: one tick of 40 ms and one sweep a second serve all.
+//! any file or database. A timer or task per job: one tick of 100 ms and one sweep a second serve all.
 
 pub mod assign;
 pub mod auction;

@@ -9,7 +9,7 @@ use bus_schemas::event::{Event, EventKind};
 use bus_schemas::history::{AttemptEnded, EndedAttempt, HistoryEvent};
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, HoldView};
-use bus_schemas::limits::CROSSING_BYTES_MAX;
+use bus_schemas::limits::{CROSSING_BYTES_MAX, STARTED_AFTER_MS};
 use bus_schemas::receipt::{Failure, FailureClass, Outcome, Receipt, ReceiptMessage};
 use bus_schemas::{AttemptId, Batch, DeviceId, Form, JobId, Problem, Proof, ReceiptId, Verified, subject};
 use bytes::Bytes;
@@ -128,11 +128,12 @@ impl World {
             },
             Outcome::Failed(failure) => self.failed_there(&receipt, failure, is_current, now),
             // The member asked for it, and what was used until then is paid.
-            Outcome::Cancelled if self.jobs.get(&receipt.job).is_some_and(|job| job.cancelled) => {
+            Outcome::Cancelled if receipt.claimed_ms > 0 && self.jobs.get(&receipt.job).is_some_and(|job| job.cancelled) => {
                 self.settle(receipt, id, evidence, None, carried, now);
             }
             Outcome::Cancelled => {
-                let failure = Failure { class: FailureClass::DeviceDeclined, message: "stopped on the device".into(), retryable: true };
+                let why = if receipt.claimed_ms > 0 { "stopped on the device" } else { "taken from the device's queue" };
+                let failure = Failure { class: FailureClass::DeviceDeclined, message: why.into(), retryable: true };
                 self.failed_there(&receipt, failure, is_current, now);
             }
         }
@@ -216,8 +217,9 @@ impl World {
             match &event.what {
                 EventKind::Started => {
                     let Some(attempt) = job.current_mut().filter(|attempt| attempt.started.is_none()) else { continue };
-                    attempt.started = Some((at, now));
-                    job.note(JobState::Executing, at, "started", device.to_string());
+                    let began = at.saturating_sub(STARTED_AFTER_MS).max(attempt.assigned_at);
+                    attempt.started = Some((began, now));
+                    job.note(JobState::Executing, began, "started", device.to_string());
                     self.tell_matched(&id);
                 }
                 EventKind::Progress(progress) => {

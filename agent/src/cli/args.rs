@@ -469,11 +469,15 @@ mod tests {
             "mesh bench throughput --jobs 0",
             "mesh dev --agents many",
             "mesh credit grant mem_a 5",
+            "mesh credit history --limit 0",
             "mesh credit export --format xls",
             "mesh frobnicate",
         ];
         for line in bad {
             assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        for reason in ["", " ", "\t\n", "\u{2003}"] {
+            assert!(Cli::try_parse_from(["mesh", "credit", "grant", "mem_a", "5", "--reason", reason]).is_err(), "{reason:?}");
         }
     }
 }

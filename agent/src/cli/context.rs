@@ -233,7 +233,9 @@ fn make_folder(path: &Path) -> Result<(), Failure> {
 
 fn no_such(name: &str, names: &[String]) -> Failure {
     let known = if names.is_empty() { "there is none".to_owned() } else { format!("there are {}", names.join(", ")) };
-    Failure::new(Code::NoContext, format!("no context \"{name}\"; {known}")).next("mesh context ls")
+    // Where there are others, it is the name that is wrong.
+    let code = if names.is_empty() { Code::NoContext } else { Code::NotFound };
+    Failure::new(code, format!("no context \"{name}\"; {known}")).next("mesh context ls")
 }
 
 #[derive(Serialize)]
@@ -340,13 +342,14 @@ pub(crate) mod tests {
         let folder = folder();
         let contexts = Contexts::in_folder(folder.clone());
         assert_eq!(contexts.find(None).unwrap_err().code(), Code::NoContext);
+        assert_eq!(contexts.find(Some("nope")).unwrap_err().code(), Code::NoContext);
         assert_eq!(contexts.add(sample("lab", None), true).unwrap(), "lab");
         let me = std::process::id();
         assert_eq!(contexts.add(sample("dev", Some(me)), true).unwrap(), "dev");
         assert_eq!(contexts.find(None).unwrap(), sample("dev", Some(me)));
         assert_eq!(contexts.names(), ["dev", "lab"]);
         assert_eq!(contexts.find(Some("lab")).unwrap().name, "lab");
-        assert_eq!(contexts.find(Some("nope")).unwrap_err().exit(), 6);
+        assert_eq!(contexts.find(Some("nope")).unwrap_err().code(), Code::NotFound, "a network is configured, only not that one");
         assert_eq!(contexts.find(contexts.path("lab").to_str()).unwrap().name, "lab", "a file is a context too");
         // Another stack that runs at the same time takes another name and does not push itself in front.
         assert_eq!(contexts.add(sample("dev", Some(1)), true).unwrap(), "dev-2");

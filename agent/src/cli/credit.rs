@@ -4,6 +4,7 @@ mod books;
 mod export;
 pub mod orders;
 mod proof;
+mod told;
 
 use bus_schemas::Code;
 use bus_schemas::api::{BalanceView, CreditEntry, CreditHistory};
@@ -15,7 +16,7 @@ use super::context::Contexts;
 use super::failure::{Done, End};
 use super::output::{self, Output};
 
-pub use books::verify;
+pub use books::{alarmed, remembered, verify};
 
 /// `mesh credit …`.
 pub async fn run(cli: &Cli, command: &CreditCommand, output: &Output) -> Done {
@@ -37,6 +38,7 @@ pub async fn run(cli: &Cli, command: &CreditCommand, output: &Output) -> Done {
             let session = Session::open(cli).await?;
             let question = serde_json::json!({ "limit": limit, "cursor": cursor });
             let history: CreditHistory = session.ask("credit.history", &question).await?;
+            books::look(&session, output).await?;
             output.print_list("credit.history", &history, &history.entries, |entry| entry.seq.to_string(), || history_text(&history));
             Ok(End::Fine)
         }
@@ -45,9 +47,9 @@ pub async fn run(cli: &Cli, command: &CreditCommand, output: &Output) -> Done {
         CreditCommand::Export(args) => export::export(&Session::open(cli).await?, args, output).await,
         CreditCommand::Verify => {
             let context = Contexts::of_user()?.find(cli.global.context.as_deref())?;
-            let report = verify(&context).await?;
-            output.print("credit.verify", &report, || report.digest.clone(), || report.text());
-            Ok(if report.ok { End::Fine } else { End::Exit(Code::BooksWrong.exit()) })
+            let verified = verify(&context).await?;
+            output.print("credit.verify", &verified, || verified.report.digest.clone(), || verified.text());
+            Ok(if verified.report.ok { End::Fine } else { End::Exit(Code::BooksWrong.exit()) })
         }
         CreditCommand::Proof { id } => proof::proof(&Session::open(cli).await?, id, output).await,
     }

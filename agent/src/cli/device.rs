@@ -18,7 +18,7 @@ use super::client::Session;
 use super::context::{Context, Contexts, Device, Identity};
 use super::duration;
 use super::failure::{Done, End, Failure};
-use super::output::Output;
+use super::output::{Output, count};
 use crate::dev::child::signal;
 use crate::dev::leftovers::{command_line, stop_orphan_of};
 use crate::enrol::{self, Who};
@@ -42,8 +42,12 @@ pub async fn init(args: &InitArgs, output: &Output) -> Done {
         }
         let (device, member) = enrol::keys(&home)?;
         let keys = Keys { device, member, home: home.root().to_owned() };
-        let human =
-            || format!("{}   {}\n  keys are in {}\nnext: mesh init --join INVITE", keys.device.id, keys.device.did, keys.home.display());
+        let next = match home.device() {
+            Err(_) => "mesh init --join INVITE",
+            Ok(_) if running(&home).is_some() => "mesh status",
+            Ok(_) => "mesh start",
+        };
+        let human = || format!("{}   {}\n  keys are in {}\nnext: {next}", keys.device.id, keys.device.did, keys.home.display());
         output.print("init", &keys, || keys.device.id.to_string(), human);
         return Ok(End::Fine);
     };
@@ -256,6 +260,9 @@ struct StatusView {
     device: Option<Status>,
     /// Why there is no device here, or it does not answer.
     device_error: Option<bus_schemas::api::ErrorBody>,
+    /// The device that has joined from here, where its agent is not running.
+    #[serde(skip)]
+    stopped: Option<String>,
     fleet: Option<Fleet>,
     fleet_error: Option<bus_schemas::api::ErrorBody>,
 }
@@ -292,7 +299,9 @@ pub async fn status(cli: &Cli, args: &StatusArgs, output: &Output) -> Done {
 
 async fn look(cli: &Cli) -> StatusView {
     let context = Contexts::of_user().and_then(|contexts| contexts.find(cli.global.context.as_deref()));
-    let device = ask_status(&Home::discover()).await;
+    let home = Home::discover();
+    let device = ask_status(&home).await;
+    let stopped = home.device().ok().filter(|_| device.is_err() && running(&home).is_none()).map(|device| device.name);
     let name = context.as_ref().ok().map(|context| context.name.clone());
     let network = context.as_ref().ok().map(|context| context.network);
     let fleet = match context {
@@ -305,6 +314,7 @@ async fn look(cli: &Cli) -> StatusView {
         network,
         device_error: device.as_ref().err().map(error),
         device: device.ok(),
+        stopped,
         fleet_error: fleet.as_ref().err().map(error),
         fleet: fleet.ok(),
     }
@@ -352,12 +362,18 @@ fn status_text(view: &StatusView) -> String {
                 lines.push(format!("  local     {url}   outbox {}", device.outbox.unwrap_or(0)));
             }
         }
-        (None, Some(error)) => lines.push(format!("no device here: {}   next: {}{context}", error.title, error.next.join(", "))),
+        (None, Some(error)) => lines.push(match &view.stopped {
+            Some(name) => format!("{name} is not running   next: mesh start{context}"),
+            // It runs and does not answer, or there is none.
+            None if error.code == Code::NotRunning => format!("{}   next: mesh doctor --only device{context}", error.detail),
+            None => format!("no device here: {}   next: {}{context}", error.title, error.next.join(", ")),
+        }),
         (None, None) => (),
     }
     match (&view.fleet, &view.fleet_error) {
         (Some(fleet), _) => {
-            lines.push(format!("  network   {} devices, {} online   jobs on them: {}", fleet.devices, fleet.online, fleet.jobs))
+            let devices = count(fleet.devices as u64, "device");
+            lines.push(format!("  network   {devices}, {} online   jobs on them: {}", fleet.online, fleet.jobs))
         }
         (None, Some(error)) => lines.push(format!("  network   {} ({}); next: {}", error.title, error.detail, error.next.join(", "))),
         (None, None) => (),
@@ -405,6 +421,26 @@ fn metrics_text(status: &Status) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_stopped_device_is_no_missing_one() {
+        let view = |code: Code, stopped: Option<&str>| StatusView {
+            context: Some("lab".into()),
+            network: None,
+            device: None,
+            device_error: Some(Failure::new(code, "laptop does not answer").body()),
+            stopped: stopped.map(str::to_owned),
+            fleet: Some(Fleet { devices: 1, online: 0, jobs: 0 }),
+            fleet_error: None,
+        };
+        for (code, stopped, said) in [
+            (Code::NotRunning, Some("laptop"), "laptop is not running   next: mesh start   context: lab"),
+            (Code::NotRunning, None, "laptop does not answer   next: mesh doctor --only device   context: lab"),
+            (Code::NotInitialised, None, "no device here: this device is not initialised   next: mesh init --join INVITE   context: lab"),
+        ] {
+            assert_eq!(status_text(&view(code, stopped)), format!("{said}\n  network   1 device, 0 online   jobs on them: 0"));
+        }
+    }
 
     #[test]
     fn names_of_contexts_are_plain() {

@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use bus_schemas::Code;
 use bus_schemas::api::BalanceView;
 use bytes::Bytes;
 use hyper::Method;
@@ -12,8 +13,10 @@ use serde::Serialize;
 use super::args::{Cli, DoctorArgs};
 use super::client::Session;
 use super::context::{Context, Contexts};
+use super::credit;
 use super::failure::{Done, EXIT_DOCTOR, End, Failure};
 use super::output::Output;
+use crate::checkpoint;
 use crate::dev::{postgres, tools};
 use crate::home::Home;
 use crate::http::Http;
@@ -61,7 +64,7 @@ fn failed(group: &'static str, check: &'static str, failure: &Failure) -> Findin
 pub async fn run(cli: &Cli, args: &DoctorArgs, output: &Output) -> Done {
     const GROUPS: [&str; 3] = ["device", "tools", "net"];
     if let Some(unknown) = args.only.iter().find(|group| !GROUPS.contains(&group.as_str())) {
-        return Err(Failure::new(bus_schemas::Code::Usage, format!("no group \"{unknown}\"; there are {}", GROUPS.join(", "))));
+        return Err(Failure::new(Code::Usage, format!("no group \"{unknown}\"; there are {}", GROUPS.join(", "))));
     }
     let wanted = |group: &str| args.only.is_empty() || args.only.iter().any(|only| only == group);
     let mut findings = Vec::new();
@@ -114,7 +117,7 @@ async fn device(home: &Home) -> Vec<Finding> {
     const GROUP: &str = "device";
     let device = match home.device() {
         Ok(device) => device,
-        Err(problem) if problem.code == bus_schemas::Code::NotInitialised => {
+        Err(problem) if problem.code == Code::NotInitialised => {
             return vec![skipped(GROUP, "identity", "this machine is no device yet (mesh init --join INVITE makes it one)")];
         }
         Err(problem) => return vec![failed(GROUP, "identity", &problem.into())],
@@ -152,8 +155,8 @@ async fn device(home: &Home) -> Vec<Finding> {
         Ok(status) if status.link.up => pass(GROUP, "link", format!("to {}", device.leaf_url)),
         Ok(status) => {
             let why = status.link.why.unwrap_or_else(|| "no word from the hub".into());
-            // Addresses may have changed since it joined.
-            bad(GROUP, "link", Verdict::Fail, format!("to {}: {why}", device.leaf_url), "mesh init --join INVITE")
+            let fix = "ask the operator whether the hub is up, and still at this address";
+            bad(GROUP, "link", Verdict::Fail, format!("to {}: {why}", device.leaf_url), fix)
         }
         Err(failure) => failed(GROUP, "link", &failure),
     });
@@ -220,6 +223,7 @@ async fn net(cli: &Cli) -> Vec<Finding> {
         Err(failure) => failed(GROUP, "document", &failure),
     });
     findings.push(gateway(&context).await);
+    let fix = hub_fix(&context);
     match Session::open_context(context).await {
         Ok(session) => {
             findings.push(pass(
@@ -229,9 +233,21 @@ async fn net(cli: &Cli) -> Vec<Finding> {
             ));
             findings.extend(asked(&session).await);
         }
+        Err(failure) if failure.code() == Code::Unreachable => {
+            findings.push(bad(GROUP, "hub", Verdict::Fail, failure.body().detail, fix));
+        }
         Err(failure) => findings.push(failed(GROUP, "hub", &failure)),
     }
     findings
+}
+
+/// What may help where the hub cannot be reached.
+fn hub_fix(context: &Context) -> String {
+    if context.made_by_pid.is_some() {
+        "mesh dev".to_owned()
+    } else {
+        format!("check the address (mesh context show {}), else ask the operator", context.name)
+    }
 }
 
 async fn gateway(context: &Context) -> Finding {
@@ -270,16 +286,28 @@ async fn asked(session: &Session) -> Vec<Finding> {
     findings
 }
 
-/// Whether the network's books can be read now, and no older than they are.
+/// Whether the network's books can be read now, no older than they are, and extend what this machine has seen of them.
 async fn books(session: &Session) -> Finding {
     const GROUP: &str = "net";
     match session.ask::<_, BalanceView>("credit.balance", &serde_json::json!({})).await {
-        Ok(balance) => pass(GROUP, "books", format!("told up to sequence {}", balance.ledger_seq)),
+        Ok(balance) => match followed(session).await {
+            Ok(()) => pass(GROUP, "books", format!("told up to sequence {}", balance.ledger_seq)),
+            Err(failure) if failure.code() == Code::BooksWrong => failed(GROUP, "books", &failure),
+            Err(failure) => {
+                let detail = format!("the last checkpoint could not be compared: {}", failure.body().detail);
+                Finding { verdict: Verdict::Warn, detail, ..failed(GROUP, "books", &failure) }
+            }
+        },
         Err(failure) => {
             let fix = if session.context.made_by_pid.is_some() { "mesh credit verify" } else { "ask the operator" };
             bad(GROUP, "books", Verdict::Fail, failure.body().detail, fix)
         }
     }
+}
+
+async fn followed(session: &Session) -> Result<(), Failure> {
+    let looked = checkpoint::look(session, &session.network()?, &credit::remembered()).await;
+    looked.map(|_| ()).map_err(credit::alarmed)
 }
 
 /// This machine's clock against the gateway's `Date`: signatures are refused beyond a minute.
@@ -293,7 +321,7 @@ async fn clock(session: &Session) -> Finding {
     let here = i64::try_from(bus::hub_time::here_ms()).unwrap_or(0);
     // The header has whole seconds.
     let off = Duration::from_millis((here - there - 500).unsigned_abs());
-    let said = format!("{} from the gateway's", super::duration::show(off));
+    let said = offset(off);
     match off.as_secs() {
         0..5 => pass(GROUP, "clock", said),
         5..60 => bad(GROUP, "clock", Verdict::Warn, said, "timedatectl set-ntp true"),
@@ -301,9 +329,32 @@ async fn clock(session: &Session) -> Finding {
     }
 }
 
+/// How far the clocks are apart, no finer than whole seconds tell it.
+fn offset(off: Duration) -> String {
+    if off < Duration::from_secs(1) {
+        "within a second of the gateway's".to_owned()
+    } else {
+        format!("{} from the gateway's", super::duration::show(Duration::from_secs(off.as_secs())))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clocks_are_compared_as_finely_as_they_are_told() {
+        for (ms, said) in [(0, "within a second of"), (999, "within a second of"), (1_400, "1.0 s from"), (75_000, "1 min 15 s from")] {
+            assert_eq!(offset(Duration::from_millis(ms)), format!("{said} the gateway's"));
+        }
+    }
+
+    #[test]
+    fn an_unreachable_hub_has_a_fix_that_may_help() {
+        for (pid, fix) in [(Some(1), "mesh dev"), (None, "check the address (mesh context show lab), else ask the operator")] {
+            assert_eq!(hub_fix(&super::super::context::tests::sample("lab", pid)), fix);
+        }
+    }
 
     #[tokio::test]
     async fn a_home_that_others_may_read_is_found() {

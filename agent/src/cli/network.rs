@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use bus_schemas::Code;
 use bus_schemas::api::ledger::PolicyView;
 use bus_schemas::ledger::{Op, Policy};
+use bus_schemas::{Code, Form, limits, strict};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -83,9 +83,13 @@ async fn set(session: &Session, file: &Path, dry_run: bool, network_key: Option<
     Ok(())
 }
 
-/// The rules that a file states. `version` may be left out: it is the next one.
+/// The rules that a file states; each once, as whoever reads it might go by the first or the last of two. `version` may be left out: it is the next one.
 fn parse(bytes: &[u8], in_force: &Policy) -> Result<Policy, String> {
-    let mut stated: Map<String, Value> = serde_json::from_slice(bytes).map_err(|error| format!("no JSON object ({error})"))?;
+    let read = strict::decode::<Map<String, Value>>(Form::Json, bytes, limits::BODY_BYTES_MAX);
+    let mut stated = read.map_err(|problem| {
+        let is_json = problem.code == Code::DuplicateKey;
+        if is_json { problem.detail } else { format!("no JSON object ({})", problem.detail) }
+    })?;
     let given = stated.contains_key("version");
     stated.entry("version").or_insert_with(|| in_force.version.into());
     let mut rules: Policy = serde_json::from_value(Value::Object(stated)).map_err(|error| format!("no rules of a network: {error}"))?;
@@ -175,7 +179,9 @@ mod tests {
         let unnumbered = parse(&whole(&|stated| drop((stated.remove("version"), stated.insert("fee_bp".into(), 100.into())))), &in_force);
         assert_eq!(unnumbered, Ok(Policy { version: 4, fee_bp: 100, ..in_force.clone() }));
         assert_eq!(changes(&in_force, &unnumbered.unwrap()), [Change { rule: "fee_bp".into(), from: 0.into(), to: 100.into() }]);
-        let bad: [(Vec<u8>, &str); 6] = [
+        let twice = r#"{"fee_bp":100,"fee_bp":200}"#;
+        let bad: [(Vec<u8>, &str); 7] = [
+            (twice.into(), "duplicate key \"fee_bp\""),
             (b"[]".to_vec(), "no JSON object"),
             (b"".to_vec(), "no JSON object"),
             (whole(&set("fee", 1.into())), "no rules of a network"),

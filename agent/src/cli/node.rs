@@ -71,12 +71,16 @@ fn ls_text(session: &Session, list: &DeviceList) -> String {
             device.status.clone(),
             device.tier.to_string(),
             device.kinds.join(", "),
-            // What an offline one said last is old.
-            if device.online { device.jobs.to_string() } else { "-".into() },
+            jobs(device),
             device.member.to_string(),
         ]
     };
     head + &output::table(["NAME", "DEVICE", "STATUS", "TIER", "KINDS", "JOBS", "MEMBER"], list.devices.iter().map(row))
+}
+
+/// What an offline one said last is old.
+fn jobs(device: &DeviceInfo) -> String {
+    if device.online { device.jobs.to_string() } else { "-".into() }
 }
 
 fn show_text(device: &DeviceInfo) -> String {
@@ -95,7 +99,7 @@ fn show_text(device: &DeviceInfo) -> String {
         ("can", device.capabilities.join(", ")),
         ("has", has(&device.total)),
         ("free", has(&device.free)),
-        ("jobs", device.jobs.to_string()),
+        ("jobs", jobs(device)),
         ("seen", device.last_seen.clone().unwrap_or_else(|| "never".into())),
         ("version", device.version.clone().unwrap_or_default()),
     ];
@@ -129,6 +133,14 @@ mod tests {
             jobs: 0,
             version: None,
         }
+    }
+
+    #[test]
+    fn jobs_of_an_offline_device_are_not_told() {
+        let online = DeviceInfo { jobs: 2, ..device(1, "laptop-a") };
+        let offline = DeviceInfo { online: false, ..online.clone() };
+        assert!(show_text(&online).contains("  jobs     2\n"), "{}", show_text(&online));
+        assert!(show_text(&offline).contains("  jobs     -\n"), "{}", show_text(&offline));
     }
 
     #[test]

@@ -175,9 +175,14 @@ pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [St
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// So many of something: `1 bid`, `2 bids`.
+pub fn count(n: u64, one: &str) -> String {
+    if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
+}
+
 /// What others wrote (names, notes) stays in its cell: no line ends, no control of the terminal, no turning of the text around.
 fn shown(character: char) -> char {
-    let turns = matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let turns = matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     if character.is_control() || turns { '\u{fffd}' } else { character }
 }
 
@@ -201,6 +206,13 @@ mod tests {
     fn a_cell_stays_a_cell() {
         let rows = [["a\nb".to_owned(), "\u{1b}[2J\u{202e}c".to_owned()]];
         assert_eq!(table(["X", "Y"], rows), "X    Y\na\u{fffd}b  \u{fffd}[2J\u{fffd}c");
+        let turns = ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}').chain(['\u{200e}', '\u{200f}', '\u{61c}']);
+        for character in turns {
+            assert_eq!(shown(character), '\u{fffd}', "{character:?}");
+        }
+        for character in ['a', ' ', 'ü', 'א', 'ع', '語'] {
+            assert_eq!(shown(character), character);
+        }
     }
 
     #[test]
@@ -231,6 +243,13 @@ mod tests {
     fn columns_stand_below_each_other() {
         let rows = [["job_1".to_owned(), "Completed".to_owned()], ["ü".to_owned(), String::new()]];
         assert_eq!(table(["JOB", "STATE"], rows), "JOB    STATE\njob_1  Completed\nü");
+    }
+
+    #[test]
+    fn one_is_not_many() {
+        for (n, text) in [(0, "0 bids"), (1, "1 bid"), (2, "2 bids")] {
+            assert_eq!(count(n, "bid"), text);
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tokio::signal::unix::{Signal as SignalStream, SignalKind, signal as listen};
 use tokio::time::Instant;
 
-use super::child::{Role, signal, words};
+use super::child::{Role, Running, signal, words};
 use super::ready::Event;
 use super::stack::Stack;
 use super::{guard, leftovers};
@@ -174,22 +174,18 @@ impl Stack<'_> {
         }
         let homes = leftovers::homes(&self.place.root.join("agents"));
         let dead = self.children.iter().filter(|child| child.spec.role == Role::Agent && child.status().is_some());
-        let mut by_hand: Vec<PathBuf> = dead.map(|child| self.place.agent(&child.spec.name)).collect();
-        let in_order = async {
-            for (role, wait) in ORDER {
-                let mut children: Vec<_> = self.children.iter_mut().filter(|child| child.spec.role == role).collect();
-                let by_hand = if role == Role::Agent { std::mem::take(&mut by_hand) } else { vec![] };
-                let ours = futures::future::join_all(children.iter_mut().map(|child| child.stop(wait)));
-                tokio::join!(ours, stop_agents_of(by_hand, wait));
-            }
-        };
+        let by_hand: Vec<PathBuf> = dead.map(|child| self.place.agent(&child.spec.name)).collect();
+        let mut asked = Vec::new();
         let hurried = tokio::select! {
-            () = in_order => false,
+            () = stop_in_order(&mut self.children, by_hand, &mut asked) => false,
             () = signals.requested() => true,
         };
         if hurried {
-            for child in self.children.iter().filter(|child| child.status().is_none()) {
+            for (index, child) in self.children.iter().enumerate().filter(|(_, child)| child.status().is_none()) {
                 signal(child.pid, Signal::KILL);
+                if !asked.contains(&index) {
+                    asked.push(index);
+                }
             }
             for child in &mut self.children {
                 child.ended_within(Duration::from_secs(1)).await;
@@ -201,7 +197,7 @@ impl Stack<'_> {
         let run = self.place.root.join("run");
         let _ = tokio::task::spawn_blocking(move || leftovers::stop_noted(&run)).await;
         if self.output.format.is_json() && self.ready.is_some() {
-            for child in &self.children {
+            for child in asked.into_iter().map(|index| &self.children[index]) {
                 self.event(&Event::Stopped { role: child.spec.role, name: child.spec.name.clone(), pid: child.pid });
             }
         }
@@ -215,6 +211,18 @@ impl Stack<'_> {
             let _ = guard.wait();
         }
         self.place.clear();
+    }
+}
+
+/// Stops the children role by role; `asked` gets the places of those that ran, in the order in which they were asked to end.
+async fn stop_in_order(children: &mut [Running], mut by_hand: Vec<PathBuf>, asked: &mut Vec<usize>) {
+    for (role, wait) in ORDER {
+        let running = |(_, child): &(usize, &mut Running)| child.spec.role == role && child.status().is_none();
+        let (places, mut stopping): (Vec<usize>, Vec<&mut Running>) = children.iter_mut().enumerate().filter(running).unzip();
+        asked.extend(places);
+        let by_hand = if role == Role::Agent { std::mem::take(&mut by_hand) } else { vec![] };
+        let ours = futures::future::join_all(stopping.iter_mut().map(|child| child.stop(wait)));
+        tokio::join!(ours, stop_agents_of(by_hand, wait));
     }
 }
 
@@ -234,6 +242,45 @@ async fn sleep_until(at: Option<Instant>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dev::child::Spec;
+
+    #[tokio::test]
+    async fn only_what_runs_is_stopped_and_told_in_that_order() {
+        let (exits, _told) = tokio::sync::mpsc::unbounded_channel();
+        let log = std::env::temp_dir().join(format!("mesh-stop-{}.log", bus::keys::random_hex::<6>().unwrap()));
+        let start = |role: Role, script: &str| {
+            let spec = Spec {
+                role,
+                name: role.name().into(),
+                program: "/bin/sh".into(),
+                args: vec!["-c".into(), script.into()],
+                env: vec![],
+                log: log.clone(),
+                ours: false,
+                http: None,
+                account: None,
+                lazy_timers: false,
+            };
+            spec.start(&exits).unwrap()
+        };
+        let long = "while :; do sleep 0.01; done";
+        // In the order in which a stack starts them.
+        let mut children = [
+            start(Role::Hub, long),
+            start(Role::Ledger, "exit 1"),
+            start(Role::Gateway, long),
+            start(Role::Agent, "exit 0"),
+            start(Role::Agent, long),
+        ];
+        for dead in [1, 3] {
+            assert!(children[dead].ended_within(Duration::from_secs(10)).await);
+        }
+        let mut asked = Vec::new();
+        stop_in_order(&mut children, vec![], &mut asked).await;
+        assert_eq!(asked, [4, 2, 0]);
+        assert!(children.iter().all(|child| child.status().is_some()));
+        std::fs::remove_file(log).unwrap();
+    }
 
     #[test]
     fn stopping_takes_less_than_ten_seconds() {

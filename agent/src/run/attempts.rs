@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bus_schemas::event::{Event, EventKind};
 use bus_schemas::id::Asker;
 use bus_schemas::receipt::{FailureClass, Outcome, Receipt, ResultRef};
-use bus_schemas::{AttemptId, Cid, InstanceId, Problem, subject};
+use bus_schemas::{AttemptId, Cid, InstanceId, Problem, limits, subject};
 use bytes::Bytes;
 
 use super::state::{Agent, Happened, Held, Stage};
@@ -18,7 +18,7 @@ use crate::{bidding, crash};
 /// How often running work is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// Work that ends within this tells nothing on its way.
-const QUIET: Duration = Duration::from_secs(1);
+const QUIET: Duration = Duration::from_millis(limits::STARTED_AFTER_MS);
 const STORE_MAX: Duration = Duration::from_secs(5);
 /// A receipt that no stream took is tried again this soon.
 const AGAIN_SOON: Duration = Duration::from_secs(1);
@@ -170,6 +170,7 @@ impl Agent {
         held.spec = None;
         held.stage = Stage::Waiting;
         let waited = held.started.unwrap_or_else(Instant::now).duration_since(held.arrived);
+        let cancelled = matches!(outcome, Outcome::Cancelled);
         let count = match &outcome {
             Outcome::Completed(_) => &mut self.totals.completed,
             Outcome::Failed(_) => &mut self.totals.failed,
@@ -183,7 +184,8 @@ impl Agent {
             attempt: *attempt,
             at: bus::hub_time::here_ms(),
             outcome,
-            claimed_ms: claimed_ms(held),
+            // What was stopped before it began took no time.
+            claimed_ms: if cancelled && held.started.is_none() { 0 } else { claimed_ms(held) },
             waited_ms: u64::try_from(waited.as_millis()).unwrap_or(0),
         };
         self.work.finish(attempt);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bus::ask::AskError;
+use bus_schemas::api::ErrorBody;
 use bus_schemas::api::ledger::{TransferView, ask::Transfer};
 use bus_schemas::id::Asker;
 use bus_schemas::ledger::{Command, LedgerOutcome, LedgerReply, LedgerRequest, Op};
@@ -20,6 +21,16 @@ const ONE_TRY: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(100);
 /// More is refused unread.
 const ORDER_BYTES_MAX: usize = 256 * 1024;
+
+/// Why a transfer was refused, for people: where a key was used, the catalogue's next step is about jobs.
+pub fn told(problem: &Problem) -> ErrorBody {
+    let body = problem.body();
+    if problem.code != Code::Conflict {
+        return body;
+    }
+    let next = ["mesh credit history", "send it under another key"].map(str::to_owned).to_vec();
+    ErrorBody { next, ..body }
+}
 
 impl World {
     /// Moves credit from the member that the door has proved. A device may not: its local users are not its owner.
@@ -92,5 +103,22 @@ impl World {
     async fn forward(&self, payload: Bytes) -> Result<LedgerReply, AskError> {
         let answer = self.bus.ask_bytes(subject::LEDGER_DO.to_owned(), payload, ONE_TRY).await?;
         strict::decode(Form::Msgpack, &answer, 1 << 20).map_err(|problem| AskError::Unreadable(problem.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_was_used_is_about_a_transfer() {
+        let conflict = told(&Problem::new(Code::Conflict, "the key was used for another transfer"));
+        assert_eq!((conflict.code, conflict.next[0].as_str()), (Code::Conflict, "mesh credit history"));
+        let text = serde_json::to_string(&conflict).unwrap();
+        assert!(!text.contains("job"), "{text}");
+        for code in Code::ALL.iter().filter(|code| **code != Code::Conflict) {
+            let problem = Problem::new(*code, "no");
+            assert_eq!(told(&problem), problem.body());
+        }
     }
 }

@@ -2,9 +2,8 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bus_schemas::api::ask::JobLs;
 use bus_schemas::api::{BlobInfo, Explanation, JobList, JobView, ReceiptView, ResultView};
@@ -16,7 +15,7 @@ use serde::Deserialize;
 
 use super::Shared;
 use super::blobs::chunks;
-use super::problem::{Refusal, query, whole};
+use super::problem::{Parameters, Refusal, whole};
 use super::who::{bearer, submission, submitter};
 use crate::submit::{Answer, Each};
 
@@ -36,9 +35,19 @@ pub async fn submit(State(world): State<Shared>, headers: HeaderMap, body: Body)
     Ok((status, [(header::CONTENT_TYPE, "application/json")], json).into_response())
 }
 
-pub async fn list(State(world): State<Shared>, headers: HeaderMap, asked: Result<Query<JobLs>, QueryRejection>) -> Said<JobList> {
+pub const LIST: Parameters = Parameters {
+    known: &[
+        ("state", "one of Submitted, BiddingOpen, BiddingClosed, Assigned, Executing, Completed, Failed, Cancelled, Rejected"),
+        ("limit", "a number from 1 to 200"),
+        ("cursor", "the cursor of the page before"),
+    ],
+    example: "GET /api/v1/jobs?state=Completed&limit=20",
+};
+
+pub async fn list(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -> Said<JobList> {
     let member = bearer(&world, &headers).await?;
-    Ok(Json(world.job_ls(&member, &query(asked)?).await?))
+    let asked: JobLs = LIST.read(&uri)?;
+    Ok(Json(world.job_ls(&member, &asked).await.map_err(|problem| LIST.refuse(problem))?))
 }
 
 pub async fn show(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<JobView> {
@@ -72,14 +81,11 @@ fn yes() -> bool {
     true
 }
 
-pub async fn result(
-    State(world): State<Shared>,
-    headers: HeaderMap,
-    Path(id): Path<String>,
-    asked: Result<Query<ResultAsk>, QueryRejection>,
-) -> Result<Response, Refusal> {
+const RESULT: Parameters = Parameters { known: &[("inline", "true or false")], example: "GET /api/v1/jobs/ID/result?inline=false" };
+
+pub async fn result(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>, uri: Uri) -> Result<Response, Refusal> {
     let member = bearer(&world, &headers).await?;
-    let asked = query(asked)?;
+    let asked: ResultAsk = RESULT.read(&uri)?;
     let (view, blob) = world.job_result(&member, &id).await?;
     match blob {
         Some(blob) if asked.inline => {

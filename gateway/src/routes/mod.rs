@@ -64,8 +64,8 @@ pub fn api(world: Shared) -> Router {
 
 /// What holds for every route: counted, nothing unknown without an answer, no panic that ends a connection.
 pub fn dressed(routes: Router) -> Router {
-    let here = || async { Refusal(Problem::new(Code::NotFound, "no such path here")) };
-    let method = || async { Refusal(Problem::new(Code::WrongMethod, "GET reads, POST changes; each path knows one or both")) };
+    let here = || async { Refusal::from(Problem::new(Code::NotFound, "no such path here")) };
+    let method = || async { Refusal::from(Problem::new(Code::WrongMethod, "GET reads, POST changes; each path knows one or both")) };
     routes
         .fallback(here)
         .method_not_allowed_fallback(method)
@@ -73,7 +73,7 @@ pub fn dressed(routes: Router) -> Router {
         .layer(DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             tracing::error!("a request ended in a panic");
-            Refusal(Problem::new(Code::Internal, "the request could not be answered")).into_response()
+            Refusal::from(Problem::new(Code::Internal, "the request could not be answered")).into_response()
         }))
         .layer(middleware::from_fn(count))
 }
@@ -81,7 +81,7 @@ pub fn dressed(routes: Router) -> Router {
 async fn within(time: Duration, request: Request, next: Next) -> Response {
     match tokio::time::timeout(time, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Refusal(Problem::new(Code::Unavailable, format!("no answer within {} s", time.as_secs()))).into_response(),
+        Err(_) => Refusal::from(Problem::new(Code::Unavailable, format!("no answer within {} s", time.as_secs()))).into_response(),
     }
 }
 

@@ -2,9 +2,8 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, header};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, Uri, header};
 use axum::response::IntoResponse;
 use bus_schemas::api::{BalanceView, CreditHistory, DeviceInfo, DeviceList};
 use bus_schemas::limits;
@@ -12,7 +11,7 @@ use bus_schemas::network::EnrolReply;
 use serde::Deserialize;
 
 use super::Shared;
-use super::problem::{Refusal, query, whole};
+use super::problem::{Parameters, Refusal, whole};
 use super::who::bearer;
 use crate::enrolment;
 
@@ -40,10 +39,16 @@ pub struct Page {
     cursor: Option<String>,
 }
 
-pub async fn credits(State(world): State<Shared>, headers: HeaderMap, page: Result<Query<Page>, QueryRejection>) -> Said<CreditHistory> {
+const CREDITS: Parameters = Parameters {
+    known: &[("limit", "a number from 1 to 200"), ("cursor", "the cursor of the page before")],
+    example: "GET /api/v1/credit/history?limit=20",
+};
+
+pub async fn credits(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -> Said<CreditHistory> {
     let member = bearer(&world, &headers).await?;
-    let page = query(page)?;
-    Ok(Json(world.credit_history(member, page.limit, page.cursor.as_deref()).await?))
+    let page: Page = CREDITS.read(&uri)?;
+    let told = world.credit_history(member, page.limit, page.cursor.as_deref()).await;
+    Ok(Json(told.map_err(|problem| CREDITS.refuse(problem))?))
 }
 
 /// Public: it says who speaks for the network, under the network's signature.

@@ -3,24 +3,25 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::Query;
-use axum::extract::rejection::QueryRejection;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
+use bus_schemas::api::ErrorBody;
 use bus_schemas::{Code, Problem};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
+use serde::de::DeserializeOwned;
 
-pub struct Refusal(pub Problem);
+pub struct Refusal(pub ErrorBody);
 
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        Self(problem)
+        Self(problem.body())
     }
 }
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.0.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(self.0.body())).into_response();
+        let mut response = (status, Json(self.0)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
@@ -54,7 +55,122 @@ pub async fn whole(body: Body, most: usize) -> Result<Bytes, Refusal> {
     Ok(read.freeze())
 }
 
-/// The query, or what is wrong with it.
-pub fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Refusal> {
-    query.map(|Query(query)| query).map_err(|error| Problem::new(Code::BadValue, error.body_text()).into())
+/// What the query of a path may say, told to whoever said something else.
+pub struct Parameters {
+    /// Each name with what it may be.
+    pub known: &'static [(&'static str, &'static str)],
+    /// A request that is right.
+    pub example: &'static str,
+}
+
+/// What people sent, no longer than a sentence bears.
+pub fn shown(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
+impl Parameters {
+    /// Reads the query.
+    ///
+    /// # Errors
+    /// Which parameter is unknown, given twice, missing or wrong, and what is allowed.
+    pub fn read<T: DeserializeOwned>(&self, uri: &Uri) -> Result<T, Refusal> {
+        self.parse(uri).map_err(|problem| self.refuse(problem))
+    }
+
+    /// A problem with what was asked here: next comes a request that is right, not the catalogue's line about job files.
+    pub fn refuse(&self, problem: Problem) -> Refusal {
+        let about_the_query = [Code::UnknownField, Code::DuplicateKey, Code::MissingField, Code::BadValue].contains(&problem.code);
+        let mut body = problem.body();
+        if about_the_query {
+            body.next = vec![self.example.to_owned()];
+        }
+        Refusal(body)
+    }
+
+    fn parse<T: DeserializeOwned>(&self, uri: &Uri) -> Result<T, Problem> {
+        let problem = match Query::<T>::try_from_uri(uri) {
+            Ok(Query(query)) => return Ok(query),
+            Err(error) => error.body_text(),
+        };
+        let pairs = Query::<Vec<(String, String)>>::try_from_uri(uri).map(|Query(pairs)| pairs).unwrap_or_default();
+        let names = || self.known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        for (at, (name, _)) in pairs.iter().enumerate() {
+            if !self.known.iter().any(|(known, _)| known == name) {
+                let detail = format!("`{}` is no parameter here; known are: {}", shown(name), names());
+                return Err(Problem::new(Code::UnknownField, detail));
+            }
+            if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Problem::new(Code::DuplicateKey, format!("`{name}` is given more than once")));
+            }
+        }
+        // All are known and stand there once, so one is wrong or missing; of a wrong one the reader says "…: NAME: why".
+        let wrong = problem.split(": ").nth(1).unwrap_or_default();
+        for (name, allowed) in self.known {
+            let given = pairs.iter().find(|(given, _)| given == name).map(|(_, value)| value);
+            match given {
+                Some(value) if wrong == *name => {
+                    let detail = format!("`{name}` is \"{}\"; allowed is {allowed}", shown(value));
+                    return Err(Problem::new(Code::BadValue, detail));
+                }
+                None if wrong == format!("missing field `{name}`") => {
+                    return Err(Problem::new(Code::MissingField, format!("`{name}` is missing; it is {allowed}")));
+                }
+                Some(_) | None => (),
+            }
+        }
+        let all: Vec<String> = self.known.iter().map(|(name, allowed)| format!("`{name}` is {allowed}")).collect();
+        Err(Problem::new(Code::BadValue, all.join("; ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::routes::{jobs, ledger};
+    use bus_schemas::api::ask::JobLs;
+    use bus_schemas::api::ledger::ask::Consistency;
+
+    fn refused<T: DeserializeOwned>(parameters: &Parameters, query: &str) -> (Code, String) {
+        let uri: Uri = format!("/api/v1/x?{query}").parse().unwrap();
+        let Err(Refusal(body)) = parameters.read::<T>(&uri) else { panic!("{query} is read") };
+        assert_eq!(body.next, [parameters.example], "{query}");
+        assert_eq!(body.title, body.code.title(), "{query}");
+        (body.code, body.detail)
+    }
+
+    #[test]
+    fn a_bad_query_names_the_parameter_and_what_is_allowed() {
+        let rows = [
+            ("limit=abc", Code::BadValue, "`limit` is \"abc\"; allowed is a number from 1 to 200"),
+            ("limit=", Code::BadValue, "`limit` is \"\"; allowed is a number from 1 to 200"),
+            ("limit=-1", Code::BadValue, "`limit` is \"-1\"; allowed is a number from 1 to 200"),
+            ("state=Completed&limit=abc", Code::BadValue, "`limit` is \"abc\"; allowed is a number from 1 to 200"),
+            (
+                "state=foo",
+                Code::BadValue,
+                "`state` is \"foo\"; allowed is one of Submitted, BiddingOpen, BiddingClosed, Assigned, Executing, Completed, Failed, \
+                 Cancelled, Rejected",
+            ),
+            ("colour=red", Code::UnknownField, "`colour` is no parameter here; known are: state, limit, cursor"),
+            ("limit=5&colour=red", Code::UnknownField, "`colour` is no parameter here; known are: state, limit, cursor"),
+            ("limit=5&limit=6", Code::DuplicateKey, "`limit` is given more than once"),
+        ];
+        for (query, code, detail) in rows {
+            assert_eq!(refused::<JobLs>(&jobs::LIST, query), (code, detail.to_owned()), "{query}");
+        }
+        let rows = [
+            ("from=1", Code::MissingField, "`to` is missing; it is the sequence of a later message"),
+            ("from=x&to=2", Code::BadValue, "`from` is \"x\"; allowed is the sequence of a message, from 1"),
+        ];
+        for (query, code, detail) in rows {
+            assert_eq!(refused::<Consistency>(&ledger::CONSISTENCY, query), (code, detail.to_owned()), "{query}");
+        }
+    }
+
+    #[test]
+    fn the_examples_are_right() {
+        let uri = |parameters: &Parameters| parameters.example.strip_prefix("GET ").unwrap().parse::<Uri>().unwrap();
+        assert!(jobs::LIST.read::<JobLs>(&uri(&jobs::LIST)).is_ok());
+        assert!(ledger::CONSISTENCY.read::<Consistency>(&uri(&ledger::CONSISTENCY)).is_ok());
+    }
 }

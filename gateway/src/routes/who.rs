@@ -9,6 +9,9 @@ use crate::admission::Headers;
 use crate::enrolment;
 use crate::world::World;
 
+/// As other APIs name it; ours is [`subject::header::JOB_KEY`].
+pub const IDEMPOTENCY_KEY: &str = "Idempotency-Key";
+
 /// A database that takes longer is away.
 const TOKEN_WITHIN: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -55,7 +58,7 @@ pub async fn submitter(world: &World, headers: &HeaderMap) -> Result<MemberId, P
 pub fn submission(headers: &HeaderMap) -> Headers<'_> {
     let given = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     Headers {
-        job_key: given("Idempotency-Key").or_else(|| given(subject::header::JOB_KEY)),
+        job_key: given(IDEMPOTENCY_KEY).or_else(|| given(subject::header::JOB_KEY)),
         msg_id: None,
         content_type: given(header::CONTENT_TYPE.as_str()),
         mesh_type: given(HEADER_TYPE),

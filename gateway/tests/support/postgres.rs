@@ -89,6 +89,17 @@ impl Postgres {
         format!("host={} user=mesh dbname=postgres", self.folder.path().display())
     }
 
+    /// Sends a signal to the server and all that it started: STOP freezes it, CONT lets it go on.
+    pub fn signal(&self, name: &str) {
+        let parent = |pid: u32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+            stat.rsplit(')').next()?.split_whitespace().nth(1)?.parse::<u32>().ok()
+        };
+        let all = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let own = self.server.id();
+        all.filter(|pid| *pid == own || parent(*pid) == Some(own)).for_each(|pid| testkit::proc::signal(pid, name));
+    }
+
     /// Connections to the first migration's tables.
     pub async fn pool(&self) -> Pool {
         let pool = Pool::builder(Manager::new(self.config(), NoTls)).max_size(4).build().unwrap();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bus_schemas::ledger::{LedgerReply, Op, VoidReason};
 use bus_schemas::subject;
 
-use crate::recoveries::delete_stream;
+use crate::recoveries::{delete_stream, messages, replace_stream};
 use crate::support::{Proc, World, done, free_address, gateway, hold, http, job, said, until};
 
 /// Two workers, one of them active.
@@ -115,7 +115,7 @@ async fn rows_that_were_changed_under_the_active_worker_stop_all_until_they_are_
 }
 
 #[tokio::test]
-async fn a_balance_that_was_changed_is_seen_at_the_next_checkpoint() {
+async fn a_balance_that_was_changed_is_seen_at_the_next_checkpoint_or_by_the_next_worker() {
     let mut world = World::start().await;
     world.divisor = 20;
     let pair = Pair::start(&world).await;
@@ -123,18 +123,25 @@ async fn a_balance_that_was_changed_is_seen_at_the_next_checkpoint() {
     world.projected().await;
     let client = world.postgres.client().await;
     let cases = [
-        (
-            "update ledger.account set balance = balance + 1000000 where id like '%/available' and balance > 0",
-            "together are 2000000 milli-mana",
-        ),
+        ("update ledger.account set balance = balance + 1000000 where id = 'burn'", "together are 1000000 milli-mana"),
         // Nothing is missing, but somebody holds what another one should.
         (
-            "update ledger.account set balance = balance + case when id like '%/held' then -10000 else 10000 end
-             where id in ('commons', (select id from ledger.account where id like '%/held' and balance > 0))",
+            "update ledger.account set balance = balance + case when id = 'mint' then -10000 else 10000 end where id in ('mint', 'review')",
             "the rows that it stands for",
         ),
+        // All rows fit each other, but not the stream.
+        (
+            "update ledger.account set balance = balance + case when id = 'mint' then -777 else 777 end where id in ('mint', 'burn')",
+            "account burn has 777 milli-mana in the database, the stream makes it 0",
+        ),
+        // A fact touches it before the next checkpoint.
+        (
+            "update ledger.account set balance = balance + case when id = 'mint' then -2000 else 1000 end
+             where id = 'mint' or id in (select id from ledger.account where id like '%/available' and balance > 0)",
+            "the stream makes it 1000000000",
+        ),
     ];
-    for (n, (change, named)) in cases.into_iter().enumerate() {
+    for (n, (change, named)) in cases.iter().enumerate() {
         client.batch_execute(change).await.unwrap();
         assert_eq!(done(&world.ask(vec![hold(10 + n as u64)]).await), 1);
         pair.stopped(named).await;
@@ -146,6 +153,37 @@ async fn a_balance_that_was_changed_is_seen_at_the_next_checkpoint() {
         assert_eq!(done(&world.ask(vec![hold(20 + n as u64)]).await), 1);
         pair.ready().await;
     }
+    world.projected().await;
+    let (ok, report) = world.verify();
+    assert!(ok, "{report}");
+
+    drop(pair);
+    client.batch_execute(cases[2].0).await.unwrap();
+    let worker = world.worker();
+    until("the next worker to see it", async || worker.says(cases[2].1).then_some(())).await;
+    refused_by_silence(&world, hold(100)).await;
+}
+
+#[tokio::test]
+async fn another_stream_of_the_same_length_stops_the_active_worker() {
+    let world = World::start().await;
+    let pair = Pair::start(&world).await;
+    for n in 0..4 {
+        assert_eq!(done(&world.ask(vec![hold(n)]).await), 1);
+    }
+    world.projected().await;
+    pair.ready().await;
+    let right: Vec<Vec<u8>> = messages(&world).await.into_iter().map(|message| message.payload.to_vec()).collect();
+    let mut payloads = right.clone();
+    let last = payloads.len() - 1;
+    payloads.swap(last - 1, last - 2);
+    replace_stream(&world, &payloads).await;
+    pair.stopped("(next: mesh-ledger ").await;
+    refused_by_silence(&world, hold(100)).await;
+    // The same messages in the right order are the same books, whenever they were stored.
+    replace_stream(&world, &right).await;
+    assert_eq!(done(&world.ask(vec![hold(5)]).await), 1);
+    pair.ready().await;
     world.projected().await;
     let (ok, report) = world.verify();
     assert!(ok, "{report}");

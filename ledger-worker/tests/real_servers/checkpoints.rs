@@ -64,7 +64,7 @@ async fn project(world: &World, payloads: &[Vec<u8>]) -> anyhow::Result<()> {
     let all: Vec<Message> = all.collect();
     let store = Store::new(&world.postgres.url()).unwrap();
     let place = store.place().await?;
-    store.project(&place, &all, PATIENCE).await.map(|_| ())
+    store.project(&place, &all, &mut None, PATIENCE).await.map(|_| ())
 }
 
 /// The message with its one fact changed, signed again by the ledger's own key.

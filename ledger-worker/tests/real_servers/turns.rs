@@ -60,6 +60,7 @@ async fn of_two_writers_one_is_fenced_and_no_fact_is_lost_or_doubled() {
             patience: Duration::from_secs(10),
             time_divisor: 1,
             seen: Moment::never(),
+            created_ns: bus.stream_end("LEDGER").await.unwrap().created_ns,
         }
         .serve(requests, &stop)
         .await

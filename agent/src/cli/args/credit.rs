@@ -10,8 +10,8 @@ pub enum CreditCommand {
     Balance,
     /// What came and went.
     History {
-        /// How many.
-        #[arg(long, default_value_t = 50)]
+        /// How many lines, at most 200.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
         limit: u32,
         /// Where the last list ended.
         #[arg(long)]
@@ -49,7 +49,7 @@ pub struct TransferArgs {
     /// In mana.
     #[arg(allow_hyphen_values = true)]
     pub amount: String,
-    /// For both to read; it stays in the ledger for ever.
+    /// What for; it stays in the ledger for ever, and whoever may read the books can read it, not only you two.
     #[arg(long)]
     pub note: Option<String>,
     /// The same key moves credit once, however often it is sent.
@@ -64,15 +64,20 @@ pub struct GrantArgs {
     /// In mana.
     #[arg(allow_hyphen_values = true)]
     pub amount: String,
-    /// Why; it stays in the ledger for ever.
-    #[arg(long)]
+    /// Why; it stays in the ledger for ever, and whoever may read the books can read it.
+    #[arg(long, value_parser = said)]
     pub reason: String,
-    /// The same key grants once, however often it is sent.
+    /// The same key grants once to a member, however often it is sent; other members under it are other grants.
     #[arg(long)]
     pub key: Option<String>,
     /// The network's key; otherwise that of the context.
     #[arg(long, value_name = "FILE")]
     pub network_key: Option<PathBuf>,
+}
+
+/// What somebody has to say in words.
+fn said(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("say why, in a few words".into()) } else { Ok(text.to_owned()) }
 }
 
 #[derive(Debug, Args)]

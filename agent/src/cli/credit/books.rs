@@ -11,6 +11,7 @@ use bus_schemas::{Code, Problem, Verifier};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::told::{self, Gateway, Told};
 use crate::checkpoint::{self, Ask, Memory, Seen};
 use crate::cli::client::{Session, connect, network};
 use crate::cli::context::Context;
@@ -54,11 +55,25 @@ pub async fn look(session: &Session, output: &Output) -> Result<(), Failure> {
     }
 }
 
-/// Replays the whole ledger with the auditor's eyes: nothing of the network's own answers is believed.
+/// What a replay came to, and whether the gateway tells the same.
+#[derive(Debug, Serialize)]
+pub struct Verified {
+    #[serde(flatten)]
+    pub report: VerifyReport,
+    pub gateway: Gateway,
+}
+impl Verified {
+    pub fn text(&self) -> String {
+        self.report.text() + &self.gateway.text()
+    }
+}
+
+/// Replays the whole ledger with the auditor's eyes: nothing of the network's own answers is believed. What the gateway tells of
+/// one's own accounts is held against it.
 ///
 /// # Errors
 /// Where the context holds no auditor's credentials, or the ledger cannot be read.
-pub async fn verify(context: &Context) -> Result<VerifyReport, Failure> {
+pub async fn verify(context: &Context) -> Result<Verified, Failure> {
     let auditor = context.auditor.as_ref().ok_or_else(|| {
         Failure::new(Code::Forbidden, format!("context {} holds no auditor's credentials, which may read the ledger", context.name))
     })?;
@@ -67,32 +82,46 @@ pub async fn verify(context: &Context) -> Result<VerifyReport, Failure> {
     let before = memory.load(&document.network)?;
     let bus = connect(context, Login::Creds(auditor.creds.clone()), &auditor.inbox_prefix, Duration::from_secs(3)).await?;
     let bus = bus.with_api_prefix(&auditor.js_prefix);
-    let books = Books::new(document.network, document.ledger_keys.iter().copied().collect());
-    let (books, report) = replay(&bus, books, before.as_ref()).await?;
+    // Asked before LEDGER's end is looked up: so the replay comes by the sequence that the answer is of, whatever flows meanwhile.
+    let told = told::ask(context).await;
+    let mut replay = Replay::new(Books::new(document.network, document.ledger_keys.iter().copied().collect()));
+    replay.told = told.as_ref().ok().copied();
+    read(&bus, &mut replay, before.as_ref()).await?;
+    let (books, mut report, differs) = replay.end(before.as_ref());
+    // The checkpoint is the stream's; a gateway that tells otherwise does not change it.
     if let Some(state) = books.checkpoint().filter(|_| report.ok) {
         memory.save(&Seen::of(document.network, state))?;
     }
-    Ok(report)
+    let gateway = match (told, differs) {
+        (Err(failure), _) => Gateway::NotCompared { why: failure.body().detail },
+        (Ok(told), None) => Gateway::NotCompared { why: format!("the replay did not come to sequence {}, of which it is", told.seq) },
+        (Ok(told), Some(differs)) if differs.is_empty() => Gateway::Same { member: context.member.id, seq: told.seq },
+        (Ok(told), Some(differs)) => {
+            report.ok = false;
+            report.wrong.extend(differs);
+            Gateway::Differs { member: context.member.id, seq: told.seq }
+        }
+    };
+    Ok(Verified { report, gateway })
 }
 
-async fn replay(bus: &Bus, books: Books, before: Option<&Seen>) -> Result<(Books, VerifyReport), Failure> {
+async fn read(bus: &Bus, replay: &mut Replay, before: Option<&Seen>) -> Result<(), Failure> {
     let unreadable = |error: bus::direct::ReadError| Failure::new(Code::Unavailable, error.to_string());
     let end = bus.stream_end(LEDGER).await.map_err(unreadable)?;
-    let mut replay = Replay::new(books);
-    'reading: while replay.books.seq() < end.last_seq {
+    while replay.books.seq() < end.last_seq {
         let next = replay.books.seq() + 1;
         let messages = bus.from_seq(LEDGER, next, 256).await.map_err(unreadable)?;
         if messages.is_empty() {
             replay.wrong.push(format!("sequence {next} is missing"));
-            break;
+            return Ok(());
         }
         for message in messages {
             if !replay.take(message.seq, &message.payload, before) {
-                break 'reading;
+                return Ok(());
             }
         }
     }
-    Ok(replay.end(before))
+    Ok(())
 }
 
 /// A replay of stored messages, and what it found on its way.
@@ -104,10 +133,14 @@ struct Replay {
     /// The last sequence under a checkpoint that fits, and the messages after it that count for nothing.
     fits: Option<u64>,
     foreign: Vec<(u64, String)>,
+    /// What the gateway told, and what of it is otherwise in the books at the same sequence, once they have come by it.
+    told: Option<Told>,
+    differs: Option<Vec<String>>,
 }
 impl Replay {
     fn new(books: Books) -> Self {
-        Self { books, verifier: Verifier::default(), wrong: vec![], alarms: vec![], fits: None, foreign: vec![] }
+        let verifier = Verifier::default();
+        Self { books, verifier, wrong: vec![], alarms: vec![], fits: None, foreign: vec![], told: None, differs: None }
     }
 
     /// Takes the next message; `false` where the books cannot go on.
@@ -139,17 +172,28 @@ impl Replay {
         if let Some(before) = before.filter(|before| before.seq == seq) {
             self.wrong.extend(against(&self.books, before));
         }
+        if let Some(told) = self.told.filter(|told| told.seq == seq) {
+            self.differs = Some(told.against(&self.books));
+        }
         true
     }
 
-    fn end(mut self, before: Option<&Seen>) -> (Books, VerifyReport) {
+    /// The books, the report of them alone, and what the gateway told otherwise, where it could be compared.
+    fn end(mut self, before: Option<&Seen>) -> (Books, VerifyReport, Option<Vec<String>>) {
         let ends = self.books.seq();
         if let Some(before) = before.filter(|before| before.seq > ends && self.wrong.is_empty()) {
             let text = format!("sequence {}: LEDGER ends before it, but this machine has seen a checkpoint of {}", ends + 1, before.seq);
             self.wrong.push(text);
         }
+        if let Some(told) = self.told.filter(|told| told.seq > ends && self.wrong.is_empty()) {
+            self.wrong.push(format!(
+                "sequence {}: LEDGER ends before it, but the gateway tells a balance of sequence {}",
+                ends + 1,
+                told.seq
+            ));
+        }
         let report = VerifyReport::of(&self.books, self.wrong, self.alarms, None);
-        (self.books, report)
+        (self.books, report, self.differs)
     }
 }
 
@@ -222,7 +266,7 @@ mod tests {
     fn replayed(messages: &[Vec<u8>]) -> VerifyReport {
         let mut replay = Replay::new(empty());
         let all = messages.iter().zip(1..).all(|(payload, seq)| replay.take(seq, payload, None));
-        let (_, report) = replay.end(None);
+        let (_, report, _) = replay.end(None);
         assert_eq!(all, report.ok);
         report
     }
@@ -294,6 +338,28 @@ mod tests {
             for (line, expected) in report.wrong.iter().zip(expected) {
                 assert!(line.starts_with(expected), "{what}: {line}");
             }
+        }
+    }
+
+    #[test]
+    fn what_the_gateway_told_is_compared_at_its_own_sequence() {
+        let member = signer(5).public().member_id();
+        // 10 mana after sequence 4, 20 after 5, 30 after 6.
+        let cases = [
+            (3, 10_000, Some(0), 0),
+            (4, 10_000, Some(0), 0),
+            (5, 20_000, Some(0), 0),
+            (5, 30_000, Some(1), 0),
+            (7, 30_000, Some(0), 0),
+            (7, 29_999, Some(1), 0),
+            (8, 30_000, None, 1),
+        ];
+        for (seq, available, differs, wrong) in cases {
+            let mut replay = Replay::new(empty());
+            replay.told = Some(Told { seq, balances: [(Account::Available(member), available); 3] });
+            assert!(sound().iter().zip(1..).all(|(payload, seq)| replay.take(seq, payload, None)));
+            let (_, report, found) = replay.end(None);
+            assert_eq!((found.map(|found| found.len().min(1)), report.wrong.len()), (differs, wrong), "{available} at {seq}");
         }
     }
 

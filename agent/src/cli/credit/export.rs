@@ -5,6 +5,7 @@ use bus_schemas::mana::mana_text;
 use bus_schemas::{Code, JobId};
 use serde::Serialize;
 
+use super::books::look;
 use crate::cli::args::{ExportArgs, ExportFormat};
 use crate::cli::client::Session;
 use crate::cli::failure::{Done, End, Failure};
@@ -49,6 +50,7 @@ impl From<CreditEntry> for Row {
 pub async fn export(session: &Session, args: &ExportArgs, output: &Output) -> Done {
     let since = args.since.as_deref().map(moment).transpose()?;
     let rows = rows(session, since.as_deref()).await?;
+    look(session, output).await?;
     let format = args.format.unwrap_or(match output.format {
         Format::Json => ExportFormat::Json,
         Format::Jsonl => ExportFormat::Jsonl,

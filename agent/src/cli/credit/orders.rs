@@ -9,6 +9,7 @@ use bus_schemas::ledger::{Command, Done as LedgerDone, LedgerOutcome, LedgerRepl
 use bus_schemas::{Code, FactId, MemberId, MilliMana, PublicKey, Signer};
 use serde::Serialize;
 
+use super::books::look;
 use crate::cli::args::{GrantArgs, TransferArgs};
 use crate::cli::client::{Session, read};
 use crate::cli::failure::{Done, End, Failure};
@@ -20,7 +21,9 @@ pub async fn transfer(session: &Session, args: &TransferArgs, output: &Output) -
     let key = key_or_new(args.key.as_deref())?;
     let ask =
         Transfer { to, amount: None, amount_mmana: Some(amount), note: args.note.clone().unwrap_or_default(), key: Some(key.clone()) };
-    let done: TransferView = session.ask("credit.transfer", &ask).await.map_err(|failure| again(failure, &key))?;
+    // Before anything moves: credit in other books than before is not to be trusted with more.
+    look(session, output).await?;
+    let done: TransferView = session.ask("credit.transfer", &ask).await.map_err(|failure| keyed(failure, &key))?;
     let human = || {
         let how = if done.repeat { "moved earlier, under the same key" } else { "moved" };
         format!(
@@ -50,7 +53,8 @@ pub async fn grant(session: &Session, args: &GrantArgs, output: &Output) -> Done
     let signer = operator(session, args.network_key.as_deref())?;
     let key = key_or_new(args.key.as_deref())?;
     let op = Op::Mint { member, amount_mmana, reason: args.reason.clone(), key: key.clone() };
-    let done = order(session, &signer, op).await.map_err(|failure| again(failure, &key))?;
+    look(session, output).await?;
+    let done = order(session, &signer, op).await.map_err(|failure| keyed(failure, &key))?;
     let granted = Granted {
         fact: done.fact,
         seq: done.seq,
@@ -127,14 +131,31 @@ fn key_or_new(key: Option<&str>) -> Result<String, Failure> {
     }
 }
 
-/// Without an answer it may have happened: the same key makes a repeat harmless.
-fn again(failure: Failure, key: &str) -> Failure {
-    if failure.code() == Code::Unavailable { failure.next(format!("the same command with --key {key}")) } else { failure }
+/// What the key has to do with the failure of a transfer or a grant.
+fn keyed(failure: Failure, key: &str) -> Failure {
+    if failure.code() == Code::Unavailable {
+        // Without an answer it may have happened: the same key makes a repeat harmless.
+        failure.next(format!("the same command with --key {key}"))
+    } else if failure.code() == Code::Conflict {
+        // The catalogue's next step for this code is about jobs.
+        failure.next("mesh credit history").next("the same command with another --key")
+    } else {
+        failure
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_was_used_is_about_what_was_done() {
+        let failure = keyed(Failure::new(Code::Conflict, "the key was used for something else"), "lunch-1");
+        assert!(failure.text().contains("next: mesh credit history") && !failure.text().contains("job"), "{}", failure.text());
+        assert_eq!(failure.exit(), 4);
+        assert_eq!(keyed(Failure::new(Code::Unavailable, ""), "k").next, ["the same command with --key k"]);
+        assert_eq!(keyed(Failure::new(Code::TooLittleMana, ""), "k"), Failure::new(Code::TooLittleMana, ""));
+    }
 
     #[test]
     fn what_people_write_for_a_member_and_an_amount() {

@@ -25,6 +25,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 const SETTLE_WAIT: Duration = Duration::from_secs(2);
 /// So long the network may be away before the command gives up (the job lives on).
 const AWAY_MAX: Duration = Duration::from_secs(30);
+/// So long a person who pressed Ctrl-C waits for the network to take the cancellation.
+const CANCEL_WAIT: Duration = Duration::from_secs(2);
 
 /// How a job ended.
 #[derive(Debug)]
@@ -76,11 +78,37 @@ impl<'a> Follow<'a> {
         }
     }
 
-    /// Waits for the end, the deadline, or an interrupt.
+    /// Waits for the end, the deadline, or an interrupt. The last two act at once, also while the network leaves a question open.
     ///
     /// # Errors
     /// Where the network stays away, or the time given is over.
     pub async fn until_end(&mut self, id: JobId) -> Result<Ended, Failure> {
+        let ended = loop {
+            let deadline = self.deadline;
+            match unless_stopped(self.watched(id), sleep_until(deadline), interrupt()).await {
+                Ok(ended) => break ended?,
+                Err(Stop::Deadline) => {
+                    let waited = duration::show(self.start.elapsed());
+                    return Err(Failure::new(Code::GaveUpWaiting, format!("{} has not ended after {waited}", self.phases.short()))
+                        .next(format!("mesh job wait {}", self.phases.short())));
+                }
+                Err(Stop::Interrupt) if self.interrupted(id).await => return Ok(Ended::Interrupted(id)),
+                Err(Stop::Interrupt) => (),
+            }
+        };
+        // It has ended in time, however long the settlement takes.
+        match unless_stopped(self.settled(id, ended), std::future::pending(), interrupt()).await {
+            Ok(ended) => Ok(ended),
+            Err(Stop::Interrupt | Stop::Deadline) => {
+                let short = self.phases.short();
+                self.output.say(&format!("{short} has completed: mesh job result {short}"));
+                Ok(Ended::Interrupted(id))
+            }
+        }
+    }
+
+    /// Waits for the end alone. May be dropped and begun anew at any moment: whatever it missed is seen at the next look.
+    async fn watched(&mut self, id: JobId) -> Result<Ended, Failure> {
         let token = format!(".{id}.");
         let mut look = tokio::time::interval_at(Instant::now() + LOOK_AGAIN, LOOK_AGAIN);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -94,12 +122,11 @@ impl<'a> Follow<'a> {
                     None => std::future::pending().await,
                 }
             };
-            let deadline = self.deadline;
             tokio::select! {
                 message = live => match message {
                     Some(message) if message.subject.contains(&token) => {
                         if let Some(ended) = self.told(message.subject.as_str(), &message.payload) {
-                            return self.settled(id, ended).await;
+                            return Ok(ended);
                         }
                     }
                     Some(_) => (),
@@ -109,7 +136,7 @@ impl<'a> Follow<'a> {
                     Ok(view) => {
                         away_since = None;
                         if let Some(ended) = self.seen(&view).await? {
-                            return self.settled(id, ended).await;
+                            return Ok(ended);
                         }
                     }
                     // The history's projection may be a moment behind a fresh job.
@@ -125,12 +152,6 @@ impl<'a> Follow<'a> {
                     Err(failure) if failure.code() == Code::NoSuchJob && self.start.elapsed() < AWAY_MAX => (),
                     Err(failure) => return Err(failure),
                 },
-                () = sleep_until(deadline) => {
-                    let waited = duration::show(self.start.elapsed());
-                    return Err(Failure::new(Code::GaveUpWaiting, format!("{} has not ended after {waited}", self.phases.short()))
-                        .next(format!("mesh job wait {}", self.phases.short())));
-                }
-                _ = tokio::signal::ctrl_c() => if self.interrupted(id).await { return Ok(Ended::Interrupted(id)) },
             }
             first_look = false;
         }
@@ -206,8 +227,8 @@ impl<'a> Follow<'a> {
     }
 
     /// Waits a moment for the settlement of a completed job, so that what follows sees the credits moved.
-    async fn settled(&mut self, id: JobId, ended: Ended) -> Result<Ended, Failure> {
-        let Ended::Completed(view) = &ended else { return Ok(ended) };
+    async fn settled(&mut self, id: JobId, ended: Ended) -> Ended {
+        let Ended::Completed(view) = &ended else { return ended };
         let until = Instant::now() + SETTLE_WAIT;
         let mut cost: Option<MilliMana> = None;
         let mut pause = Duration::from_millis(20);
@@ -235,7 +256,7 @@ impl<'a> Follow<'a> {
         self.say(ran);
         let line = self.phases.settled(&view.receipt.id.short(), &by, cost);
         self.say(Some(line));
-        Ok(ended)
+        ended
     }
 
     /// A job that is done at once tells no state of its own; its device has a name all the same.
@@ -262,17 +283,55 @@ impl<'a> Follow<'a> {
         });
         let answer = tokio::select! {
             answer = answer => answer.ok().and_then(Result::ok).unwrap_or_default(),
-            _ = tokio::signal::ctrl_c() => String::new(),
+            () = interrupt() => String::new(),
         };
         match answer.trim() {
             "c" | "C" => return false,
-            "y" | "Y" | "yes" => match super::look::ask_cancel(self.session, &id.to_string()).await {
-                Ok(_) => self.output.say(&format!("{short} is being cancelled")),
-                Err(failure) => self.output.say(failure.text().trim_end()),
-            },
+            "y" | "Y" | "yes" => {
+                let (session, named) = (self.session, id.to_string());
+                let cancel = super::look::ask_cancel(session, &named);
+                match unless_stopped(cancel, tokio::time::sleep(CANCEL_WAIT), interrupt()).await {
+                    Ok(Ok(_)) => self.output.say(&format!("{short} is being cancelled")),
+                    Ok(Err(failure)) => self.output.say(failure.text().trim_end()),
+                    Err(Stop::Deadline | Stop::Interrupt) => self.output.say(&format!(
+                        "the network does not answer, {short} may live on: mesh job wait {short}, or: mesh job cancel {short}"
+                    )),
+                }
+            }
             _ => self.output.say(&format!("{short} lives on: mesh job wait {short}")),
         }
         true
+    }
+}
+
+/// What ends waiting before its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    Deadline,
+    Interrupt,
+}
+
+/// Does `work` unless the deadline or an interrupt comes first: they are heard at every moment, whatever the work waits for.
+///
+/// # Errors
+/// Which of the two came.
+pub async fn unless_stopped<T>(
+    work: impl Future<Output = T>,
+    deadline: impl Future<Output = ()>,
+    interrupt: impl Future<Output = ()>,
+) -> Result<T, Stop> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = interrupt => Err(Stop::Interrupt),
+        () = deadline => Err(Stop::Deadline),
+    }
+}
+
+/// Ctrl-C. Once it was listened for, the process no longer ends by itself at it, so whatever waits afterwards must listen as well.
+pub async fn interrupt() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        std::future::pending().await
     }
 }
 
@@ -308,6 +367,31 @@ pub fn ending(state: JobState, why: Option<Failure>, short: &str) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn deadline_and_interrupt_act_while_the_network_is_silent() {
+        let after = |ms: Option<u64>| async move {
+            match ms {
+                Some(ms) => tokio::time::sleep(Duration::from_millis(ms)).await,
+                None => std::future::pending().await,
+            }
+        };
+        // When each comes: the work's answer, the deadline, the interrupt.
+        for (work, deadline, interrupt, expected) in [
+            (None, None, Some(5), Err(Stop::Interrupt)),
+            (None, Some(5), None, Err(Stop::Deadline)),
+            (Some(12_000), Some(9_000), Some(5), Err(Stop::Interrupt)),
+            (Some(12_000), Some(5), Some(9_000), Err(Stop::Deadline)),
+            (Some(5), Some(9_000), Some(9_000), Ok(())),
+            (Some(0), Some(0), Some(0), Ok(())),
+        ] {
+            assert_eq!(
+                unless_stopped(after(work), after(deadline), after(interrupt)).await,
+                expected,
+                "{work:?} {deadline:?} {interrupt:?}"
+            );
+        }
+    }
 
     #[test]
     fn exit_codes_of_jobs_that_failed() {

@@ -98,12 +98,12 @@ fn time(ms: u64) -> String {
 pub async fn explain(cli: &Cli, id: &str, output: &Output) -> Done {
     let session = Session::open(cli).await?;
     let explanation: Explanation = session.ask("job.explain", &ask::ById { id: id.to_owned() }).await?;
-    output.print("job.explain", &explanation, || explanation.id.to_string(), || explain_text(&explanation));
+    output.print("job.explain", &explanation, || explanation.id.to_string(), || explain_text(&explanation, jiff::Timestamp::now()));
     Ok(End::Fine)
 }
 
 /// What became of each device that was considered, in words.
-pub fn explain_text(explanation: &Explanation) -> String {
+fn explain_text(explanation: &Explanation, now: jiff::Timestamp) -> String {
     let mut text = format!("{}   {}\n", explanation.short, explanation.summary);
     let winner = explanation.decisions.iter().find_map(|decision| decision.winner);
     let rows: Vec<[String; 3]> = explanation.devices.iter().map(|device| verdict_row(device, winner)).collect();
@@ -126,6 +126,9 @@ pub fn explain_text(explanation: &Explanation) -> String {
     }
     if let Some(next) = &explanation.next_look_at {
         let gives_up = explanation.gives_up_at.as_ref().map(|at| format!("; gives up {at}")).unwrap_or_default();
+        // What is told may be a moment old, and the look be made by now.
+        let over = next.parse::<jiff::Timestamp>().is_ok_and(|next| next <= now);
+        let next = if over { "now" } else { next };
         text.push_str(&format!("will be looked at again {next}, or when a device changes{gives_up}\n"));
     }
     text
@@ -167,4 +170,36 @@ pub async fn cancel(cli: &Cli, id: &str, output: &Output) -> Done {
     };
     output.print("job.cancel", &job, || job.id.to_string(), human);
     Ok(End::Fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::job::JobState;
+    use bus_schemas::{Cid, JobId};
+
+    #[test]
+    fn the_next_look_is_never_in_the_past() {
+        let id = JobId(Cid::of(b"job"));
+        let now: jiff::Timestamp = "2026-11-21T09:12:05Z".parse().unwrap();
+        for (next, said) in [
+            ("2026-11-21T09:12:10.000Z", "will be looked at again 2026-11-21T09:12:10.000Z, or when a device changes; gives up later\n"),
+            ("2026-11-21T09:12:04.999Z", "will be looked at again now, or when a device changes; gives up later\n"),
+        ] {
+            let explanation = Explanation {
+                id,
+                short: id.short(),
+                state: JobState::Submitted,
+                summary: "waits".into(),
+                attempts: vec![],
+                next_look_at: Some(next.into()),
+                gives_up_at: Some("later".into()),
+                transitions: vec![],
+                devices: vec![],
+                decisions: vec![],
+            };
+            let text = explain_text(&explanation, now);
+            assert!(text.ends_with(said), "{text}");
+        }
+    }
 }

@@ -61,7 +61,7 @@ async fn carry_out(cli: &Cli, args: &JobArgs, output: &Output) -> Done {
 }
 
 async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool, output: &Output) -> Done {
-    let made = spec::make(args, output)?;
+    let made = spec::make(args, output).map_err(|failure| if args.options.dry_run { spec::not_again(failure) } else { failure })?;
     if args.options.dry_run {
         let body = made.spec.clone();
         output.print("job.dry-run", &body, String::new, || String::from_utf8_lossy(&made.body()).into_owned());
@@ -126,8 +126,13 @@ fn header_value(key: &str) -> Result<async_nats::HeaderValue, Failure> {
 async fn finish(ended: follow::Ended, command: &'static str, session: &Session, output: &Output) -> Done {
     match ended {
         follow::Ended::Completed(view) => {
-            let view = result::whole(session, view).await?;
-            result::print(command, &view, false, output);
+            let short = view.id.short();
+            let whole = result::whole(session, view);
+            let Ok(view) = follow::unless_stopped(whole, std::future::pending(), follow::interrupt()).await else {
+                output.say(&format!("{short} has completed: mesh job result {short}"));
+                return Ok(End::Exit(super::failure::EXIT_INTERRUPTED));
+            };
+            result::print(command, &view?, false, output);
             Ok(End::Fine)
         }
         follow::Ended::Otherwise(failure) => Err(failure),

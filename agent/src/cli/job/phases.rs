@@ -9,6 +9,7 @@ use bus_schemas::job::JobState;
 use bus_schemas::offer::Decline;
 
 use crate::cli::duration;
+use crate::cli::output::count;
 
 /// Where lines stay, progress is told at most this often.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
@@ -19,6 +20,8 @@ pub struct Phases {
     short: String,
     /// The last line; whatever is told twice in a row is said once.
     last: Option<(&'static str, String)>,
+    /// The reason that was told last, without its times.
+    why: String,
     /// Who has the job, by name.
     device: Option<String>,
     running: Option<Running>,
@@ -56,7 +59,13 @@ impl Phases {
     pub fn enough(&mut self, most: Option<MilliMana>) {
         self.more_mana = most.map(|most| format!("--max-mana {most}"));
     }
+    /// Why it waits, once: gateway and scheduler give the same reason, each with the second in which it saw a device last.
     pub fn waiting(&mut self, why: &str) -> Option<String> {
+        let again = self.last.as_ref().is_some_and(|(phase, _)| *phase == "waiting") && self.why == timeless(why);
+        if again {
+            return None;
+        }
+        self.why = timeless(why);
         let detail = format!("{why}   (mesh job explain {})", self.short);
         let line = self.line("waiting", detail)?;
         if !why.contains(&Decline::Price.to_string()) {
@@ -102,8 +111,10 @@ impl Phases {
         let price = told.and_then(|told| told.price_mmana).map(|price| format!("   at most {price} mana")).unwrap_or_default();
         let bids = told.and_then(|told| Some((told.bids?, told.rejected.unwrap_or(0))));
         let bids = match bids {
-            Some((bids, 0)) => format!("   ({bids} bids: mesh job explain {})", self.short),
-            Some((bids, others)) => format!("   ({bids} bids, {others} rejected: mesh job explain {})", self.short),
+            Some((bids, 0)) => format!("   ({}: mesh job explain {})", count(u64::from(bids), "bid"), self.short),
+            Some((bids, others)) => {
+                format!("   ({}, {others} rejected: mesh job explain {})", count(u64::from(bids), "bid"), self.short)
+            }
             None => String::new(),
         };
         self.line("matched", format!("{name}{price}{bids}"))
@@ -149,6 +160,18 @@ impl Phases {
         self.last = Some((phase, detail));
         Some(line)
     }
+}
+
+/// A reason without its times: what follows a "since", up to the end of its clause, is left out.
+fn timeless(why: &str) -> String {
+    let mut parts = why.split(" since ");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let clause = part.find([';', ',', ')']).unwrap_or(part.len());
+        text.push_str(" since");
+        text.push_str(&part[clause..]);
+    }
+    text
 }
 
 #[cfg(test)]
@@ -213,6 +236,36 @@ mod tests {
         check(false, &["seen a", "Assigned a", "Assigned a"], &["matched a"]);
         check(false, &["Executing a at 1100"], &["matched a", "running 0%"]);
         check(false, &["seen a", "away x", "away x", "ran"], &["matched a", "away x; the job lives on", "running 100%"]);
+    }
+
+    #[test]
+    fn a_reason_is_said_once_whoever_saw_it_when() {
+        let mut phases = Phases::new(false);
+        phases.submitted("job_7f3kq2ab", "embed", None);
+        let why = |since: &str| format!("0 of 2 devices fit; nearest: b ({since}; kind embed is not offered)");
+        let rows = [
+            ("offline since 09:12:01 UTC", true),
+            ("offline since 09:12:02 UTC", false),
+            // As an older gateway writes it.
+            ("offline since 2026-11-21T09:12:01.007Z", false),
+            ("nobody listens there since 09:12:02 UTC", true),
+            ("nobody listens there since 09:13:00 UTC", false),
+            ("paused by its owner", true),
+            ("offline since 09:12:01 UTC", true),
+        ];
+        for (since, said) in rows {
+            assert_eq!(phases.waiting(&why(since)).is_some(), said, "{since}");
+        }
+        phases.away("the connection is lost", Duration::from_secs(30));
+        assert!(phases.waiting(&why("offline since 09:12:09 UTC")).is_some(), "after something else it is said again");
+        for (why, expected) in [
+            ("", ""),
+            ("offline since 09:12:01 UTC", "offline since"),
+            ("a (offline since 1), b (offline since 2)", "a (offline since), b (offline since)"),
+            ("reputation 50 is below 60", "reputation 50 is below 60"),
+        ] {
+            assert_eq!(timeless(why), expected, "{why}");
+        }
     }
 
     #[test]

@@ -30,13 +30,23 @@ impl Made {
 
 /// Reads the arguments and the files they name.
 pub fn make(args: &SubmitArgs, output: &Output) -> Result<Made, Failure> {
-    let is_kind = !args.text.is_empty() || args.file.is_some() || KINDS.contains(&args.what.as_str());
+    let has_texts = !args.text.is_empty() || args.file.is_some();
+    if has_texts && is_job_file(&args.what) {
+        let option = if args.file.is_some() { "--file" } else { "--text" };
+        let failure =
+            Failure::new(Code::Usage, format!("{} names a file with a whole job, {option} its texts: give one of them", args.what));
+        return Err(failure.next(format!("mesh job run {}", args.what)).next(format!("mesh job run embed {option} …")));
+    }
+    let is_kind = has_texts || KINDS.contains(&args.what.as_str());
     let (mut spec, verbatim) = if is_kind {
         let text = match &args.file {
             Some(file) => {
+                check_ending(file)?;
                 let read = texts_of(file, &read_input(file)?)?;
                 if read.skipped > 0 {
-                    output.warn(&format!("{}: {} empty lines were left out", file.display(), read.skipped));
+                    let left_out =
+                        if read.skipped == 1 { "1 empty line was".to_owned() } else { format!("{} empty lines were", read.skipped) };
+                    output.warn(&format!("{}: {left_out} left out", file.display()));
                 }
                 Text::Many(read.texts)
             }
@@ -54,9 +64,47 @@ pub fn make(args: &SubmitArgs, output: &Output) -> Result<Made, Failure> {
         let bytes = read_input(Path::new(&args.what))?;
         (parse_job(&bytes)?, Some(bytes))
     };
+    if let (Some(own), Some(given)) = (&spec.key, &args.options.key)
+        && own != given
+    {
+        let detail = format!("{} has the key \"{own}\", and --key says \"{given}\": a job has one key", args.what);
+        return Err(Failure::new(Code::Usage, detail).next("leave out --key, or take the key out of the file"));
+    }
     let changed = apply(&mut spec, &args.options)?;
     spec.check()?;
     Ok(Made { spec, verbatim: verbatim.filter(|_| !changed) })
+}
+
+/// One text a line would make shreds of a JSON document.
+fn check_ending(file: &Path) -> Result<(), Failure> {
+    if file.extension().is_none_or(|ext| !ext.eq_ignore_ascii_case("json")) {
+        return Ok(());
+    }
+    let name = file.display();
+    let forms = ".txt (one text a line) nor .jsonl (one {\"text\":\"…\"} a line)";
+    let failure = Failure::new(Code::Usage, format!("{name} is neither {forms}; a file with a whole job goes without --file"));
+    Err(failure
+        .next("mesh job run embed --file FILE.txt")
+        .next("mesh job run embed --file FILE.jsonl")
+        .next(format!("mesh job run {name}")))
+}
+
+/// What a dry run found: "try a dry run" is no advice there.
+pub fn not_again(failure: Failure) -> Failure {
+    let again = |command: &str| command.contains("--dry-run");
+    let own = failure.next.iter().any(|command| again(command));
+    if own || failure.next.is_empty() && again(failure.code().next()) {
+        Failure { next: vec!["mesh job run embed --text \"…\"".to_owned()], ..failure }
+    } else {
+        failure
+    }
+}
+
+/// Whether this names a file with a job rather than a kind, known or not.
+fn is_job_file(what: &str) -> bool {
+    let path = Path::new(what);
+    let looks_so = what == "-" || what.contains('/') || path.extension().is_some_and(|ext| ext.eq_ignore_ascii_case("json"));
+    !KINDS.contains(&what) && (looks_so || path.is_file())
 }
 
 /// Puts the options into the job; whether any changed it. The key travels in a header.
@@ -214,6 +262,12 @@ mod tests {
             (args("echo", &["a", "b"]), Code::WrongType),
             (args("embed", &[&long]), Code::TextTooLong),
             (args("no-such-file.json", &[]), Code::BadFile),
+            (args("job.json", &["a"]), Code::Usage),
+            (args("jobs/embed", &["a"]), Code::Usage),
+            (args("-", &["a"]), Code::Usage),
+            (SubmitArgs { file: Some("notes.txt".into()), ..args("job.json", &[]) }, Code::Usage),
+            (SubmitArgs { file: Some("notes.json".into()), ..args("embed", &[]) }, Code::Usage),
+            (SubmitArgs { file: Some("no-such-notes.csv".into()), ..args("embed", &[]) }, Code::BadFile),
             (
                 SubmitArgs { options: JobOptions { max_mana: Some("-1".into()), ..JobOptions::default() }, ..args("echo", &["a"]) },
                 Code::BadAmount,
@@ -222,6 +276,32 @@ mod tests {
         for (args, expected) in cases {
             assert_eq!(code(&args), Some(expected), "{args:?}");
         }
+    }
+
+    #[test]
+    fn a_dry_run_is_not_told_to_run_dry() {
+        for code in Code::ALL {
+            let next = not_again(Failure::new(*code, "x")).body().next;
+            assert!(!next.is_empty() && !next.iter().any(|command| command.contains("--dry-run")), "{code}: {next:?}");
+        }
+        let own = Failure::new(Code::NotJson, "x").next("mesh job --help");
+        assert_eq!(not_again(own.clone()), own);
+    }
+
+    #[test]
+    fn a_job_has_one_key() {
+        let folder = crate::cli::context::tests::folder();
+        let path = folder.join("job.json");
+        std::fs::write(&path, r#"{"kind":"echo","text":"a","key":"own"}"#).unwrap();
+        let job = args(path.to_str().unwrap(), &[]);
+        for (key, expected) in [(None, None), (Some("own"), None), (Some("other"), Some(Code::Usage))] {
+            let options = JobOptions { key: key.map(str::to_owned), ..JobOptions::default() };
+            assert_eq!(code(&SubmitArgs { options, ..args(&job.what, &[]) }), expected, "{key:?}");
+        }
+        let options = JobOptions { key: Some("other".into()), ..JobOptions::default() };
+        let refused = make(&SubmitArgs { options, ..job }, &Output::plain(Format::Json)).unwrap_err();
+        assert!(refused.problem.detail.contains("\"own\"") && refused.problem.detail.contains("\"other\""), "{refused}");
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]
