@@ -342,9 +342,7 @@ fn count(number: u64) -> f64 {
 
 /// What to say where the database knows more than the stream.
 pub fn ahead(database: u64, stream: u64) -> String {
-    format!(
-        "the database is at sequence {database}, LEDGER ends at {stream}: the stream lost facts (next: mesh-ledger reseed; where that refuses, mesh-ledger verify names where they part)"
-    )
+    format!("the database is at sequence {database}, LEDGER ends at {stream}: the stream lost facts (next: mesh-ledger reseed)")
 }
 
 /// What to say where the database was led to its place by other messages than those of the stream.
