@@ -1,4 +1,4 @@
-//! Keeps Postgres behind the stream by a moment: a tick of 100 ms after the first fact, at most every second tick while more follow,
+//! Keeps Postgres behind the stream by a moment: a tick of 40 ms after the first fact, at most every second tick while more follow,
 //! asleep while there is none.
 //!
 //! The writer hands over what it stored; whatever is missing (after a start, or when Postgres was away for long) is read from

@@ -255,7 +255,8 @@ impl Worker {
             feed,
             net: self.network.network,
             keys: self.network.ledger_keys.iter().copied().collect(),
-            tick: self.timings.tick,
+            // Who asks for a hold waits while rows are made, so they are made in smaller portions than what else runs on the tick.
+            tick: self.timings.tick * 2 / 5,
             health: self.health.clone(),
             seen: AtomicU64::new(0),
             books: Snapshot::of(books),
