@@ -84,16 +84,23 @@ def idle(ready, dev, seconds):
     }
 
 
+def stolen():
+    """Processor time that the host gave to others, in seconds; 0 where the system does not say."""
+    fields = processes.read("/proc/stat").decode().split("\n", 1)[0].split() if os.path.exists("/proc/stat") else []
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK") if len(fields) > 8 else 0.0
+
+
 def around(ready, dev, command):
-    before, start = by_name(stack(ready, dev)), time.monotonic()
+    before, start, lost = by_name(stack(ready, dev)), time.monotonic(), stolen()
     children = os.times()
     done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
     took, ended = time.monotonic() - start, os.times()
     if done.returncode != 0:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}: {done.stdout.decode()[-2000:]}")
     used = difference(before, by_name(stack(ready, dev)))
+    steal = round(100 * (stolen() - lost) / took / (os.cpu_count() or 1), 1)
     used["submitter"] = round(ended.children_user + ended.children_system - children.children_user - children.children_system, 3)
-    return {"command": " ".join(command), "wall_s": round(took, 3), "cpu_s_by_process": used, "said": json.loads(done.stdout)}
+    return {"command": " ".join(command), "wall_s": round(took, 3), "steal_percent": steal, "cpu_s_by_process": used, "said": json.loads(done.stdout)}
 
 
 def machine():
@@ -127,7 +134,7 @@ def report(folder, commit, out):
     for run in (*runs, latency):
         numbers = run["said"]
         text = ", ".join(f"{key} {round(value, 3)}" for key, value in numbers.items() if isinstance(value, (int, float)) and not isinstance(value, bool))
-        print(f"$ {run['command']}\n  {text}")
+        print(f"$ {run['command']}\n  {text}; the host took {run['steal_percent']} % of the processors")
     per_1000 = {name: cpu * 1000 / middle["said"]["jobs"] for name, cpu in middle["cpu_s_by_process"].items()} if middle["said"].get("jobs") else {}
     if per_1000:
         print("CPU-s per 1,000 jobs, by process, from outside (warm-up included):")

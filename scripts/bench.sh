@@ -31,7 +31,9 @@ say "at rest for $idle s, then measured for $idle s"
 sleep "$idle"
 python3 scripts/bench.py idle "$here/ready.json" "$dev" "$idle" >"$here/idle.json"
 
-# The job alone comes first: the host lets a virtual machine that has just been busy run slower for a while.
+# The job alone comes first: the host lets a virtual machine that has just been busy run slower for a while. Before it come others like
+# it, because the first hundreds after a start find programs and tables that nobody has touched yet.
+measure "$here/first.json" mesh bench latency --jobs 1000 -o json
 measure "$here/latency.json" mesh bench latency --jobs 300 -o json
 measure "$here/warm.json" mesh bench throughput --jobs 2000 --in-flight 1024 -o json
 for run in 1 2 3; do
@@ -39,4 +41,5 @@ for run in 1 2 3; do
 done
 stop_stack
 
-python3 scripts/bench.py report "$here" --commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" ${out:+--out "$out"}
+# A missed floor is no fault of the stack: its logs are not asked for.
+python3 scripts/bench.py report "$here" --commit "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" ${out:+--out "$out"} || exit 1
