@@ -46,6 +46,17 @@ impl Pair {
     }
 }
 
+/// Two workers, with four open holds in the stream and in the rows.
+async fn four_held() -> (World, Pair) {
+    let world = World::start().await;
+    let pair = Pair::start(&world).await;
+    for n in 0..4 {
+        assert_eq!(done(&world.ask(vec![hold(n)]).await), 1);
+    }
+    world.projected().await;
+    (world, pair)
+}
+
 async fn end(world: &World) -> u64 {
     world.bus.stream_end("LEDGER").await.unwrap().last_seq
 }
@@ -61,12 +72,7 @@ async fn refused_by_silence(world: &World, op: Op) {
 
 #[tokio::test]
 async fn rows_that_were_changed_under_the_active_worker_stop_all_until_they_are_put_back() {
-    let world = World::start().await;
-    let pair = Pair::start(&world).await;
-    for n in 0..4 {
-        assert_eq!(done(&world.ask(vec![hold(n)]).await), 1);
-    }
-    world.projected().await;
+    let (world, pair) = four_held().await;
     let client = world.postgres.client().await;
     let void = |n| Op::Void { job: job(n), reason: VoidReason::Cancelled, ended: vec![] };
     let cases = [
@@ -166,12 +172,7 @@ async fn a_balance_that_was_changed_is_seen_at_the_next_checkpoint_or_by_the_nex
 
 #[tokio::test]
 async fn another_stream_of_the_same_length_stops_the_active_worker() {
-    let world = World::start().await;
-    let pair = Pair::start(&world).await;
-    for n in 0..4 {
-        assert_eq!(done(&world.ask(vec![hold(n)]).await), 1);
-    }
-    world.projected().await;
+    let (world, pair) = four_held().await;
     pair.ready().await;
     let right: Vec<Vec<u8>> = messages(&world).await.into_iter().map(|message| message.payload.to_vec()).collect();
     let mut payloads = right.clone();
