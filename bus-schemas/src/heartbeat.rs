@@ -34,6 +34,15 @@ pub struct Heartbeat {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_working: Option<String>,
 }
+impl Heartbeat {
+    /// What `not_working` says in the last word of an agent that ends.
+    pub const STOPPED: &str = "stopped";
+
+    /// The agent has ended: it is gone now, not only after its silence.
+    pub fn has_stopped(&self) -> bool {
+        self.not_working.as_deref() == Some(Self::STOPPED)
+    }
+}
 impl Body for Heartbeat {
     const KIND: &'static str = "heartbeat";
     // 128 job ids of 38 bytes and the rest.

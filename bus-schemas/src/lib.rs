@@ -37,3 +37,19 @@ pub use mana::MilliMana;
 
 /// Milliseconds since the Unix epoch. Whose clock it is stands beside each field.
 pub type UnixMs = u64;
+
+/// The time of day in UTC as it stands in reasons, so that a reason reads the same whoever gives it.
+pub fn time_of_day(at: UnixMs) -> String {
+    let s = at / 1000 % 86_400;
+    format!("{:02}:{:02}:{:02} UTC", s / 3600, s / 60 % 60, s % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn times_of_day() {
+        for (at, text) in [(0, "00:00:00 UTC"), (1_800_000_000_123, "08:00:00 UTC"), (86_399_999, "23:59:59 UTC")] {
+            assert_eq!(super::time_of_day(at), text);
+        }
+    }
+}

@@ -126,6 +126,12 @@ fn form_of(content_type: Option<&str>, payload: &[u8]) -> Form {
         Some(_) | None => Form::Json,
     }
 }
+/// Two keys that differ leave open which of them a repeat is to meet, so neither is taken.
+fn two_keys(header: &str, body: &str) -> Option<Problem> {
+    let shown = |key: &str| key.chars().take(80).collect::<String>();
+    let detail = || format!("the header's key is \"{}\", `key` in the body is \"{}\": a job has one key", shown(header), shown(body));
+    (header != body).then(|| Problem::new(Code::BadValue, detail()))
+}
 fn first_mark(payload: &[u8]) -> Option<u8> {
     payload.iter().copied().find(|byte| !byte.is_ascii_whitespace())
 }
@@ -143,8 +149,9 @@ impl Submission<'_> {
         let numbered = |key: &str| place.map_or_else(|| key.to_owned(), |place| format!("{key}/{place}"));
         let header_key = self.headers.job_key.or(self.headers.msg_id).map(numbered);
         let parsed = JobSpec::parse(Form::Json, raw);
-        let body_key = || parsed.as_ref().ok().and_then(|spec| spec.key.clone());
-        let key = header_key.or_else(body_key).unwrap_or_else(|| numbered(self.fallback_key));
+        let body_key = parsed.as_ref().ok().and_then(|spec| spec.key.clone());
+        let two = self.headers.job_key.and_then(|_| two_keys(header_key.as_deref()?, body_key.as_deref()?));
+        let key = header_key.or(body_key).unwrap_or_else(|| numbered(self.fallback_key));
         let refuse = |key: Option<String>, problem: Problem| {
             let name = key.clone().unwrap_or_else(|| numbered(self.fallback_key));
             let job = unsigned_job_id(&self.member, &name, raw);
@@ -155,9 +162,9 @@ impl Submission<'_> {
         if let Err(problem) = own.and_then(|()| check_key(&key)) {
             return refuse(None, problem);
         }
-        let spec = match parsed {
-            Ok(spec) => spec,
-            Err(problem) => return refuse(Some(key), problem),
+        let spec = match (parsed, two) {
+            (Ok(spec), None) => spec,
+            (Err(problem), _) | (Ok(_), Some(problem)) => return refuse(Some(key), problem),
         };
         let signed_fields =
             [("net", spec.net.is_some()), ("by", spec.by.is_some()), ("at", spec.at.is_some()), ("exp", spec.exp.is_some())];
@@ -398,8 +405,10 @@ mod tests {
         let Candidate::Refuse(fourth) = &list[3] else { panic!() };
         assert_eq!(fourth.problem.code, Code::WrongType);
         let Sorted::Many(list) = sorted(Headers { job_key: Some("k"), ..Headers::default() }, payload) else { panic!() };
-        let Candidate::Admit(third) = &list[2] else { panic!() };
-        assert_eq!(third.key, "k/2");
+        let Candidate::Admit(first) = &list[0] else { panic!() };
+        assert_eq!(first.key, "k/0");
+        let Candidate::Refuse(third) = &list[2] else { panic!() };
+        assert_eq!((third.key.as_deref(), third.problem.code), (Some("k/2"), Code::BadValue), "it has a key of its own");
     }
 
     #[test]

@@ -14,11 +14,11 @@ use bus_schemas::history::Decision;
 use bus_schemas::id::{DeviceId, JobId};
 use bus_schemas::network::DeviceRecord;
 use bus_schemas::replay::Reputation;
-use bus_schemas::{stream, subject};
+use bus_schemas::{stream, subject, time_of_day};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::{World, lock, rfc3339, time_of_day};
+use crate::world::{World, lock, rfc3339};
 
 /// The bucket's subjects.
 const DEVICES: &str = "$KV.devices.";
@@ -137,7 +137,7 @@ impl Fleet {
             let beat = inner.beats.get(&record.device);
             let away = away(record, beat, now, inner.silence, rfc3339);
             let heartbeat = beat.map(|beat| &beat.heartbeat);
-            let here = |beat: &Beat| now.duration_since(beat.heard) <= inner.silence && !has_stopped(&beat.heartbeat);
+            let here = |beat: &Beat| now.duration_since(beat.heard) <= inner.silence && !beat.heartbeat.has_stopped();
             let online = !record.revoked && beat.is_some_and(here);
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
@@ -170,11 +170,6 @@ impl Fleet {
         self.note_record(record.clone());
         Some(record)
     }
-}
-
-/// The last word of an agent that ends: it is gone now, not only after its silence.
-fn has_stopped(heartbeat: &Heartbeat) -> bool {
-    heartbeat.not_working.as_deref() == Some("stopped")
 }
 
 /// Why a device takes nothing now, in the words of schedulers; `when` writes since when.

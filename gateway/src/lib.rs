@@ -29,7 +29,6 @@ pub mod routes;
 pub mod service;
 pub mod submit;
 
-pub mod database;
 pub mod history;
 pub mod projection;
 pub mod store;
@@ -37,5 +36,6 @@ pub mod views;
 
 pub mod fleet;
 pub mod live;
+pub mod readiness;
 pub mod run;
 pub mod world;

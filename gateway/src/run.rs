@@ -21,7 +21,7 @@ use crate::fleet::{self, Fleet};
 use crate::live::{self, Live};
 use crate::store::Store;
 use crate::world::World;
-use crate::{database, intake, projection, recorder, routes, service};
+use crate::{intake, projection, readiness, recorder, routes, service};
 
 /// Settings of a running gateway: each is a flag and an environment variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -156,7 +156,7 @@ pub async fn tasks(world: Arc<World>, health: Health, stop: CancellationToken) -
         spawn("live", &stop, live::follow(world.clone(), stop.clone())),
         spawn("intake", &stop, intake::run(world.clone(), records, stop.clone())),
         spawn("projection", &stop, projection::run(world.clone(), health.clone(), stop.clone())),
-        spawn("database", &stop, database::watch(world.clone(), health.clone(), stop.clone())),
+        spawn("readiness", &stop, readiness::watch(world.clone(), health.clone(), stop.clone())),
         spawn("service", &stop, service::run(world.clone(), stop.clone())),
     ];
     health.set("intake", Ok(()));

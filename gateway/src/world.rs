@@ -111,12 +111,6 @@ pub fn crash_point(point: &str) {
     }
 }
 
-/// The time of day as schedulers write it into reasons, so that a reason reads the same whoever gives it.
-pub fn time_of_day(ms: u64) -> String {
-    let s = ms / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02} UTC", s / 3600, s / 60 % 60, s % 60)
-}
-
 /// A time as people and programs read it: RFC 3339 in UTC, to the millisecond.
 pub fn rfc3339(ms: u64) -> String {
     let time = i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
@@ -129,11 +123,5 @@ mod tests {
     fn times_are_rfc_3339() {
         assert_eq!(super::rfc3339(1_800_000_000_123), "2027-01-15T08:00:00.123Z");
         assert_eq!(super::rfc3339(u64::MAX), "1970-01-01T00:00:00.000Z");
-    }
-
-    #[test]
-    fn times_of_day_are_those_of_schedulers() {
-        assert_eq!(super::time_of_day(1_800_000_000_123), "08:00:00 UTC");
-        assert_eq!(super::time_of_day(86_399_999), "23:59:59 UTC");
     }
 }

@@ -449,18 +449,22 @@ async fn killed_anywhere_it_goes_on() {
 }
 
 #[tokio::test]
-async fn a_frozen_database_is_not_ready() {
+async fn a_frozen_database_or_hub_is_not_ready() {
     let desk = Desk::new(10).await;
     let program = desk.open(&[]).await;
     let ready = || async { testkit::http::send("GET", &format!("{}/readyz", desk.api), &[], "").await };
-    assert_eq!(ready().await.0, 200);
-    desk.postgres.signal("STOP");
-    let frozen = std::time::Instant::now();
-    let said = until(&desk, "not to be ready", || async { Some(ready().await).filter(|(status, _)| *status == 503) }).await.1;
-    let took = frozen.elapsed();
-    desk.postgres.signal("CONT");
-    assert!(said["waiting_for"]["database"].as_str().is_some_and(|why| why.contains("the database does not answer")), "{said}");
-    assert!(took.as_secs() < 10, "{took:?}");
-    until(&desk, "to be ready again", || async { (ready().await.0 == 200).then_some(()) }).await;
+    let signal = |what: &str, name: &str| if what == "hub" { desk.hub.signal(name) } else { desk.postgres.signal(name) };
+    for what in ["database", "hub"] {
+        assert_eq!(ready().await.0, 200, "{what}");
+        signal(what, "STOP");
+        let frozen = std::time::Instant::now();
+        let said = until(&desk, "not to be ready", || async { Some(ready().await).filter(|(status, _)| *status == 503) }).await.1;
+        let took = frozen.elapsed();
+        signal(what, "CONT");
+        let expected = format!("the {what} does not answer");
+        assert!(said["waiting_for"][what].as_str().is_some_and(|why| why.contains(&expected)), "{said}");
+        assert!(took.as_secs() < 10, "{what}: {took:?}");
+        until(&desk, "to be ready again", || async { (ready().await.0 == 200).then_some(()) }).await;
+    }
     assert!(program.stop(), "{}", desk.log());
 }

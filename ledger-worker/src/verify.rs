@@ -5,13 +5,13 @@
 
 use bus::Bus;
 use bus::direct::StoredMessage;
-use bus_schemas::Cid;
 use bus_schemas::api::VerifyReport;
 use bus_schemas::id::sha256;
 use bus_schemas::ledger::{CheckpointState, What};
 use bus_schemas::network::NetworkDocument;
 use bus_schemas::replay::chain_next;
 use bus_schemas::stream::LEDGER;
+use bus_schemas::{Cid, JobId};
 use deadpool_postgres::{GenericClient, Object, Transaction};
 use tokio_postgres::IsolationLevel;
 
@@ -219,25 +219,10 @@ async fn differences(client: &impl GenericClient) -> anyhow::Result<Vec<(u64, St
         ("fact", "seq, i", "seq", "'fact ' || i"),
         ("leg", "seq, i, n", "seq", "'leg ' || n || ' of fact ' || i"),
         ("account", "id", "greatest(there.last_seq, here.last_seq)", "'account ' || id"),
-        (
-            "hold",
-            "job",
-            "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)",
-            "'hold of job ' || encode(job, 'hex')",
-        ),
+        ("hold", "job", "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)", "'hold of job '"),
         ("member", "id", "coalesce(there.seq, here.seq)", "id"),
-        (
-            "vesting",
-            "job",
-            "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)",
-            "'vesting of job ' || encode(job, 'hex')",
-        ),
-        (
-            "review",
-            "job",
-            "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)",
-            "'review of job ' || encode(job, 'hex')",
-        ),
+        ("vesting", "job", "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)", "'vesting of job '"),
+        ("review", "job", "greatest(there.closed_seq, there.opened_seq, here.closed_seq, here.opened_seq)", "'review of job '"),
         ("policy", "version", "coalesce(there.seq, here.seq)", "'policy ' || version"),
         ("checkpoint", "seq", "coalesce(there.message_seq, here.message_seq)", "'the checkpoint'"),
         ("merkle", "level, idx", "(idx + 1) << level", "'the tree at level ' || level || ', place ' || idx"),
@@ -245,9 +230,10 @@ async fn differences(client: &impl GenericClient) -> anyhow::Result<Vec<(u64, St
     ];
     let mut found = vec![];
     for (table, key, seq, name) in tables {
+        let job = if key == "job" { key } else { "null::bytea" };
         // `here` is the database, `there` what the stream makes.
         let sql = format!(
-            "select {seq} as seq, {name} as name, (here is null) as lacking, (there is null) as extra
+            "select {seq} as seq, {name} as name, (here is null) as lacking, (there is null) as extra, {job} as job
              from {SCHEMA}.{table} as here full join pg_temp.{table} as there using ({key})
              where row(here.*) is distinct from row(there.*)
              order by 1 limit {NAMED_MAX}"
@@ -260,7 +246,10 @@ async fn differences(client: &impl GenericClient) -> anyhow::Result<Vec<(u64, St
                 (false, false) => "is another in the database than in the stream",
             };
             let seq = u64::try_from(seq.unwrap_or(0)).unwrap_or(0);
-            let mut text = format!("{} {how}", name.unwrap_or_default());
+            // People know a job by its id; bytes that are none are shown as they are.
+            let job =
+                row.get::<_, Option<&[u8]>>(4).map(|job| Cid::from_bytes(job).map_or_else(|_| hex(job), |job| JobId(job).to_string()));
+            let mut text = format!("{}{} {how}", name.unwrap_or_default(), job.unwrap_or_default());
             if table == "event" && found.is_empty() && how.starts_with("is another") {
                 text = format!("{text}: {}", whose(client, seq).await?);
             }

@@ -12,7 +12,7 @@ use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::network::DeviceRecord;
 use bus_schemas::replay::{Reputation, reputation};
 use bus_schemas::resources::Resources;
-use bus_schemas::{Batch, Code, DeviceId, NetworkId, Problem, UnixMs, Verifier};
+use bus_schemas::{Batch, Code, DeviceId, NetworkId, Problem, UnixMs, Verifier, time_of_day};
 
 /// Who missed this many bid windows is not waited for until its next bid.
 const MISSED_MAX: u8 = 2;
@@ -284,7 +284,7 @@ impl Fleet {
     /// Its server said that nobody listens: nothing goes there until its next word.
     pub fn unreachable(&mut self, device: &DeviceId, hub_ms: UnixMs) {
         if let Some(found) = self.devices.get_mut(device) {
-            found.unreachable = Some(clock(hub_ms));
+            found.unreachable = Some(time_of_day(hub_ms));
             found.refresh();
         }
     }
@@ -336,7 +336,7 @@ impl Fleet {
         self.waiting_out = None;
         for id in &newly {
             if let Some(device) = self.devices.get_mut(id) {
-                device.silent = Some(clock(hub_ms.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(0))));
+                device.silent = Some(time_of_day(hub_ms.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(0))));
                 device.went_silent = Some(now);
                 device.refresh();
                 tracing::info!(device = %id, name = device.view.name, "the device is silent");
@@ -344,12 +344,6 @@ impl Fleet {
         }
         newly
     }
-}
-
-/// Time of day in UTC, for people.
-pub fn clock(ms: UnixMs) -> String {
-    let s = ms / 1000 % 86_400;
-    format!("{:02}:{:02}:{:02} UTC", s / 3600, s / 60 % 60, s % 60)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! `mesh credit`: what one has, what came and went, and whether the books add up.
 
-mod books;
+pub mod books;
 mod export;
 pub mod orders;
 mod proof;

@@ -24,6 +24,7 @@ pub mod node;
 pub mod output;
 pub mod sign;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -99,7 +100,9 @@ fn usage(error: &clap::Error) -> u8 {
     let words: Vec<String> = std::env::args().collect();
     let format = Format::from_words(&words);
     if format == Format::Human {
-        let _ = error.print();
+        // The text is clap's, with how to use the command; the code is ours, as everywhere.
+        let text = error.render().ansi().to_string().replacen("error:", &format!("error[{}]:", bus_schemas::Code::Usage), 1);
+        let _ = write!(anstream::stderr().lock(), "{text}");
         return 2;
     }
     let text = error.to_string();

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::args::{Cli, NetworkCommand, PolicyCommand};
 use super::client::{Session, network, read_input};
 use super::context::Contexts;
+use super::credit::books::look;
 use super::credit::orders::{operator, order};
 use super::failure::{Done, End, Failure};
 use super::output::{self, Output};
@@ -74,6 +75,7 @@ async fn set(session: &Session, file: &Path, dry_run: bool, network_key: Option<
     if !set.changes.is_empty() {
         set.version = rules.version;
         if !dry_run {
+            look(session, output).await?;
             let signer = operator(session, network_key)?;
             let done = order(session, &signer, Op::SetPolicy { rules }).await?;
             (set.done, set.seq) = (true, Some(done.seq));

@@ -90,7 +90,7 @@ impl Agent {
     /// The last word: nothing is expected of this device until it is back.
     pub async fn last_beat(&mut self) {
         if self.link.up {
-            let payload = self.heartbeat(Some("stopped".into()));
+            let payload = self.heartbeat(Some(Heartbeat::STOPPED.into()));
             let answer = self.uplink.store_once(subject::heartbeat(&self.trust.device), None, payload, Duration::from_secs(1)).await;
             if let Err(error) = answer {
                 tracing::debug!(%error, "the last heartbeat was not stored");

@@ -14,7 +14,7 @@ use bus_schemas::subject::header::JOB_KEY;
 use bus_schemas::{Code, Form, Problem, limits, strict};
 
 use super::Shared;
-use super::problem::{Parameters, Refusal, shown, whole};
+use super::problem::{Nothing, Parameters, Refusal, shown, whole};
 use super::who::{IDEMPOTENCY_KEY, bearer};
 use crate::ledger::orders;
 
@@ -31,8 +31,11 @@ pub async fn facts(State(world): State<Shared>, headers: HeaderMap, uri: Uri) ->
     Ok(Json(world.ledger_facts(&asked).await.map_err(|problem| FACTS.refuse(problem))?))
 }
 
-pub async fn balances(State(world): State<Shared>, headers: HeaderMap) -> Said<BalanceList> {
+const BALANCES: Parameters = Parameters { known: &[], example: "GET /api/v1/ledger/balances" };
+
+pub async fn balances(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -> Said<BalanceList> {
     let member = bearer(&world, &headers).await?;
+    let Nothing {} = BALANCES.read(&uri)?;
     Ok(Json(world.ledger_balances(member).await?))
 }
 
@@ -63,8 +66,11 @@ pub async fn consistency(State(world): State<Shared>, headers: HeaderMap, uri: U
     Ok(Json(world.ledger_consistency(asked).await.map_err(|problem| CONSISTENCY.refuse(problem))?))
 }
 
-pub async fn policy(State(world): State<Shared>, headers: HeaderMap) -> Said<PolicyView> {
+const POLICY: Parameters = Parameters { known: &[], example: "GET /api/v1/network/policy" };
+
+pub async fn policy(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -> Said<PolicyView> {
     bearer(&world, &headers).await?;
+    let Nothing {} = POLICY.read(&uri)?;
     Ok(Json(world.network_policy().await?))
 }
 

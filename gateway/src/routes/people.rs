@@ -11,14 +11,17 @@ use bus_schemas::network::EnrolReply;
 use serde::Deserialize;
 
 use super::Shared;
-use super::problem::{Parameters, Refusal, whole};
+use super::problem::{Nothing, Parameters, Refusal, whole};
 use super::who::bearer;
 use crate::enrolment;
 
 type Said<T> = Result<Json<T>, Refusal>;
 
-pub async fn devices(State(world): State<Shared>, headers: HeaderMap) -> Said<DeviceList> {
+const DEVICES: Parameters = Parameters { known: &[], example: "GET /api/v1/devices" };
+
+pub async fn devices(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -> Said<DeviceList> {
     bearer(&world, &headers).await?;
+    let Nothing {} = DEVICES.read(&uri)?;
     Ok(Json(world.fleet.list()))
 }
 
@@ -27,8 +30,11 @@ pub async fn device(State(world): State<Shared>, headers: HeaderMap, Path(id): P
     Ok(Json(world.device(&id)?))
 }
 
-pub async fn balance(State(world): State<Shared>, headers: HeaderMap) -> Said<BalanceView> {
+const BALANCE: Parameters = Parameters { known: &[], example: "GET /api/v1/credit/balance" };
+
+pub async fn balance(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -> Said<BalanceView> {
     let member = bearer(&world, &headers).await?;
+    let Nothing {} = BALANCE.read(&uri)?;
     Ok(Json(world.credit_balance(member).await?))
 }
 

@@ -63,6 +63,11 @@ pub struct Parameters {
     pub example: &'static str,
 }
 
+/// The query of a path that knows no parameters.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nothing {}
+
 /// What people sent, no longer than a sentence bears.
 pub fn shown(text: &str) -> String {
     text.chars().take(80).collect()
@@ -96,7 +101,8 @@ impl Parameters {
         let names = || self.known.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
         for (at, (name, _)) in pairs.iter().enumerate() {
             if !self.known.iter().any(|(known, _)| known == name) {
-                let detail = format!("`{}` is no parameter here; known are: {}", shown(name), names());
+                let known = if self.known.is_empty() { "there are none".to_owned() } else { format!("known are: {}", names()) };
+                let detail = format!("`{}` is no parameter here; {known}", shown(name));
                 return Err(Problem::new(Code::UnknownField, detail));
             }
             if pairs[..at].iter().any(|(earlier, _)| earlier == name) {
@@ -158,6 +164,8 @@ mod tests {
         for (query, code, detail) in rows {
             assert_eq!(refused::<JobLs>(&jobs::LIST, query), (code, detail.to_owned()), "{query}");
         }
+        let nothing = Parameters { known: &[], example: "GET /api/v1/x" };
+        assert_eq!(refused::<Nothing>(&nothing, "a=1"), (Code::UnknownField, "`a` is no parameter here; there are none".to_owned()));
         let rows = [
             ("from=1", Code::MissingField, "`to` is missing; it is the sequence of a later message"),
             ("from=x&to=2", Code::BadValue, "`from` is \"x\"; allowed is the sequence of a message, from 1"),

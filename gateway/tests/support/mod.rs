@@ -106,6 +106,11 @@ impl Hub {
         panic!("no hub in five tries");
     }
 
+    /// Sends a signal to the server: STOP freezes it, CONT lets it go on.
+    pub fn signal(&self, name: &str) {
+        testkit::proc::signal(self.server.0.id(), name);
+    }
+
     pub async fn with_streams() -> Self {
         let hub = Self::start();
         hub.streams(1).await.unwrap();

@@ -1,0 +1,58 @@
+//! Whether the database and the hub answer, looked at without anybody asking: `/readyz` is to turn before people's questions fail,
+//! also where nothing is written that would show it. A frozen hub keeps its connections, so that they are up says nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bus::Health;
+use bus_schemas::stream;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::world::World;
+
+const EVERY: Duration = Duration::from_secs(2);
+/// What takes longer is away. Together with [`EVERY`] it is how late `/readyz` may be.
+const WITHIN: Duration = Duration::from_secs(3);
+
+/// Looks until `stop`. Of names of their own in `health`: that rows of HISTORY are written, and that a connection is up, are other
+/// questions, answered where they are.
+///
+/// # Errors
+/// Never; as every task of the gateway.
+pub async fn watch(world: Arc<World>, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut fine = [true; 2];
+    loop {
+        let seen = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            seen = async { ticks.tick().await; tokio::join!(database(&world), hub(&world)) } => [("database", seen.0), ("hub", seen.1)],
+        };
+        for ((name, seen), fine) in seen.into_iter().zip(&mut fine) {
+            match &seen {
+                Err(why) if *fine => tracing::warn!(why, "not ready"),
+                Ok(()) if !*fine => tracing::info!("the {name} answers again"),
+                Err(_) | Ok(()) => {}
+            }
+            *fine = seen.is_ok();
+            health.set(name, seen);
+        }
+    }
+}
+
+async fn database(world: &World) -> Result<(), String> {
+    match timeout(WITHIN, world.store.answers()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(format!("the database does not answer: {:#}", anyhow::Error::from(error))),
+        Err(_) => Err(format!("the database does not answer within {} s", WITHIN.as_secs())),
+    }
+}
+
+async fn hub(world: &World) -> Result<(), String> {
+    match timeout(WITHIN, world.bus.stream_end(stream::SUBMIT)).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(format!("the hub does not answer: {error}")),
+        Err(_) => Err(format!("the hub does not answer within {} s", WITHIN.as_secs())),
+    }
+}
