@@ -141,8 +141,8 @@ fn told(subject: &str, payload: &Bytes) -> Option<(JobId, Bytes)> {
         "result" => Some((job, payload.clone())),
         "state" => {
             let state: WatchState = serde_json::from_slice(payload).ok()?;
-            let body = match state.state {
-                JobState::Failed | JobState::Cancelled | JobState::Rejected => state.error.unwrap_or_else(|| ended(state.state, state.why)),
+            let error = match state.state {
+                JobState::Failed | JobState::Cancelled | JobState::Rejected => state.error.clone().unwrap_or_else(|| ended(&state)),
                 JobState::Submitted
                 | JobState::BiddingOpen
                 | JobState::BiddingClosed
@@ -150,15 +150,26 @@ fn told(subject: &str, payload: &Bytes) -> Option<(JobId, Bytes)> {
                 | JobState::Executing
                 | JobState::Completed => return None,
             };
-            Some((job, serde_json::to_vec(&body).ok()?.into()))
+            let ended = Ended { id: job, state: state.state, error };
+            Some((job, serde_json::to_vec(&ended).ok()?.into()))
         }
         _ => None,
     }
 }
 
-fn ended(state: JobState, why: Option<String>) -> ErrorBody {
-    let code = if state == JobState::Cancelled { Code::JobCancelled } else { Code::JobFailed };
-    Problem::new(code, why.unwrap_or_else(|| format!("the job is {state}"))).body()
+/// What is told of a job that has no result: the error, and of which job, like a result.
+#[derive(Serialize)]
+struct Ended {
+    id: JobId,
+    state: JobState,
+    #[serde(flatten)]
+    error: ErrorBody,
+}
+
+fn ended(told: &WatchState) -> ErrorBody {
+    let code = if told.state == JobState::Cancelled { Code::JobCancelled } else { Code::JobFailed };
+    let why = told.why.clone().unwrap_or_else(|| format!("the job is {}", told.state));
+    Problem::new(code, why).body().about(&told.id.short())
 }
 
 /// A key as the end of a subject: what no subject may hold becomes `_`.

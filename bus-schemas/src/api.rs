@@ -28,6 +28,18 @@ pub struct ErrorBody {
     /// Commands to run next.
     pub next: Vec<String>,
 }
+impl ErrorBody {
+    /// About one thing: its id stands where the commands to run next have none.
+    #[must_use]
+    pub fn about(mut self, id: &str) -> Self {
+        for next in &mut self.next {
+            if let Some(command) = next.strip_suffix(" ID") {
+                *next = format!("{command} {}", id.chars().take(80).collect::<String>());
+            }
+        }
+        self
+    }
+}
 impl From<ErrorBody> for Problem {
     fn from(body: ErrorBody) -> Self {
         Self::new(body.code, body.detail)

@@ -161,6 +161,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_about_one_thing_names_it() {
+        for (code, next) in
+            [(Code::NotFinished, "mesh job wait job_a"), (Code::JobFailed, "mesh job explain job_a"), (Code::NotJson, Code::NotJson.next())]
+        {
+            assert_eq!(Problem::new(code, "").body().about("job_a").next, [next], "{code}");
+        }
+    }
+
+    #[test]
     fn codes_are_unique_and_well_formed() {
         let mut seen = std::collections::BTreeSet::new();
         for code in Code::ALL {

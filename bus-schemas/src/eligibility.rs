@@ -63,6 +63,10 @@ pub fn reasons_against(needs: &Needs, device: &DeviceView) -> Vec<String> {
     }
     if let Some(away) = &device.away {
         reasons.push(away.clone());
+        // One that was not heard of told nothing about itself, and nothing can be said against it.
+        if device.kinds.is_empty() {
+            return reasons;
+        }
     }
     if !device.kinds.contains(&needs.kind) {
         reasons.push(format!("kind {} is not offered", needs.kind));

@@ -331,8 +331,18 @@ async fn altered_rows_are_found(stack: &Stack) {
         format!("update ledger.account set balance = balance + {delta} where id in ('mint', '{me}/available')")
     };
     client.batch_execute(&alter(1_234_000)).await.expect("an alteration");
+    let to = other(stack);
+    let goes_on = || async { (stack.cli.json(&["credit", "transfer", &to, "0.001", "--key", "goes on"]).0 == 0).then_some(()) };
     let (code, report) = until("the comparison", || async {
-        Some(stack.cli.json(&["credit", "verify"])).filter(|(_, report)| report["gateway"]["not_compared"].is_null())
+        let (code, report) = stack.cli.json(&["credit", "verify"]);
+        let why = report["gateway"]["not_compared"]["why"].as_str();
+        if why.is_some_and(|why| why.contains("the ledger has stopped")) {
+            // The ledger saw it first, and nothing is told any more.
+            client.batch_execute(&alter(-1_234_000)).await.expect("as it was");
+            until("the ledger to go on", goes_on).await;
+            client.batch_execute(&alter(1_234_000)).await.expect("an alteration");
+        }
+        why.is_none().then_some((code, report))
     })
     .await;
     client.batch_execute(&alter(-1_234_000)).await.expect("as it was");
@@ -343,11 +353,7 @@ async fn altered_rows_are_found(stack: &Stack) {
     assert!(wrong.starts_with("the gateway tells ") && wrong.contains(&format!("of {me}/available, LEDGER makes it ")), "{wrong}");
     assert!(report["gateway"]["differs"]["seq"].is_u64(), "{report}");
     // A worker that saw it stood still; it goes on by itself.
-    let to = other(stack);
-    until("the ledger to go on", || async {
-        (stack.cli.json(&["credit", "transfer", &to, "0.001", "--key", "goes on"]).0 == 0).then_some(())
-    })
-    .await;
+    until("the ledger to go on", goes_on).await;
     // No false alarm, while facts flow.
     for n in 0..3 {
         let jobs = (0..20).map(|job| (format!("flow {n} {job}"), format!("flow-{n}-{job}")));

@@ -370,7 +370,8 @@ mod tests {
         let bare: &[u8] = br#"{"kind":"echo","text":"a"}"#;
         let with = |job_key, msg_id| Headers { job_key, msg_id, ..Headers::default() };
         let cases = [
-            (with(Some("head"), Some("id")), body, "head"),
+            (with(Some("head"), Some("id")), bare, "head"),
+            (with(Some("body"), Some("id")), body, "body"),
             (with(None, Some("id")), body, "id"),
             (with(None, None), body, "body"),
             (with(None, None), bare, "submit:7"),
@@ -380,6 +381,7 @@ mod tests {
             assert_eq!(admit.key, key);
             assert_eq!(admit.job, unsigned_job_id(&me().public().member_id(), key, payload), "the id is of the bytes as they came");
         }
+        assert_eq!(code(with(Some("head"), None), body), Some(Code::BadValue), "two keys are none");
         let long = "k".repeat(limits::KEY_CHARS_MAX + 1);
         assert_eq!(code(with(Some(&long), None), bare), Some(Code::BadKey));
         assert_eq!(code(with(Some("a\u{7}"), None), bare), Some(Code::BadKey));

@@ -176,7 +176,7 @@ impl Fleet {
 fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration, when: fn(u64) -> String) -> Option<String> {
     match beat {
         _ if record.revoked => Some("revoked".to_owned()),
-        None => Some("never heard of".to_owned()),
+        None => Some("not heard of lately".to_owned()),
         Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", when(beat.at))),
         Some(beat) => beat.heartbeat.not_working.clone(),
     }
@@ -391,7 +391,7 @@ mod tests {
         let one = record(1);
         fleet.note_record(one.clone());
         let told = || fleet.list().devices.remove(0);
-        assert_eq!((told().status.as_str(), told().jobs), ("never heard of", 0));
+        assert_eq!((told().status.as_str(), told().jobs), ("not heard of lately", 0));
         let job = JobId(bus_schemas::Cid::of(b"j"));
         fleet.note_beat(Heartbeat { jobs: vec![job], ..heartbeat(&one) }, Duration::from_secs(21), 7);
         assert_eq!((told().status.as_str(), told().online, told().jobs), ("offline since 1970-01-01T00:00:00.007Z", false, 0));

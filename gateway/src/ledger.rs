@@ -2,7 +2,8 @@
 //! ledger.
 //!
 //! Rows follow LEDGER by a tick. What is told here covers at least all that LEDGER held when the question came: where the rows do
-//! not catch up in time, the answer is that they are behind, never money as it was.
+//! not catch up in time, the answer is that they are behind, never money as it was. Where the ledger has found them to be false and
+//! stopped, the answer is its reason.
 
 pub mod facts;
 pub mod orders;
@@ -21,7 +22,10 @@ use crate::world::World;
 
 /// Rows that have not caught up within this are behind.
 const ROWS_WITHIN: Duration = Duration::from_secs(3);
-const CURSOR: &str = "select seq from ledger.cursor where stream = 'LEDGER'";
+const CURSOR: &str = "select seq, alarm from ledger.cursor where stream = 'LEDGER'";
+
+/// What an answer begins with where the ledger says that rows and stream are not one.
+const STOPPED: &str = "the ledger has stopped: ";
 
 /// A connection to the ledger's rows.
 pub struct Rows {
@@ -57,6 +61,9 @@ impl World {
         loop {
             // A look that begins just before the deadline is no database that does not answer.
             let row = in_time(Instant::now() + ROWS_WITHIN, client.query_opt(CURSOR, &[])).await?.map_err(unread)?;
+            if let Some(why) = row.as_ref().and_then(|row| row.get::<_, Option<String>>(1)) {
+                return Err(Problem::new(Code::Unavailable, format!("{STOPPED}{why}")));
+            }
             let seq = row.map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0));
             if seq > end {
                 // Facts that came after the first look, or a stream that lost some.
@@ -75,6 +82,14 @@ impl World {
                 return Err(Problem::new(Code::Unavailable, detail));
             }
             sleep(self.timings.tick).await;
+        }
+    }
+
+    /// Why the ledger gave no answer: its own reason where it has said one.
+    pub async fn ledger_silent(&self, error: impl std::fmt::Display) -> Problem {
+        match self.ledger_rows().await {
+            Err(problem) if problem.detail.starts_with(STOPPED) => problem,
+            Ok(_) | Err(_) => Problem::new(Code::Unavailable, error.to_string()),
         }
     }
 

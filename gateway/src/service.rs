@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_nats::HeaderMap;
 use async_nats::service::{Request, ServiceExt};
 use bus_schemas::api::ask::{BlobCommit, BlobGet, BlobPut, ById, JobLs};
-use bus_schemas::api::{BLOB_BYTES_HEADER, BLOB_CHUNKS_HEADER};
+use bus_schemas::api::{BLOB_BYTES_HEADER, BLOB_CHUNKS_HEADER, ErrorBody};
 use bus_schemas::envelope::Form;
 use bus_schemas::id::Asker;
 use bus_schemas::{Code, Problem, limits, strict, subject};
@@ -26,22 +26,22 @@ use crate::world::World;
 /// Every call, with what it does.
 const CALLS: [(&str, &str); 24] = [
     ("job.submit", "a job, or a list of them, as JSON or signed; answers its id"),
-    ("job.ls", "your jobs, newest first: {state, limit, cursor}"),
-    ("job.show", "one job: {id}"),
-    ("job.result", "its result: {id}"),
-    ("job.explain", "why it runs where it runs, or why it waits: {id}"),
-    ("job.receipt", "its receipt: {id}"),
-    ("job.cancel", "ends it: {id}"),
+    ("job.ls", r#"your jobs, newest first: {"state":"Completed","limit":20,"cursor":"…"}"#),
+    ("job.show", r#"one job: {"id":"job_…"}"#),
+    ("job.result", r#"its result: {"id":"job_…"}"#),
+    ("job.explain", r#"why it runs where it runs, or why it waits: {"id":"job_…"}"#),
+    ("job.receipt", r#"its receipt: {"id":"job_…"}"#),
+    ("job.cancel", r#"ends it: {"id":"job_…"}"#),
     ("device.ls", "the devices of the network"),
-    ("device.show", "one device: {id}"),
+    ("device.show", r#"one device: {"id":"dev_…"}"#),
     ("credit.balance", "what you have"),
-    ("credit.history", "how it came: {limit, cursor}"),
-    ("credit.transfer", "gives credit to another member: {to, amount, note, key}"),
-    ("ledger.facts", "the facts as they were signed: {after, limit}"),
+    ("credit.history", r#"how it came: {"limit":20,"cursor":"…"}"#),
+    ("credit.transfer", r#"gives credit to another member: {"to":"mem_…","amount":"1.5","key":"…","note":"…"}"#),
+    ("ledger.facts", r#"the facts as they were signed: {"after":"17","limit":100}"#),
     ("ledger.balances", "your accounts, and those of nobody"),
-    ("ledger.checkpoints", "what the books were, signed, newest first: {before, limit}"),
-    ("ledger.proof", "that a job's end stands in the books: {id} of a job or a receipt"),
-    ("ledger.consistency", "that the books only grew: {from, to}"),
+    ("ledger.checkpoints", r#"what the books were, signed, newest first: {"before":"17","limit":20}"#),
+    ("ledger.proof", r#"that a job's end stands in the books, by job or receipt: {"id":"job_…"}"#),
+    ("ledger.consistency", r#"that the books only grew: {"from":1,"to":17}"#),
     ("ledger.ask", "commands that the network key has signed (MessagePack LedgerRequest)"),
     ("network.policy", "the rules in force"),
     ("network.show", "the signed network document"),
@@ -112,20 +112,19 @@ async fn answer(world: &World, request: &Request) {
     let call = subject::api_call(&request.message.subject).unwrap_or_default().to_owned();
     let answered = match subject::asker_of(&request.message.subject) {
         Some(asker) => ask(world, &asker, &call, request).await,
-        None => Err(Problem::new(Code::Unauthenticated, "the subject names nobody: mesh.v1.api.<your id>.<noun>.<verb>")),
+        None => Err(Problem::new(Code::Unauthenticated, "the subject names nobody: mesh.v1.api.<your id>.<noun>.<verb>").into()),
     };
     // What is larger would cut the link of a device that asked.
     let answered = answered.and_then(|answer| match answer.payload.len() {
         bytes if bytes > limits::CROSSING_BYTES_MAX - 4_096 => {
-            Err(Problem::new(Code::TooLarge, format!("the answer has {bytes} bytes; ask for less, or over HTTP")))
+            Err(Problem::new(Code::TooLarge, format!("the answer has {bytes} bytes; ask for less, or over HTTP")).into())
         }
         _ => Ok(answer),
     });
-    let outcome = answered.as_ref().map_or_else(|problem| problem.code.code(), |_| "ok");
-    let is_transfer = call == "credit.transfer";
-    metrics::counter!("mesh_api_requests_total", "call" => call, "outcome" => outcome).increment(1);
-    let Answer { payload, headers } = answered.unwrap_or_else(|problem| {
-        let body = if is_transfer { orders::told(&problem) } else { problem.body() };
+    let outcome = answered.as_ref().map_or_else(|refused| refused.problem.code.code(), |_| "ok");
+    metrics::counter!("mesh_api_requests_total", "call" => call.clone(), "outcome" => outcome).increment(1);
+    let Answer { payload, headers } = answered.unwrap_or_else(|refused| {
+        let body = told(&call, &request.message.payload, &refused);
         let mut headers = HeaderMap::new();
         headers.insert(subject::header::SERVICE_ERROR, body.title.as_str());
         headers.insert(subject::header::SERVICE_ERROR_CODE, body.code.code());
@@ -144,15 +143,41 @@ struct CreditAsk {
     cursor: Option<String>,
 }
 
-async fn ask(world: &World, asker: &Asker, call: &str, request: &Request) -> Result<Answer, Problem> {
+/// Why a call got no answer.
+#[derive(Debug)]
+struct Refused {
+    problem: Problem,
+    /// The question itself could not be read.
+    unread: bool,
+}
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        Self { problem, unread: false }
+    }
+}
+
+/// The refusal for people: what the call takes where the question could not be read, and the id it was about in the commands to run.
+fn told(call: &str, payload: &[u8], refused: &Refused) -> ErrorBody {
+    let body = if call == "credit.transfer" { orders::told(&refused.problem) } else { refused.problem.body() };
+    if refused.unread {
+        let about = CALLS.iter().find(|(name, _)| *name == call).map_or("", |(_, about)| *about);
+        return ErrorBody { next: vec![format!("send to {call} what it takes: {about}")], ..body };
+    }
+    match read::<ById>(payload) {
+        Ok(ask) => body.about(&ask.id),
+        Err(_) => body,
+    }
+}
+
+async fn ask(world: &World, asker: &Asker, call: &str, request: &Request) -> Result<Answer, Refused> {
     let payload = &request.message.payload;
     if call == "job.submit" {
         let headers = headers_of(request.message.headers.as_ref());
-        return Answer::of(world.submit(asker, headers, payload.clone()).await?.to_json());
+        return Ok(Answer::of(world.submit(asker, headers, payload.clone()).await?.to_json())?);
     }
     let member = world.member_of(asker).await?;
     let by_id = || read::<ById>(payload).map(|ask| ask.id);
-    match call {
+    let answer = match call {
         "job.ls" => Answer::json(&world.job_ls(&member, &read_or_default::<JobLs>(payload)?).await?),
         "job.show" => Answer::json(&world.job_show(&member, &by_id()?).await?),
         "job.result" => Answer::json(&world.job_result(&member, &by_id()?).await?.0),
@@ -187,7 +212,8 @@ async fn ask(world: &World, asker: &Asker, call: &str, request: &Request) -> Res
         "blob.get" => blob_get(world, asker, &read_msgpack(payload)?).await,
         "cred.renew" => Answer::json(&enrolment::renew(&world.enrol, Some(*asker), payload).await?),
         other => Err(Problem::new(Code::NotFound, format!("no call {other}"))),
-    }
+    }?;
+    Ok(answer)
 }
 
 async fn blob_get(world: &World, asker: &Asker, get: &BlobGet) -> Result<Answer, Problem> {
@@ -203,12 +229,49 @@ async fn blob_get(world: &World, asker: &Asker, get: &BlobGet) -> Result<Answer,
     Ok(Answer { payload, headers })
 }
 
-fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Problem> {
-    strict::decode(Form::Json, payload, limits::BODY_BYTES_MAX)
+fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refused> {
+    strict::decode(Form::Json, payload, limits::BODY_BYTES_MAX).map_err(unread)
 }
-fn read_or_default<T: DeserializeOwned + Default>(payload: &[u8]) -> Result<T, Problem> {
+fn read_or_default<T: DeserializeOwned + Default>(payload: &[u8]) -> Result<T, Refused> {
     if payload.is_empty() { Ok(T::default()) } else { read(payload) }
 }
-fn read_msgpack<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Problem> {
-    strict::decode(Form::Msgpack, payload, limits::SUBMISSION_BYTES_MAX)
+fn read_msgpack<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refused> {
+    strict::decode(Form::Msgpack, payload, limits::SUBMISSION_BYTES_MAX).map_err(unread)
+}
+fn unread(problem: Problem) -> Refused {
+    Refused { problem, unread: true }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_the_call_takes_or_names_what_it_was_about() {
+        let next = |call: &str, payload: &[u8], refused: Refused| told(call, payload, &refused).next;
+        let unreadable = read::<ById>(b"job_a").map(|_| ()).unwrap_err();
+        assert_eq!(next("job.show", b"job_a", unreadable), [r#"send to job.show what it takes: one job: {"id":"job_…"}"#]);
+        let running = || Problem::new(Code::NotFinished, "it runs").into();
+        assert_eq!(next("job.result", br#"{"id":"job_a"}"#, running()), ["mesh job wait job_a"]);
+        assert_eq!(next("job.ls", b"", Problem::new(Code::Unavailable, "").into()), [Code::Unavailable.next()]);
+    }
+
+    #[test]
+    fn what_a_call_takes_is_what_it_reads() {
+        for (call, about) in CALLS {
+            let Some((_, takes)) = about.split_once(": {") else { continue };
+            let json = format!("{{{takes}");
+            let read = match call {
+                "job.ls" => read::<JobLs>(json.as_bytes()).map(|_| ()),
+                "credit.history" => read::<CreditAsk>(json.as_bytes()).map(|_| ()),
+                "ledger.facts" => read::<bus_schemas::api::ledger::ask::Facts>(json.as_bytes()).map(|_| ()),
+                "ledger.checkpoints" => read::<bus_schemas::api::ledger::ask::Checkpoints>(json.as_bytes()).map(|_| ()),
+                "ledger.consistency" => read::<bus_schemas::api::ledger::ask::Consistency>(json.as_bytes()).map(|_| ()),
+                // The ids in it are no ids.
+                "credit.transfer" => Ok(()),
+                _ => read::<ById>(json.as_bytes()).map(|_| ()),
+            };
+            assert!(read.is_ok(), "{call}: {json}");
+        }
+    }
 }

@@ -146,7 +146,10 @@ impl World {
                 Told::Rejected(problem) => Err(problem),
             },
             state = looked => Ok(views::submitted(admit.job, &admit.key, state, None)),
-            () = tokio::time::sleep_until(deadline) => Ok(views::submitted(admit.job, &admit.key, JobState::Submitted, None)),
+            () = tokio::time::sleep_until(deadline) => {
+                let waiting = Some("it is stored, and becomes a job once the ledger has made its hold".to_owned());
+                Ok(views::submitted(admit.job, &admit.key, JobState::Submitted, waiting))
+            }
             else => Ok(views::submitted(admit.job, &admit.key, JobState::Submitted, None)),
         }
     }

@@ -31,6 +31,10 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The same for one who knows that something is wrong with them.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
+/// How long the readers of the rows are told why nobody writes, and how often such an alarm is taken back.
+const ALARM: Duration = Duration::from_secs(2);
+const NO_ALARM: Duration = Duration::from_secs(10);
+
 /// All that a worker is made of.
 pub struct Worker {
     pub bus: Bus,
@@ -61,6 +65,8 @@ enum NotYet {
     Standby(Duration),
     /// Something is missing; the sentence says what.
     Missing(String),
+    /// Nobody writes, and these rows and the stream are not one; the sentence says why.
+    NotOne(String),
 }
 
 impl Worker {
@@ -91,6 +97,9 @@ impl Worker {
                     metrics::gauge!("mesh_ledger_active").set(0.0);
                     // The books may be ahead of the stream: what was decided but not stored never happened.
                     known.standing = self.no_books();
+                    if let TurnOver::Apart(_) | TurnOver::Wrong(_) = &over {
+                        self.alarm(&over.to_string()).await;
+                    }
                     if let TurnOver::Apart(why) = &over {
                         // Said before the lease is free, so that nobody sees this worker well and idle.
                         metrics::gauge!("mesh_ledger_stopped").set(1.0);
@@ -124,7 +133,15 @@ impl Worker {
                     self.health.set("ledger", Ok(()));
                     wait_or(&stop, wait).await;
                 }
-                Err(NotYet::Missing(why)) => {
+                Err(not_yet @ (NotYet::Missing(_) | NotYet::NotOne(_))) => {
+                    let why = match not_yet {
+                        NotYet::NotOne(why) => {
+                            self.alarm(&why).await;
+                            why
+                        }
+                        NotYet::Missing(why) => why,
+                        NotYet::Standby(_) => continue,
+                    };
                     metrics::gauge!("mesh_ledger_stopped").set(1.0);
                     lease.release().await;
                     if said != why {
@@ -187,7 +204,7 @@ impl Worker {
         let rows = rows.map_err(|_| anyhow::anyhow!("the database does not answer")).flatten();
         let rows = rows.map_err(|error| NotYet::Missing(format!("{error:#}")))?;
         self.health.set("postgres", Ok(()));
-        self.fits(&known.standing, &rows).await.map_err(|error| NotYet::Missing(format!("{error:#}")))?;
+        self.fits(&known.standing, &rows).await.map_err(|error| NotYet::NotOne(format!("{error:#}")))?;
         if known.standing.books().fact_count() == 0 {
             return Err(NotYet::Missing("LEDGER has no genesis yet (next: mesh-gateway bootstrap streams)".into()));
         }
@@ -245,7 +262,26 @@ impl Worker {
                 Err(error) => tracing::info!(why = format!("{error:#}"), "the rows were not looked at as a whole"),
             },
         }
-        apart.as_ref().map_or(Ok(()), |why| Err(NotYet::Missing(why.to_string())))
+        apart.as_ref().map_or(Ok(()), |why| Err(NotYet::NotOne(why.to_string())))
+    }
+
+    /// Tells the readers of the rows, as far as the database lets it; said again at each try.
+    async fn alarm(&self, why: &str) {
+        match tokio::time::timeout(ALARM, self.store.alarm(Some(why))).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(error = format!("{error:#}"), "the readers were not told"),
+            Err(_) => tracing::debug!("the readers were not told: the database does not answer"),
+        }
+    }
+
+    /// Takes an alarm back while this worker writes; again and again, since another one's may arrive late.
+    async fn no_alarm(store: Store) {
+        loop {
+            if let Err(error) = store.alarm(None).await {
+                tracing::debug!(error = format!("{error:#}"), "an alarm was not taken back; trying again");
+            }
+            tokio::time::sleep(NO_ALARM).await;
+        }
     }
 
     fn projector(&self, feed: Feed, books: &Books) -> Projector {
@@ -333,7 +369,9 @@ impl Worker {
             seen: Moment::never(),
             created_ns: *created_ns,
         };
+        let well = tokio::spawn(Self::no_alarm(self.store.clone()));
         let ended = turn.serve(requests, stop).await;
+        well.abort();
         over.cancel();
         // Whoever writes next projects what is missing, so only an orderly stop waits for the rows.
         let patience = if matches!(ended, TurnOver::Stop) { DRAIN } else { Duration::ZERO };

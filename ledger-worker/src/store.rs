@@ -149,6 +149,16 @@ impl Store {
         Ok(self.client().await?.query_opt(sql, &[&STREAM]).await?.is_some())
     }
 
+    /// Says beside the cursor why nobody writes, so that whoever tells money tells this instead; `None`: somebody does.
+    ///
+    /// # Errors
+    /// Where the database is away or takes no writes.
+    pub async fn alarm(&self, why: Option<&str>) -> anyhow::Result<()> {
+        let sql = "update cursor set alarm = $2 where stream = $1 and alarm is distinct from $2";
+        self.client().await?.execute(sql, &[&STREAM, &why]).await?;
+        Ok(())
+    }
+
     /// The stored bytes of one message, as the projection wrote them.
     ///
     /// # Errors

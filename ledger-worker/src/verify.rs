@@ -44,7 +44,7 @@ pub async fn verify(bus: &Bus, network: &NetworkDocument, store: Option<&Store>)
 }
 
 async fn with_database(replay: &mut Replay<'_>, client: &mut Object) -> anyhow::Result<VerifyReport> {
-    let transaction = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).start().await?;
+    let transaction = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(false).start().await?;
     let live = position(&transaction).await?;
     transaction.batch_execute("set local search_path = pg_temp").await?;
     for sql in tables() {

@@ -93,7 +93,7 @@ async fn from_a_hold_to_rows_and_back() {
             "its bytes are the same, but not its number of facts: the database was",
         ),
         ("delete from ledger.leg where seq = N and i = 2 and n = 0", "sequence N: leg 0 of fact 2 is missing"),
-        ("update ledger.hold set expires = expires + 1 where state = 'voided'", "hold of job"),
+        ("update ledger.hold set expires = expires + 1 where state = 'voided'", "hold of job bafkrei"),
         ("insert into ledger.member (id, did, seq) values ('mem_x', 'did', 2)", "sequence 2: mem_x is in the database but not"),
         ("update ledger.fact set body = replace(body, 'hold', 'void') where seq = N and i = 1", "sequence N: fact 1 is another"),
         (

@@ -83,7 +83,7 @@ impl Device {
             Some(format!("offline since {since}"))
         } else {
             match (&self.heard, &self.unreachable, &self.heartbeat) {
-                (Heard::Never, ..) => Some("never heard of".into()),
+                (Heard::Never, ..) => Some("not heard of lately".into()),
                 (Heard::Stored, ..) => Some("not heard of since this scheduler started".into()),
                 (Heard::Live(_), Some(since), _) => Some(format!("nobody listens there since {since}")),
                 (Heard::Live(_), None, Some(heartbeat)) => heartbeat.not_working.clone(),

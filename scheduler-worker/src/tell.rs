@@ -176,7 +176,7 @@ impl World {
 
 /// The last word on a job without a result.
 pub fn ended_without_result(admitted: &AdmittedJob, to: JobState, at: UnixMs, problem: &Problem) -> Option<Out> {
-    let told = WatchState { error: Some(problem.body()), ..state(admitted.job, to, at) };
+    let told = WatchState { error: Some(problem.body().about(&admitted.job.short())), ..state(admitted.job, to, at) };
     message(admitted, "state", &told)
 }
 

@@ -21,6 +21,21 @@ use crate::link::error_of;
 
 /// A door waits up to 5 s for an answer of the parts behind it.
 const ANSWER_WAIT: Duration = Duration::from_secs(12);
+const NOBODY: &str = "no gateway is listening";
+
+/// What is known of a question without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// It reached nobody.
+    Unheard,
+    /// It may have been heard, and done.
+    Open,
+}
+/// Whether a question failed for want of an answer; a gateway that answers that some part of it is away is none.
+pub fn silence(failure: &Failure) -> Option<Silence> {
+    let cause = failure.cause.as_deref().filter(|_| failure.code() == Code::Unavailable)?;
+    Some(if cause == NOBODY { Silence::Unheard } else { Silence::Open })
+}
 
 /// A context and its connection.
 pub struct Session {
@@ -83,7 +98,7 @@ impl Session {
         }
         let answer = self.bus.client.send_request(subject::api(&self.asker(), call), request).await.map_err(|error| {
             let why = match error.kind() {
-                async_nats::RequestErrorKind::NoResponders => "no gateway is listening".to_owned(),
+                async_nats::RequestErrorKind::NoResponders => NOBODY.to_owned(),
                 async_nats::RequestErrorKind::TimedOut => format!("no answer within {} s", ANSWER_WAIT.as_secs()),
                 async_nats::RequestErrorKind::MaxPayloadExceeded
                 | async_nats::RequestErrorKind::InvalidSubject
@@ -142,8 +157,10 @@ pub fn read<A: DeserializeOwned>(call: &str, bytes: &[u8]) -> Result<A, Failure>
 /// Where it cannot be read, or is larger than any input may be.
 pub fn read_input(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
     use std::io::Read;
-    let bad =
-        |error: std::io::Error| Failure::new(Code::BadFile, format!("{}: {error}", path.display())).next("give a file that can be read");
+    let bad = |error: std::io::Error| {
+        let failure = Failure::new(Code::BadFile, format!("{}: {error}", path.display()));
+        if path.as_os_str() == "-" { failure } else { failure.next(what_is_there(path, error.kind())) }
+    };
     let mut bytes = Vec::new();
     let max = bus_schemas::limits::BLOB_BYTES_MAX as u64;
     if path.as_os_str() == "-" {
@@ -159,10 +176,57 @@ pub fn read_input(path: &std::path::Path) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
+/// The command that shows why a file cannot be read: its rights, or what else there is.
+fn what_is_there(path: &std::path::Path, kind: std::io::ErrorKind) -> String {
+    let shown = match path.parent().filter(|_| kind == std::io::ErrorKind::NotFound) {
+        Some(folder) if folder.as_os_str().is_empty() => return "ls -l".to_owned(),
+        Some(folder) => folder,
+        None => path,
+    };
+    let text = shown.display().to_string();
+    let plain = text.chars().all(|c| c.is_alphanumeric() || "/._-+".contains(c)) && !text.starts_with('-');
+    if plain { format!("ls -l {text}") } else { format!("ls -l -- '{}'", text.replace('\'', "'\\''")) }
+}
+
 /// As [`Problem`], checked against what was written: JSON of a job.
 ///
 /// # Errors
 /// What is wrong with the job, by code.
 pub fn parse_job(bytes: &[u8]) -> Result<bus_schemas::job::JobSpec, Problem> {
     bus_schemas::job::JobSpec::parse(Form::Json, bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::ErrorKind;
+    use std::path::Path;
+
+    #[test]
+    fn a_file_that_cannot_be_read_has_a_command_that_shows_why() {
+        for (path, kind, command) in [
+            ("notes.txt", ErrorKind::NotFound, "ls -l"),
+            ("/srv/in/notes.txt", ErrorKind::NotFound, "ls -l /srv/in"),
+            ("/srv/in/notes.txt", ErrorKind::PermissionDenied, "ls -l /srv/in/notes.txt"),
+            ("/srv/in", ErrorKind::IsADirectory, "ls -l /srv/in"),
+            ("it's $(here)", ErrorKind::PermissionDenied, "ls -l -- 'it'\\''s $(here)'"),
+            ("-x", ErrorKind::PermissionDenied, "ls -l -- '-x'"),
+        ] {
+            assert_eq!(what_is_there(Path::new(path), kind), command, "{path} {kind}");
+        }
+        assert_eq!(read_input(Path::new("/no-such-folder/x")).unwrap_err().next, ["ls -l /no-such-folder"]);
+    }
+
+    #[test]
+    fn silence_is_no_answer_that_something_is_away() {
+        let away = || Failure::new(Code::Unavailable, "job.submit");
+        for (failure, expected) in [
+            (away(), None),
+            (away().cause(NOBODY), Some(Silence::Unheard)),
+            (away().cause("no answer within 12 s"), Some(Silence::Open)),
+            (Failure::new(Code::Unreachable, "").cause("no route"), None),
+        ] {
+            assert_eq!(silence(&failure), expected, "{failure:?}");
+        }
+    }
 }

@@ -88,7 +88,8 @@ impl Context {
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         write_json(path, self)
     }
-    fn is_stale(&self) -> bool {
+    /// Made by a `mesh dev` that has ended.
+    pub fn is_stale(&self) -> bool {
         self.made_by_pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists() && Path::new("/proc/self").exists())
     }
 }

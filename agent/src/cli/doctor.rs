@@ -4,14 +4,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use bus_schemas::Code;
 use bus_schemas::api::BalanceView;
+use bus_schemas::{Code, Problem};
 use bytes::Bytes;
 use hyper::Method;
 use serde::Serialize;
 
 use super::args::{Cli, DoctorArgs};
-use super::client::Session;
+use super::client::{Session, silence};
 use super::context::{Context, Contexts};
 use super::credit;
 use super::failure::{Done, EXIT_DOCTOR, End, Failure};
@@ -19,7 +19,12 @@ use super::output::Output;
 use crate::checkpoint;
 use crate::dev::{postgres, tools};
 use crate::home::Home;
-use crate::http::Http;
+use crate::http::{Answer, Http};
+
+/// So long the gateway's own answer over HTTP is waited for.
+const HTTP_WAIT: Duration = Duration::from_secs(5);
+/// So long an answer of the service: a door waits up to 5 s for the parts behind it.
+const SERVICE_WAIT: Duration = Duration::from_secs(6);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -222,67 +227,104 @@ async fn net(cli: &Cli) -> Vec<Finding> {
         Ok(document) => pass(GROUP, "document", format!("version {}, signed by the network's key", document.version)),
         Err(failure) => failed(GROUP, "document", &failure),
     });
-    findings.push(gateway(&context).await);
-    let fix = hub_fix(&context);
-    match Session::open_context(context).await {
-        Ok(session) => {
-            findings.push(pass(
-                GROUP,
-                "hub",
-                format!("nats-server {}, {}", session.bus.client.server_info().version, session.context.nats_url),
-            ));
-            findings.extend(asked(&session).await);
-        }
-        Err(failure) if failure.code() == Code::Unreachable => {
-            findings.push(bad(GROUP, "hub", Verdict::Fail, failure.body().detail, fix));
-        }
-        Err(failure) => findings.push(failed(GROUP, "hub", &failure)),
-    }
+    // At once: each may wait for something that is away.
+    let (gateway, hub) = tokio::join!(gateway(&context), hub(&context));
+    findings.push(gateway);
+    findings.extend(hub);
     findings
 }
 
-/// What may help where the hub cannot be reached.
-fn hub_fix(context: &Context) -> String {
-    if context.made_by_pid.is_some() {
-        "mesh dev".to_owned()
-    } else {
-        format!("check the address (mesh context show {}), else ask the operator", context.name)
+/// The hub, and what answers behind it.
+async fn hub(context: &Context) -> Vec<Finding> {
+    const GROUP: &str = "net";
+    match Session::open_context(context.clone()).await {
+        Ok(session) => {
+            let said = format!("nats-server {}, {}", session.bus.client.server_info().version, session.context.nats_url);
+            let mut findings = vec![pass(GROUP, "hub", said)];
+            findings.extend(asked(&session).await);
+            findings
+        }
+        Err(failure) if failure.code() == Code::Unreachable => {
+            let check_first = format!("check the address (mesh context show {}), else ask the operator", context.name);
+            let fix = if context.made_by_pid.is_some() { away_fix(context, "hub") } else { check_first };
+            vec![bad(GROUP, "hub", Verdict::Fail, failure.body().detail, fix)]
+        }
+        Err(failure) => vec![failed(GROUP, "hub", &failure)],
     }
+}
+
+/// What may help where a part of the network does not answer; `part` is its name in the logs of a `mesh dev`.
+fn away_fix(context: &Context, part: &str) -> String {
+    if context.made_by_pid.is_none() {
+        return "ask the operator".to_owned();
+    }
+    if context.is_stale() {
+        return "mesh dev".to_owned();
+    }
+    let log = context.processes.as_ref().and_then(|file| Some(file.parent()?.join("logs").join(format!("{part}.log"))));
+    let log = log.filter(|log| log.is_file()).map(|log| format!("its log is {}; ", log.display())).unwrap_or_default();
+    format!("{log}if it stays so, stop mesh dev (Ctrl-C) and start it again")
+}
+
+/// What may help where the books cannot be read: what their own reason names, else a look of one's own.
+fn books_fix(context: &Context, failure: &Failure) -> String {
+    if silence(failure).is_some() || context.made_by_pid.is_none() {
+        return away_fix(context, "gateway");
+    }
+    let detail = &failure.problem.detail;
+    let named = detail.split_once("(next: ").and_then(|(_, rest)| rest.split_once(')')).map(|(next, _)| next.to_owned());
+    named.unwrap_or_else(|| "mesh credit verify".to_owned())
 }
 
 async fn gateway(context: &Context) -> Finding {
     const GROUP: &str = "net";
     let url = format!("{}/readyz", context.gateway_url.trim_end_matches('/'));
-    match Http::default().send(Method::GET, &url, &[], Bytes::new()).await {
+    match ask_http(&url).await {
         Ok(answer) if answer.status == 200 => pass(GROUP, "gateway", format!("ready, {}", context.gateway_url)),
         Ok(answer) => {
             let said = String::from_utf8_lossy(&answer.body).chars().take(200).collect::<String>();
             bad(GROUP, "gateway", Verdict::Fail, format!("{url} answers {}: {said}", answer.status), "wait, then: mesh doctor --only net")
         }
-        Err(problem) => bad(
-            GROUP,
-            "gateway",
-            Verdict::Fail,
-            problem.detail,
-            if context.made_by_pid.is_some() { "mesh dev" } else { "ask the operator" },
-        ),
+        Err(problem) => bad(GROUP, "gateway", Verdict::Fail, problem.detail, away_fix(context, "gateway")),
     }
+}
+
+async fn ask_http(url: &str) -> Result<Answer, Problem> {
+    let http = Http::default();
+    let late = |_| Problem::new(Code::Unreachable, format!("{url}: no answer within {} s", HTTP_WAIT.as_secs()));
+    tokio::time::timeout(HTTP_WAIT, http.send(Method::GET, url, &[], Bytes::new())).await.map_err(late)?
+}
+
+/// The service's answer, or that it does not come; whoever looks for faults waits less than others.
+async fn in_time<T>(wait: Duration, asked: impl Future<Output = Result<T, Failure>>, url: &str) -> Result<T, Failure> {
+    let late = |_| {
+        let cause = format!("no answer within {} s", wait.as_secs());
+        Err(Failure::new(Code::Unavailable, format!("the service at {url}")).cause(cause))
+    };
+    tokio::time::timeout(wait, asked).await.unwrap_or_else(late)
 }
 
 async fn asked(session: &Session) -> Vec<Finding> {
     const GROUP: &str = "net";
     let mut findings = Vec::new();
     let start = tokio::time::Instant::now();
-    findings.push(match super::node::all(session).await {
+    let listed = in_time(SERVICE_WAIT, super::node::all(session), &session.context.nats_url).await;
+    let is_silent = listed.as_ref().is_err_and(|failure| silence(failure).is_some());
+    findings.push(match listed {
         Ok(list) => {
             let online = list.devices.iter().filter(|device| device.online).count();
             let said = format!("answers after {} ms; {online} of {} devices online", start.elapsed().as_millis(), list.devices.len());
             if online > 0 { pass(GROUP, "service", said) } else { bad(GROUP, "service", Verdict::Warn, said, "mesh start --detach") }
         }
+        Err(failure) if is_silent => bad(GROUP, "service", Verdict::Fail, failure.body().detail, away_fix(&session.context, "gateway")),
         Err(failure) => failed(GROUP, "service", &failure),
     });
-    findings.push(books(session).await);
-    findings.push(clock(session).await);
+    if is_silent {
+        findings.extend(["books", "clock"].map(|check| skipped(GROUP, check, "the service does not answer")));
+    } else {
+        findings.push(books(session).await);
+        findings.push(clock(session).await);
+    }
     findings
 }
 
@@ -298,10 +340,7 @@ async fn books(session: &Session) -> Finding {
                 Finding { verdict: Verdict::Warn, detail, ..failed(GROUP, "books", &failure) }
             }
         },
-        Err(failure) => {
-            let fix = if session.context.made_by_pid.is_some() { "mesh credit verify" } else { "ask the operator" };
-            bad(GROUP, "books", Verdict::Fail, failure.body().detail, fix)
-        }
+        Err(failure) => bad(GROUP, "books", Verdict::Fail, failure.body().detail, books_fix(&session.context, &failure)),
     }
 }
 
@@ -314,7 +353,7 @@ async fn followed(session: &Session) -> Result<(), Failure> {
 async fn clock(session: &Session) -> Finding {
     const GROUP: &str = "net";
     let url = format!("{}/healthz", session.context.gateway_url.trim_end_matches('/'));
-    let answer = Http::default().send(Method::GET, &url, &[], Bytes::new()).await;
+    let answer = ask_http(&url).await;
     let date = answer.ok().and_then(|answer| answer.headers.get("date")?.to_str().ok().map(str::to_owned));
     let there = date.and_then(|date| jiff::fmt::rfc2822::parse(&date).ok()).map(|at| at.timestamp().as_millisecond());
     let Some(there) = there else { return skipped(GROUP, "clock", "the gateway tells no time") };
@@ -350,10 +389,41 @@ mod tests {
     }
 
     #[test]
-    fn an_unreachable_hub_has_a_fix_that_may_help() {
-        for (pid, fix) in [(Some(1), "mesh dev"), (None, "check the address (mesh context show lab), else ask the operator")] {
-            assert_eq!(hub_fix(&super::super::context::tests::sample("lab", pid)), fix);
+    fn what_does_not_answer_has_a_fix_that_may_help() {
+        let folder = super::super::context::tests::folder();
+        let (lives, ended) = (Some(std::process::id()), Some(u32::MAX));
+        let context = |pid| Context { processes: Some(folder.join("processes.json")), ..super::super::context::tests::sample("lab", pid) };
+        let restart = "if it stays so, stop mesh dev (Ctrl-C) and start it again";
+        for (pid, fix) in [(lives, restart), (ended, "mesh dev"), (None, "ask the operator")] {
+            assert_eq!(away_fix(&context(pid), "gateway"), fix, "no file is named that is not there");
         }
+        std::fs::create_dir(folder.join("logs")).unwrap();
+        let log = folder.join("logs").join("gateway.log");
+        std::fs::write(&log, "").unwrap();
+        let logged = format!("its log is {}; {restart}", log.display());
+        assert_eq!(away_fix(&context(lives), "gateway"), logged);
+
+        let books = |detail: &str| Failure::new(Code::Unavailable, detail);
+        let named = "mesh-ledger verify, then mesh-ledger rebuild";
+        for (pid, failure, fix) in [
+            (lives, books(&format!("the ledger has stopped: a row was changed (next: {named})")), named),
+            (lives, books("the database holds the books up to sequence 3, LEDGER ends at 7"), "mesh credit verify"),
+            (lives, books("cut off (next: mesh-led…"), "mesh credit verify"),
+            (lives, books("credit.balance").cause("no answer within 12 s"), &logged),
+            (None, books(&format!("the ledger has stopped (next: {named})")), "ask the operator"),
+        ] {
+            assert_eq!(books_fix(&context(pid), &failure), fix, "{failure:?}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_service_that_stays_silent_is_not_waited_for() {
+        let wait = Duration::from_millis(5);
+        let failure = in_time(wait, std::future::pending::<Result<(), Failure>>(), "nats://hub:4222").await.unwrap_err();
+        assert!(silence(&failure).is_some(), "{failure:?}");
+        let refused = Failure::new(Code::Forbidden, "x");
+        assert_eq!(in_time(wait, async { Err::<(), _>(refused.clone()) }, "").await, Err(refused));
     }
 
     #[tokio::test]

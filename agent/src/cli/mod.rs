@@ -24,6 +24,7 @@ pub mod node;
 pub mod output;
 pub mod sign;
 
+use std::ffi::OsString;
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -57,7 +58,7 @@ pub fn main() -> ExitCode {
     };
     let code = match runtime.block_on(run(&cli, &output)) {
         Ok(done) => done.code(),
-        Err(failure) => output.fail(&failure),
+        Err(failure) => output.fail(&helped(failure, &cli.command, std::env::args_os())),
     };
     let code = output.end(code);
     runtime.shutdown_background();
@@ -110,6 +111,28 @@ fn usage(error: &clap::Error) -> u8 {
     Output::plain(format).fail(&Failure::new(bus_schemas::Code::Usage, first).next(help_of(&words)))
 }
 
+/// Where all that is known to do next is about job files and the command is about none, its own help says more.
+fn helped(failure: Failure, command: &Command, words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Failure {
+    let about_jobs = ["mesh job submit --dry-run FILE", "mesh job run echo --text hello", "mesh --help"].contains(&failure.code().next());
+    if !about_jobs || !failure.next.is_empty() || matches!(command, Command::Job(_) | Command::Sign(_)) {
+        return failure;
+    }
+    match Cli::command().try_get_matches_from(words) {
+        Ok(matches) => failure.next(format!("{} --help", path_of(&matches))),
+        Err(_) => failure,
+    }
+}
+
+/// The command that was understood, without what it was given: `mesh credit transfer`.
+fn path_of(matches: &clap::ArgMatches) -> String {
+    let (mut matches, mut path) = (matches, String::from("mesh"));
+    while let Some((name, sub)) = matches.subcommand() {
+        path = format!("{path} {name}");
+        matches = sub;
+    }
+    path
+}
+
 /// The command that explains the one in these words, such as `mesh job ls --help`.
 fn help_of(words: &[String]) -> String {
     let (mut command, mut path) = (Cli::command(), String::from("mesh"));
@@ -124,6 +147,29 @@ fn help_of(words: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_next_is_about_the_command() {
+        use bus_schemas::Code;
+        let history = "mesh -o json -c dev credit history --cursor job";
+        let transfer = "mesh credit transfer mem_a 1 --note mesh";
+        for (words, code, next) in [
+            (history, Code::BadValue, "mesh credit history --help"),
+            (transfer, Code::WrongType, "mesh credit transfer --help"),
+            (transfer, Code::TooLittleMana, "mesh credit balance"),
+            ("mesh node show x", Code::NoSuchDevice, "mesh node ls"),
+            ("mesh coop policy show", Code::NotFound, "mesh network policy show --help"),
+            ("mesh bench latency --kind x", Code::UnknownKind, "mesh bench latency --help"),
+            ("mesh job run echo --text a", Code::BadValue, "mesh job submit --dry-run FILE"),
+            ("mesh sign job.json", Code::NotJson, "mesh job submit --dry-run FILE"),
+        ] {
+            let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+            let cli = Cli::try_parse_from(&words).unwrap();
+            assert_eq!(helped(Failure::new(code, ""), &cli.command, &words).body().next, [next], "{words:?}");
+            let own = Failure::new(code, "").next("mesh status");
+            assert_eq!(helped(own.clone(), &cli.command, &words), own);
+        }
+    }
 
     #[test]
     fn help_is_that_of_the_command() {

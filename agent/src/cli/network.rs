@@ -69,7 +69,7 @@ struct Set {
 async fn set(session: &Session, file: &Path, dry_run: bool, network_key: Option<&Path>, output: &Output) -> Result<(), Failure> {
     let bytes = read_input(file)?;
     let view: PolicyView = session.ask("network.policy", &serde_json::json!({})).await?;
-    let rules = parse(&bytes, &view.rules).map_err(|why| Failure::new(Code::BadFile, format!("{}: {why}", file.display())))?;
+    let rules = parse(&bytes, &view.rules).map_err(|why| unusable(file, &why))?;
     let changes = changes(&view.rules, &rules);
     let mut set = Set { done: false, dry_run, version: view.rules.version, changes, seq: None };
     if !set.changes.is_empty() {
@@ -83,6 +83,11 @@ async fn set(session: &Session, file: &Path, dry_run: bool, network_key: Option<
     }
     output.print("network.policy.set", &set, || set.version.to_string(), || set_text(&set));
     Ok(())
+}
+
+/// A file whose rules cannot be used; how they look is seen at those in force.
+fn unusable(file: &Path, why: &str) -> Failure {
+    Failure::new(Code::BadFile, format!("{}: {why}", file.display())).next("mesh network policy show")
 }
 
 /// The rules that a file states; each once, as whoever reads it might go by the first or the last of two. `version` may be left out: it is the next one.
@@ -194,6 +199,7 @@ mod tests {
         for (bytes, says) in bad {
             let why = parse(&bytes, &in_force).unwrap_err();
             assert!(why.contains(says), "{why}");
+            assert_eq!(unusable(Path::new("rules.json"), &why).next, ["mesh network policy show"]);
         }
     }
 

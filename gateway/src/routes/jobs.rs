@@ -52,22 +52,22 @@ pub async fn list(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -> 
 
 pub async fn show(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<JobView> {
     let member = bearer(&world, &headers).await?;
-    Ok(Json(world.job_show(&member, &id).await?))
+    Ok(Json(world.job_show(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
 pub async fn explain(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<Explanation> {
     let member = bearer(&world, &headers).await?;
-    Ok(Json(world.job_explain(&member, &id).await?))
+    Ok(Json(world.job_explain(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
 pub async fn receipt(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<ReceiptView> {
     let member = bearer(&world, &headers).await?;
-    Ok(Json(world.job_receipt(&member, &id).await?))
+    Ok(Json(world.job_receipt(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
 pub async fn cancel(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<JobView> {
     let member = bearer(&world, &headers).await?;
-    Ok(Json(world.job_cancel(&member, &id).await?))
+    Ok(Json(world.job_cancel(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
 #[derive(Deserialize)]
@@ -86,7 +86,7 @@ const RESULT: Parameters = Parameters { known: &[("inline", "true or false")], e
 pub async fn result(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>, uri: Uri) -> Result<Response, Refusal> {
     let member = bearer(&world, &headers).await?;
     let asked: ResultAsk = RESULT.read(&uri)?;
-    let (view, blob) = world.job_result(&member, &id).await?;
+    let (view, blob) = world.job_result(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?;
     match blob {
         Some(blob) if asked.inline => {
             let info = world.blob_info(&member, &blob.cid).await?;

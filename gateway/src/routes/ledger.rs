@@ -74,11 +74,18 @@ pub async fn policy(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -
     Ok(Json(world.network_policy().await?))
 }
 
+/// A request that is right.
+const TRANSFER: &str = r#"POST /api/v1/credit/transfer {"to":"mem_…","amount":"1.5","key":"a key of your own"}"#;
+
 pub async fn transfer(State(world): State<Shared>, headers: HeaderMap, body: Body) -> Said<TransferView> {
     let member = bearer(&world, &headers).await;
     let body = whole(body, limits::BODY_BYTES_MAX).await;
     let (member, body) = (member?, body?);
-    let mut ask: Transfer = strict::decode(Form::Json, &body, limits::BODY_BYTES_MAX)?;
+    let mut ask: Transfer = strict::decode(Form::Json, &body, limits::BODY_BYTES_MAX).map_err(|problem| {
+        let mut body = problem.body();
+        body.next = vec![TRANSFER.to_owned()];
+        Refusal(body)
+    })?;
     let given = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let headers = [IDEMPOTENCY_KEY, JOB_KEY].map(|name| (name, given(name)));
     ask.key = one_key(ask.key.as_deref(), headers)?.map(str::to_owned);

@@ -13,6 +13,12 @@ use serde::de::DeserializeOwned;
 
 pub struct Refusal(pub ErrorBody);
 
+impl Refusal {
+    /// With the id in the commands to run next.
+    pub fn about(problem: &Problem, id: &str) -> Self {
+        Self(problem.body().about(id))
+    }
+}
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         Self(problem.body())

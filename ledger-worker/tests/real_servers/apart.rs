@@ -9,6 +9,8 @@ use bus_schemas::subject;
 use crate::recoveries::{delete_stream, messages, replace_stream};
 use crate::support::{Proc, World, done, free_address, gateway, hold, http, job, said, until};
 
+const ALARM: &str = "select alarm from ledger.cursor";
+
 /// Two workers, one of them active.
 struct Pair {
     addresses: [String; 2],
@@ -153,12 +155,19 @@ async fn a_balance_that_was_changed_is_seen_at_the_next_checkpoint_or_by_the_nex
         pair.stopped(named).await;
         refused_by_silence(&world, hold(100)).await;
         pair.stopped("(next: mesh-ledger verify, then mesh-ledger rebuild)").await;
+        let alarm = || async { client.query_one(ALARM, &[]).await.unwrap().get::<_, Option<String>>(0) };
+        until("the readers to be told", async || alarm().await.filter(|why| why.contains(named))).await;
         let (ok, report) = world.verify();
         assert!(!ok && report["wrong"].to_string().contains("account "), "{report}");
         world.as_owner(&["rebuild"]).unwrap();
         assert_eq!(done(&world.ask(vec![hold(20 + n as u64)]).await), 1);
         pair.ready().await;
+        assert_eq!(alarm().await, None);
     }
+    // Another worker's alarm that arrives late is taken back as well.
+    client.batch_execute("update ledger.cursor set alarm = 'late'").await.unwrap();
+    until("it to be taken back", async || client.query_one(ALARM, &[]).await.unwrap().get::<_, Option<String>>(0).is_none().then_some(()))
+        .await;
     world.projected().await;
     let (ok, report) = world.verify();
     assert!(ok, "{report}");

@@ -66,7 +66,7 @@ impl World {
 #[test]
 fn a_device_comes_goes_and_comes_back() {
     let mut world = world(1);
-    assert_eq!(world.away(1).unwrap(), "never heard of");
+    assert_eq!(world.away(1).unwrap(), "not heard of lately");
     world.beat(1, 0, false).unwrap();
     assert_eq!(world.away(1).unwrap(), "not heard of since this scheduler started");
     assert!(world.beat(1, 1, true).unwrap().look_again);

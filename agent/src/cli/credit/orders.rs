@@ -137,8 +137,9 @@ fn keyed(failure: Failure, key: &str) -> Failure {
         // Without an answer it may have happened: the same key makes a repeat harmless.
         failure.next(format!("the same command with --key {key}"))
     } else if failure.code() == Code::Conflict {
-        // The catalogue's next step for this code is about jobs.
-        failure.next("mesh credit history").next("the same command with another --key")
+        // The catalogue's next step for this code is about jobs; the gateway's own says the same in other words.
+        let next = ["mesh credit history", "the same command with another --key"].map(str::to_owned).to_vec();
+        Failure { next, ..failure }
     } else {
         failure
     }
@@ -153,6 +154,8 @@ mod tests {
         let failure = keyed(Failure::new(Code::Conflict, "the key was used for something else"), "lunch-1");
         assert!(failure.text().contains("next: mesh credit history") && !failure.text().contains("job"), "{}", failure.text());
         assert_eq!(failure.exit(), 4);
+        let told = Failure::new(Code::Conflict, "").next("mesh credit history").next("send it under another key");
+        assert_eq!(keyed(told, "lunch-1").next, ["mesh credit history", "the same command with another --key"]);
         assert_eq!(keyed(Failure::new(Code::Unavailable, ""), "k").next, ["the same command with --key k"]);
         assert_eq!(keyed(Failure::new(Code::TooLittleMana, ""), "k"), Failure::new(Code::TooLittleMana, ""));
     }

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::phases::Phases;
-use super::watch_subject;
+use super::{repeat, watch_subject};
 use crate::cli::client::Session;
 use crate::cli::duration;
 use crate::cli::failure::Failure;
@@ -47,6 +47,12 @@ pub struct Follow<'a> {
     phases: Phases,
     /// Who has the job, as far as it was told.
     device: Option<DeviceId>,
+    /// Of a job that this command has just sent: what makes a repeat the same job.
+    again: Option<String>,
+    /// The network was seen to have it.
+    known: bool,
+    /// It was sent, and the network says that it has no such job.
+    pending: bool,
 }
 
 impl<'a> Follow<'a> {
@@ -57,12 +63,34 @@ impl<'a> Follow<'a> {
         let _ = session.bus.client.flush().await;
         let start = Instant::now();
         let rewrite = std::io::stderr().is_terminal();
-        Self { session, output, live, start, deadline: timeout.map(|timeout| start + timeout), phases: Phases::new(rewrite), device: None }
+        Self {
+            session,
+            output,
+            live,
+            start,
+            deadline: timeout.map(|timeout| start + timeout),
+            phases: Phases::new(rewrite),
+            device: None,
+            again: None,
+            known: false,
+            pending: false,
+        }
     }
 
     pub fn submitted(&mut self, short: &str, kind: &str, key: Option<&str>) {
         let line = self.phases.submitted(short, kind, key);
         self.say(line);
+    }
+    /// This command has sent it, so it need not be a job yet: it becomes one with its hold. `again` makes a repeat the same job.
+    pub fn just_sent(&mut self, again: String) {
+        self.again = Some(again);
+    }
+    /// What makes a repeat the same job, where the network has the submission and no job yet.
+    fn unadmitted(&self) -> Option<&str> {
+        self.again.as_deref().filter(|_| self.pending)
+    }
+    fn is_known(&mut self) {
+        (self.known, self.pending) = (true, false);
     }
     /// How much would let any device take it, should it wait for that.
     pub fn enough(&mut self, most: Option<MilliMana>) {
@@ -88,9 +116,7 @@ impl<'a> Follow<'a> {
             match unless_stopped(self.watched(id), sleep_until(deadline), interrupt()).await {
                 Ok(ended) => break ended?,
                 Err(Stop::Deadline) => {
-                    let waited = duration::show(self.start.elapsed());
-                    return Err(Failure::new(Code::GaveUpWaiting, format!("{} has not ended after {waited}", self.phases.short()))
-                        .next(format!("mesh job wait {}", self.phases.short())));
+                    return Err(gave_up(self.phases.short(), self.start.elapsed(), self.unadmitted()));
                 }
                 Err(Stop::Interrupt) if self.interrupted(id).await => return Ok(Ended::Interrupted(id)),
                 Err(Stop::Interrupt) => (),
@@ -125,6 +151,7 @@ impl<'a> Follow<'a> {
             tokio::select! {
                 message = live => match message {
                     Some(message) if message.subject.contains(&token) => {
+                        self.is_known();
                         if let Some(ended) = self.told(message.subject.as_str(), &message.payload) {
                             return Ok(ended);
                         }
@@ -135,6 +162,7 @@ impl<'a> Follow<'a> {
                 _ = look.tick() => match self.look(id).await {
                     Ok(view) => {
                         away_since = None;
+                        self.is_known();
                         if let Some(ended) = self.seen(&view).await? {
                             return Ok(ended);
                         }
@@ -146,8 +174,14 @@ impl<'a> Follow<'a> {
                         self.say(line);
                         let since = *away_since.get_or_insert_with(Instant::now);
                         if since.elapsed() > AWAY_MAX {
-                            return Err(failure.next(format!("mesh job wait {}", self.phases.short())));
+                            let next = self.unadmitted().map_or_else(|| format!("mesh job wait {}", self.phases.short()), repeat);
+                            return Err(failure.next(next));
                         }
+                    }
+                    Err(failure) if failure.code() == Code::NoSuchJob && self.again.is_some() && !self.known => {
+                        (away_since, self.pending) = (None, true);
+                        let line = self.phases.unadmitted();
+                        self.say(line);
                     }
                     Err(failure) if failure.code() == Code::NoSuchJob && self.start.elapsed() < AWAY_MAX => (),
                     Err(failure) => return Err(failure),
@@ -273,7 +307,7 @@ impl<'a> Follow<'a> {
     async fn interrupted(&mut self, id: JobId) -> bool {
         let short = self.phases.short().to_owned();
         if !self.output.interactive {
-            self.output.say(&format!("{short} lives on: mesh job wait {short}, or: mesh job cancel {short}"));
+            self.output.say(&lives_on(&short, self.unadmitted()));
             return true;
         }
         eprint!("\ncancel {short} as well? [y/N, c to go on waiting] ");
@@ -292,12 +326,16 @@ impl<'a> Follow<'a> {
                 let cancel = super::look::ask_cancel(session, &named);
                 match unless_stopped(cancel, tokio::time::sleep(CANCEL_WAIT), interrupt()).await {
                     Ok(Ok(_)) => self.output.say(&format!("{short} is being cancelled")),
+                    Ok(Err(failure)) if failure.code() == Code::NoSuchJob && self.pending => {
+                        self.output.say(&lives_on(&short, self.unadmitted()));
+                    }
                     Ok(Err(failure)) => self.output.say(failure.text().trim_end()),
                     Err(Stop::Deadline | Stop::Interrupt) => self.output.say(&format!(
                         "the network does not answer, {short} may live on: mesh job wait {short}, or: mesh job cancel {short}"
                     )),
                 }
             }
+            _ if self.pending => self.output.say(&lives_on(&short, self.unadmitted())),
             _ => self.output.say(&format!("{short} lives on: mesh job wait {short}")),
         }
         true
@@ -339,6 +377,26 @@ async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline).await,
         None => std::future::pending().await,
+    }
+}
+
+/// The time given is over. `unadmitted`: it is no job yet, so no command finds it by its id.
+fn gave_up(short: &str, waited: Duration, unadmitted: Option<&str>) -> Failure {
+    let waited = duration::show(waited);
+    match unadmitted {
+        Some(again) => {
+            let detail = format!("{short} is no job yet after {waited}; the network has the submission, and its hold waits for the ledger");
+            Failure::new(Code::GaveUpWaiting, detail).next(repeat(again)).next("mesh job ls")
+        }
+        None => Failure::new(Code::GaveUpWaiting, format!("{short} has not ended after {waited}")).next(format!("mesh job wait {short}")),
+    }
+}
+
+/// What becomes of a job that nobody waits for any more.
+fn lives_on(short: &str, unadmitted: Option<&str>) -> String {
+    match unadmitted {
+        Some(again) => format!("{short} is no job yet and may become one: mesh job ls, or {}", repeat(again)),
+        None => format!("{short} lives on: mesh job wait {short}, or: mesh job cancel {short}"),
     }
 }
 
@@ -390,6 +448,21 @@ mod tests {
                 expected,
                 "{work:?} {deadline:?} {interrupt:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_is_no_job_yet_is_found_by_its_key() {
+        let again = "the same command with --key cli-1 (it is one job however often it is sent)";
+        for (unadmitted, says, next, lives) in [
+            (None, "job_a has not ended", vec!["mesh job wait job_a"], "job_a lives on: mesh job wait job_a"),
+            (Some("--key cli-1"), "job_a is no job yet", vec![again, "mesh job ls"], "job_a is no job yet and may become one"),
+        ] {
+            let failure = gave_up("job_a", Duration::from_secs(60), unadmitted);
+            assert_eq!((failure.exit(), &failure.next), (5, &next.into_iter().map(str::to_owned).collect()));
+            assert!(failure.problem.detail.starts_with(says), "{failure}");
+            let told = lives_on("job_a", unadmitted);
+            assert!(told.starts_with(lives) && unadmitted.is_none_or(|key| told.contains(key)), "{told}");
         }
     }
 

@@ -13,10 +13,12 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bus_schemas::api::Submitted;
 use bus_schemas::subject::{self, header};
-use bus_schemas::{Code, JobId};
+use bus_schemas::{Code, JobId, MilliMana};
+use tokio::time::Instant;
 
 use super::args::{Cli, JobArgs, JobCommand, SubmitArgs};
-use super::client::{Session, read};
+use super::client::{Session, Silence, read, silence};
+use super::duration;
 use super::failure::{Done, End, Failure};
 use super::output::Output;
 use follow::Follow;
@@ -63,6 +65,9 @@ async fn carry_out(cli: &Cli, args: &JobArgs, output: &Output) -> Done {
 async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool, output: &Output) -> Done {
     let made = spec::make(args, output).map_err(|failure| if args.options.dry_run { spec::not_again(failure) } else { failure })?;
     if args.options.dry_run {
+        if let Some(left_out) = spec::left_out(&args.options) {
+            output.warn(&left_out);
+        }
         let body = made.spec.clone();
         output.print("job.dry-run", &body, String::new, || String::from_utf8_lossy(&made.body()).into_owned());
         return Ok(End::Fine);
@@ -73,14 +78,16 @@ async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool,
         Some(_) if wait => quote::enough(&made.spec, spec::rate(&made, &session).await?),
         Some(_) | None => None,
     };
+    let has_limit = made.spec.cost_mana.is_some();
     let made = spec::settle(made, args, &session, output).await?;
     // Made before the first try, so that a repeat is the same job.
     let key = match made.spec.key.clone().or_else(|| args.options.key.clone()) {
         Some(key) => key,
         None => format!("cli-{}", bus::keys::random_hex::<8>()?),
     };
+    let again = again(made.spec.cost_mana.filter(|_| !has_limit), &key);
     let mut follow = if wait { Some(Follow::new(&session, args.options.timeout, output).await) } else { None };
-    let submitted = send(&session, &made.body(), &key).await?;
+    let submitted = send(&session, &made.body(), &key, &again, output).await?;
     let Some(follow) = follow.as_mut() else {
         if let Some(why) = &submitted.waiting {
             output.say(&format!("{}  waits: {why}", submitted.short));
@@ -95,6 +102,7 @@ async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool,
     };
     follow.enough(enough);
     follow.submitted(&submitted.short, &made.spec.kind, Some(&submitted.key));
+    follow.just_sent(again);
     if let Some(why) = &submitted.waiting {
         follow.waiting(why);
     }
@@ -102,18 +110,46 @@ async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool,
 }
 
 /// Sends the same bytes under the same key until there is an answer; the network takes them as one job.
-async fn send(session: &Session, body: &[u8], key: &str) -> Result<Submitted, Failure> {
+async fn send(session: &Session, body: &[u8], key: &str, again: &str, output: &Output) -> Result<Submitted, Failure> {
     let mut headers = HeaderMap::new();
     headers.insert(header::JOB_KEY, header_value(key)?);
-    let mut tries = 0;
+    let (start, mut tries, mut open) = (Instant::now(), 0, false);
     loop {
         tries += 1;
-        match session.ask_bytes("job.submit", headers.clone(), body.to_vec().into()).await {
+        let failure = match session.ask_bytes("job.submit", headers.clone(), body.to_vec().into()).await {
             Ok(answer) => return read("job.submit", &answer.payload),
-            Err(failure) if failure.code() == Code::Unavailable && tries < 3 => tokio::time::sleep(Duration::from_millis(500)).await,
-            Err(failure) => return Err(failure),
+            Err(failure) => failure,
+        };
+        let silent = silence(&failure) == Some(Silence::Open);
+        if silent && !open {
+            // Whoever does not wait for the end needs the key.
+            output.say(&format!("no answer yet; sending it again under the same key: {key}"));
         }
+        open |= silent;
+        if failure.code() != Code::Unavailable || tries == 3 {
+            return Err(unsettled(failure, open, start.elapsed(), again));
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
+}
+
+/// What makes a repeat of this command the same job: its key, and the limit that was set here and might be another one then.
+fn again(limit: Option<MilliMana>, key: &str) -> String {
+    limit.map_or_else(|| format!("--key {key}"), |limit| format!("--max-mana {limit} --key {key}"))
+}
+/// The same in words.
+fn repeat(again: &str) -> String {
+    format!("the same command with {again} (it is one job however often it is sent)")
+}
+
+/// What the last try came to, where one of them is `open`: it may have been taken, and its answer be lost.
+fn unsettled(failure: Failure, open: bool, waited: Duration, again: &str) -> Failure {
+    if failure.code() != Code::Unavailable || (!open && silence(&failure) == Some(Silence::Unheard)) {
+        return failure;
+    }
+    let unknown = format!("it is not known whether the job was submitted, after {}", duration::show(waited));
+    let failure = if open { failure.tried(unknown) } else { failure };
+    failure.next(repeat(again)).next("mesh job ls").next("mesh doctor")
 }
 
 /// A key that fits into a header.
@@ -154,4 +190,28 @@ async fn finish(ended: follow::Ended, command: &'static str, session: &Session, 
 /// Everything that the member of this session may watch.
 fn watch_subject(session: &Session) -> String {
     subject::watch_all(&session.context.member.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_submission_without_an_answer_names_its_key() {
+        let away = || Failure::new(Code::Unavailable, "job.submit at nats://hub:4222");
+        let (nobody, lost) = (away().cause("no gateway is listening"), away().cause("no answer within 12 s"));
+        let told = |failure: &Failure, open| unsettled(failure.clone(), open, Duration::from_secs(37), "--key cli-1");
+        assert_eq!(told(&nobody, false), nobody, "it is sure that nothing was submitted");
+        let refused = Failure::new(Code::TooLittleMana, "2 mana are missing");
+        assert_eq!(told(&refused, true), refused, "an answer is one, whatever came before");
+        let first = "the same command with --key cli-1 (it is one job however often it is sent)";
+        for (failure, open) in [(&lost, true), (&nobody, true), (&away(), true), (&away(), false)] {
+            let failure = told(failure, open);
+            assert_eq!(failure.next, [first, "mesh job ls", "mesh doctor"]);
+            let unknown = failure.text().contains("  it is not known whether the job was submitted, after 37");
+            assert_eq!(unknown, open, "{}", failure.text());
+        }
+        assert_eq!(again(None, "k"), "--key k");
+        assert_eq!(again(Some(MilliMana::mana(12)), "k"), "--max-mana 12 --key k");
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use bus_schemas::MilliMana;
 use bus_schemas::api::WatchState;
 use bus_schemas::event::Progress;
 use bus_schemas::job::JobState;
 use bus_schemas::offer::Decline;
+use bus_schemas::{MilliMana, UnixMs};
 
 use crate::cli::duration;
 use crate::cli::output::count;
@@ -22,8 +22,9 @@ pub struct Phases {
     last: Option<(&'static str, String)>,
     /// The reason that was told last, without its times.
     why: String,
-    /// Who has the job, by name.
+    /// Who has the job, by name, and since when the network tells so.
     device: Option<String>,
+    since: UnixMs,
     running: Option<Running>,
     /// Said once where devices find that the job may cost too little.
     more_mana: Option<String>,
@@ -75,6 +76,15 @@ impl Phases {
         Some(format!("{line}\n{:<12}  {:<10}  mesh job cancel {}, then the same with {more}", "", "next", self.short))
     }
 
+    /// The network has the submission, and no such job; no word where the door has told already why it waits.
+    pub fn unadmitted(&mut self) -> Option<String> {
+        if self.last.as_ref().is_some_and(|(phase, _)| *phase == "waiting") {
+            return None;
+        }
+        self.why.clear();
+        self.line("waiting", "the network has the submission, and it is no job yet: its hold waits for the ledger".to_owned())
+    }
+
     /// The network does not answer, and for how long it is asked again.
     pub fn away(&mut self, why: &str, patience: Duration) -> Option<String> {
         self.line("away", format!("{why}; the job lives on, asking again for {}", duration::show(patience)))
@@ -84,21 +94,28 @@ impl Phases {
     pub fn state(&mut self, state: &WatchState, elapsed: Duration) -> Option<String> {
         match state.state {
             JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => {
+                let lost = self.lost("", state.at);
                 // Whoever had it has it no more.
                 (self.device, self.running) = (None, None);
-                state.why.as_ref().and_then(|why| self.waiting(why))
+                both(lost, state.why.as_ref().and_then(|why| self.waiting(why)))
             }
             JobState::Assigned | JobState::Executing => {
                 let name = state.device_name.clone().or_else(|| state.device.map(|device| device.to_string())).unwrap_or_default();
+                let lost = self.lost(&name, state.at);
                 let matched = self.matched(&name, Some(state));
+                self.since = state.at;
                 let begun = if state.state == JobState::Executing { self.progress(&Progress::default(), elapsed) } else { None };
-                match (matched, begun) {
-                    (Some(matched), Some(begun)) => Some(format!("{matched}\n{begun}")),
-                    (matched, begun) => matched.or(begun),
-                }
+                both(both(lost, matched), begun)
             }
             JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Rejected => None,
         }
+    }
+
+    /// The attempt of the device that had it is over, where another begins (on `next`, or on nobody yet). What was told of an earlier
+    /// moment and comes late ends none.
+    fn lost(&mut self, next: &str, at: UnixMs) -> Option<String> {
+        let before = self.device.clone().filter(|before| before != next && at >= self.since)?;
+        self.line("again", format!("the attempt on {before} ended without a result, a new one begins   (mesh job explain {})", self.short))
     }
 
     /// Who got the job, once for each device that gets it; price and bids where they were told.
@@ -159,6 +176,14 @@ impl Phases {
         let line = format!("{up}{head:<12}  {phase:<10}  {detail}").trim_end().to_owned();
         self.last = Some((phase, detail));
         Some(line)
+    }
+}
+
+/// Two lines, where there are two.
+fn both(first: Option<String>, second: Option<String>) -> Option<String> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(format!("{first}\n{second}")),
+        (first, second) => first.or(second),
     }
 }
 
@@ -288,9 +313,51 @@ mod tests {
         check(
             false,
             &["Assigned a", "progress 50 at 1000", "Assigned b", "progress 10 at 1200", "ran"],
-            &["matched a", "running 50%", "matched b", "running 10%", "running 100%"],
+            &["matched a", "running 50%", "again the attempt on a ended", "matched b", "running 10%", "running 100%"],
         );
-        check(false, &["Assigned a", "wait x", "Assigned a"], &["matched a", "waiting x", "matched a"]);
+        check(false, &["Assigned a", "wait x", "Assigned a"], &["matched a", "again the attempt on a ended", "waiting x", "matched a"]);
+        // A device that had lost the job may have been the first to end it.
+        check(false, &["Assigned b", "seen a"], &["matched b", "matched a"]);
+    }
+
+    #[test]
+    fn a_job_that_is_none_yet_is_told_once() {
+        let mut phases = Phases::new(false);
+        phases.submitted("job_7f3kq2ab", "embed", None);
+        let told = phases.unadmitted().unwrap();
+        assert!(told.contains("waiting     the network has the submission, and it is no job yet"), "{told}");
+        assert_eq!(phases.unadmitted(), None);
+        assert!(phases.waiting("0 of 2 fit").is_some());
+        assert_eq!(phases.unadmitted(), None, "a reason was told");
+    }
+
+    #[test]
+    fn what_comes_late_ends_no_attempt() {
+        let mut phases = Phases::new(false);
+        phases.submitted("job_7f3kq2ab", "embed", None);
+        let state = |state, at, device: Option<&str>| WatchState {
+            id: JobId(Cid::of(b"job")),
+            state,
+            at,
+            device: None,
+            device_name: device.map(str::to_owned),
+            price_mmana: None,
+            bids: None,
+            rejected: None,
+            why: None,
+            error: None,
+        };
+        for (told, says) in [
+            (state(JobState::Assigned, 10, Some("a")), Some("matched")),
+            (state(JobState::Submitted, 9, None), None),
+            (state(JobState::Assigned, 20, Some("a")), None),
+            (state(JobState::Submitted, 21, None), Some("the attempt on a ended")),
+            (state(JobState::Submitted, 22, None), None),
+        ] {
+            let line = phases.state(&told, Duration::ZERO);
+            assert_eq!(line.is_some(), says.is_some(), "{told:?}: {line:?}");
+            assert!(says.is_none_or(|says| line.is_some_and(|line| line.contains(says))), "{told:?}");
+        }
     }
 
     #[test]

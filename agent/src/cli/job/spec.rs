@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bus_schemas::api::BalanceView;
 use bus_schemas::job::{JobSpec, KINDS, Text};
-use bus_schemas::{Code, Problem, limits};
+use bus_schemas::{Code, DeviceId, Problem, PublicKey, limits};
 use serde::Deserialize;
 
 use super::quote;
@@ -107,6 +107,17 @@ fn is_job_file(what: &str) -> bool {
     !KINDS.contains(&what) && (looks_so || path.is_file())
 }
 
+/// The device that a target names by its whole id or key; anything else is looked up in the network.
+fn device_named(target: &str) -> Option<DeviceId> {
+    let of_key = || target.parse::<PublicKey>().ok().map(|key| key.device_id());
+    target.parse().ok().or_else(of_key)
+}
+/// What a dry run cannot put into the job.
+pub fn left_out(options: &JobOptions) -> Option<String> {
+    let target = options.target.as_deref().filter(|target| device_named(target).is_none())?;
+    Some(format!("the target {target} is looked up when the job is submitted; it is not in what is printed here"))
+}
+
 /// Puts the options into the job; whether any changed it. The key travels in a header.
 fn apply(spec: &mut JobSpec, options: &JobOptions) -> Result<bool, Problem> {
     let before = spec.clone();
@@ -123,6 +134,9 @@ fn apply(spec: &mut JobSpec, options: &JobOptions) -> Result<bool, Problem> {
     }
     if let Some(class) = options.priority {
         spec.priority = class;
+    }
+    if let Some(device) = options.target.as_deref().and_then(device_named) {
+        spec.target = Some(device);
     }
     spec.labels.extend(options.label.iter().cloned());
     Ok(*spec != before)
@@ -286,6 +300,19 @@ mod tests {
         }
         let own = Failure::new(Code::NotJson, "x").next("mesh job --help");
         assert_eq!(not_again(own.clone()), own);
+    }
+
+    #[test]
+    fn a_target_that_is_an_id_is_in_the_job_without_asking() {
+        let key = bus_schemas::Signer::from_seed(&[1; 32]).public();
+        let id = key.device_id();
+        for (target, expected) in [(&*id.to_string(), Some(id)), (&key.to_string(), Some(id)), ("laptop-b", None), ("dev_wk7f", None)] {
+            let options = JobOptions { target: Some(target.to_owned()), ..JobOptions::default() };
+            assert_eq!(left_out(&options).is_some_and(|said| said.contains(target)), expected.is_none(), "{target}");
+            let job = SubmitArgs { options, ..args("echo", &["a"]) };
+            assert_eq!(make(&job, &Output::plain(Format::Json)).unwrap().spec.target, expected, "{target}");
+        }
+        assert_eq!(left_out(&JobOptions::default()), None);
     }
 
     #[test]
