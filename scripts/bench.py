@@ -3,7 +3,8 @@
 
     bench.py idle READY.json PID SECONDS               CPU and memory of a stack that does nothing, as JSON
     bench.py around READY.json PID OUT.json COMMAND…   what COMMAND prints (one JSON object), with the stack's CPU time beside it
-    bench.py report FOLDER [--out FILE]                reads idle.json, throughput-*.json and latency.json there; 1 if a floor is missed
+    bench.py report FOLDER [--out FILE]                reads idle.json, throughput-*.json and latency-*.json there; the middle of the runs counts;
+                                                       1 if a floor is missed
 
 PID is mesh dev's. CPU time is read from the kernel's clocks of all its processes, ended children included.
 """
@@ -115,15 +116,15 @@ def machine():
 
 
 def report(folder, commit, out):
-    rest, latency = load(f"{folder}/idle.json"), load(f"{folder}/latency.json")
-    runs = [load(f"{folder}/{name}") for name in sorted(os.listdir(folder)) if name.startswith("throughput-")]
+    rest = load(f"{folder}/idle.json")
+    runs, alone = ([load(f"{folder}/{name}") for name in sorted(os.listdir(folder)) if name.startswith(kind)] for kind in ("throughput-", "latency-"))
     said = [run["said"] for run in runs]
     middle = sorted(runs, key=lambda run: run["said"]["jobs_per_s"])[len(runs) // 2]
     measured = {
         "jobs_per_s": statistics.median(run["jobs_per_s"] for run in said),
         "cpu_s_per_1000": statistics.median(run["cpu_s_per_1000"] for run in said),
-        "p50_ms": latency["said"]["p50_ms"],
-        "p99_ms": latency["said"]["p99_ms"],
+        "p50_ms": statistics.median(run["said"]["p50_ms"] for run in alone),
+        "p99_ms": statistics.median(run["said"]["p99_ms"] for run in alone),
         "idle_cpu_percent": rest["idle_cpu_percent"],
         "idle_mb": rest["idle_mb"],
     }
@@ -131,7 +132,7 @@ def report(folder, commit, out):
     host = machine()
 
     print(f"machine   {host['cores']} cores, {host['model']}, {host['memory_gb']} GB, {host['system']}, load {host['load'][0]}")
-    for run in (*runs, latency):
+    for run in (*runs, *alone):
         numbers = run["said"]
         text = ", ".join(f"{key} {round(value, 3)}" for key, value in numbers.items() if isinstance(value, (int, float)) and not isinstance(value, bool))
         print(f"$ {run['command']}\n  {text}; the host took {run['steal_percent']} % of the processors")
@@ -149,7 +150,7 @@ def report(folder, commit, out):
         verdict = "MISSED" if name in missed else "OK"
         print(f"  {verdict:6}  {measured[name]:10.2f}  {unit} (floor: {'at least' if more else 'at most'} {floor:,})")
     if out:
-        whole = {"commit": commit, "machine": host, "measured": measured, "missed": missed, "idle": rest, "throughput": runs, "latency": latency}
+        whole = {"commit": commit, "machine": host, "measured": measured, "missed": missed, "idle": rest, "throughput": runs, "latency": alone}
         with open(out, "w", encoding="utf-8") as file:
             json.dump(whole, file, indent=1)
             file.write("\n")
