@@ -203,6 +203,32 @@ pub struct Settings {
     /// Why it takes no work now; empty: it does.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub paused: String,
+    /// When it goes on by itself, Unix milliseconds of this machine's clock; 0: when its owner says so.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub paused_until_ms: u64,
+}
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's shape
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+impl Settings {
+    /// Takes no work from now on, for so long or until its owner says otherwise; `now` in Unix milliseconds.
+    pub fn pause(&mut self, now: u64, for_ms: Option<u64>, reason: Option<&str>) {
+        self.paused_until_ms = for_ms.map_or(0, |ms| now.saturating_add(ms.max(1)));
+        let until = for_ms.map(|_| format!(" until {}", bus_schemas::time_of_day(self.paused_until_ms))).unwrap_or_default();
+        let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+        self.paused = format!("{}{until}{reason}", bus_schemas::offer::Decline::Paused);
+    }
+    /// Takes work again; whether it did not before.
+    pub fn resume(&mut self) -> bool {
+        self.paused_until_ms = 0;
+        !std::mem::take(&mut self.paused).is_empty()
+    }
+    /// Whether a pause is over by this machine's clock.
+    pub fn is_over(&self, now: u64) -> bool {
+        self.paused_until_ms != 0 && self.paused_until_ms <= now
+    }
 }
 
 /// Makes a secret file unless it is there.
@@ -250,6 +276,29 @@ mod tests {
         assert_eq!(fs::metadata(home.root()).unwrap().permissions().mode() & 0o777, 0o700);
         bus::keys::write_secret(&home.device_toml(), b"name = 1").unwrap();
         assert_eq!(home.device().unwrap_err().code, Code::BadFile);
+    }
+
+    #[test]
+    fn a_pause_says_until_when_and_why() {
+        let now = 1_800_000_000_000;
+        for (for_ms, reason, said, over_after) in [
+            (None, None, "paused by its owner", None),
+            (None, Some("I play"), "paused by its owner: I play", None),
+            (Some(7_200_000), None, "paused by its owner until 10:00:00 UTC", Some(7_200_000)),
+            (Some(0), Some("x"), "paused by its owner until 08:00:00 UTC: x", Some(1)),
+            (Some(u64::MAX), None, "paused by its owner until 07:00:00 UTC", None),
+        ] {
+            let mut settings = Settings::default();
+            settings.pause(now, for_ms, reason);
+            if for_ms != Some(u64::MAX) {
+                assert_eq!(settings.paused, said);
+            }
+            assert!(!settings.is_over(now), "{said}");
+            assert_eq!(over_after, over_after.filter(|ms| settings.is_over(now + ms)), "{said}");
+            let mut again: Settings = toml::from_str(&toml::to_string(&settings).unwrap()).unwrap();
+            assert_eq!(again, settings, "it outlives a restart");
+            assert!(again.resume() && !again.resume() && again == Settings::default());
+        }
     }
 
     #[test]

@@ -179,6 +179,50 @@ pub fn subject_words(key: &str) -> String {
     words.iter().map(|word| if word.is_empty() { "_" } else { word }).collect::<Vec<_>>().join(".")
 }
 
+/// What its owner asks of the agent, on `mesh.owner`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Wish {
+    /// Takes no work, and hands back what it has, running work too; for so long, or until `resume`.
+    Pause {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_ms: Option<u64>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
+    /// Takes work again.
+    Resume {},
+    /// Takes no work, hands back what waits, ends what runs, and stops.
+    Stop {},
+}
+
+/// The longest reason that an owner may give, in characters: it is told to everybody whose job waits.
+const REASON_CHARS_MAX: usize = 100;
+
+/// An owner's reason as it may be told; none where it says nothing.
+///
+/// # Errors
+/// [`Code::BadValue`].
+pub fn reason(text: Option<&str>) -> Result<Option<&str>, Problem> {
+    let text = text.map(str::trim).filter(|text| !text.is_empty());
+    if text.is_some_and(|text| text.chars().count() > REASON_CHARS_MAX || text.contains(char::is_control)) {
+        return Err(Problem::new(Code::BadValue, format!("a reason is one line of at most {REASON_CHARS_MAX} characters")));
+    }
+    Ok(text)
+}
+
+/// What the agent answers on `mesh.owner`; or an error as every door's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    /// Jobs that go elsewhere now.
+    pub handed_back: usize,
+    /// Jobs that end here first.
+    pub running: usize,
+    /// Why it takes no work now; absent: it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_working: Option<String>,
+}
+
 /// What the agent answers on `mesh.status`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {

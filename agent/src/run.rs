@@ -27,6 +27,7 @@ mod attempts;
 mod auction;
 mod books;
 mod control;
+mod owner;
 mod pulse;
 mod resume;
 mod state;
@@ -70,6 +71,7 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
         agent.local_url = leaf.as_ref().map(crate::leaf::Leaf::url);
         let doors = Doors::open(&agent).await?;
         agent.resume().await?;
+        agent.start_paused();
         agent.watch_books(network, time_divisor());
         let forwarding = CancellationToken::new();
         let forwarder = forward(&agent, counts, &forwarding);
@@ -153,19 +155,24 @@ struct Doors {
     control: Subscriber,
     watch: Subscriber,
     questions: Option<Subscriber>,
+    wishes: Option<Subscriber>,
 }
 impl Doors {
     async fn open(agent: &Agent) -> anyhow::Result<Self> {
         let (client, device) = (&agent.uplink.client, &agent.trust.device);
-        let questions = match &agent.local {
-            Some(local) => Some(local.bus.client.subscribe(subject::local::STATUS).await?),
-            None => None,
+        let (questions, wishes) = match &agent.local {
+            Some(local) => {
+                let client = &local.bus.client;
+                (Some(client.subscribe(subject::local::STATUS).await?), Some(client.subscribe(subject::local::OWNER).await?))
+            }
+            None => (None, None),
         };
         Ok(Self {
             offers: client.subscribe(subject::offer(device)).await?,
             control: client.subscribe(subject::ctl_all(device)).await?,
             watch: client.subscribe(subject::watch_all(&agent.device.member.id)).await?,
             questions,
+            wishes,
         })
     }
 }
@@ -182,10 +189,12 @@ impl Agent {
         let mut drained_at: Option<Instant> = None;
         loop {
             self.start_waiting();
-            if drained_at.is_some_and(|deadline| Instant::now() >= deadline || self.is_drained()) {
+            let over = drained_at.is_some_and(|deadline| Instant::now() >= deadline);
+            if over || ((drained_at.is_some() || self.leaving) && self.is_drained()) {
                 return self.last_beat().await;
             }
-            let wake = drained_at.map_or(self.next_beat, |deadline| deadline.min(self.next_beat));
+            self.resume_if_due();
+            let wake = [drained_at, self.resume_due()].into_iter().flatten().fold(self.next_beat, Instant::min);
             tokio::select! {
                 () = stop.cancelled(), if drained_at.is_none() => {
                     drained_at = Some(Instant::now() + DRAIN_MAX);
@@ -196,8 +205,9 @@ impl Agent {
                 Some(message) = doors.watch.next() => self.on_watch(message).await,
                 Some(happened) = happenings.recv() => self.on_happened(happened).await,
                 Some(message) = next(&mut doors.questions) => self.on_question(message),
+                Some(message) = next(&mut doors.wishes) => self.on_wish(message).await,
                 () = tokio::time::sleep_until(self.next_look().unwrap_or(wake).into()), if self.next_look().is_some() => self.look(),
-                () = tokio::time::sleep_until(wake.into()) => self.beat(),
+                () = tokio::time::sleep_until(wake.into()) => if Instant::now() >= self.next_beat { self.beat() },
             }
         }
     }

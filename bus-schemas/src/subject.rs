@@ -129,4 +129,6 @@ pub mod local {
     }
     /// Asks the agent how it does; answers JSON.
     pub const STATUS: &str = "mesh.status";
+    /// What the device's owner wants of it: to pause, to go on, to end its work and stop. JSON, answered in JSON.
+    pub const OWNER: &str = "mesh.owner";
 }

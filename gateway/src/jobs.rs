@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use bus_schemas::api::ask::JobLs;
-use bus_schemas::api::{BlobRef, Explanation, JobList, JobView, ReceiptView, ResultView};
+use bus_schemas::api::{BlobRef, Explanation, JobList, JobView, ReceiptView, ResultView, Submitted};
 use bus_schemas::history::CancelRequest;
-use bus_schemas::id::{CID_TEXT_PREFIX, JobId, MemberId};
-use bus_schemas::job::JobState;
+use bus_schemas::id::{Asker, CID_TEXT_PREFIX, JobId, MemberId};
+use bus_schemas::job::{JobSpec, JobState};
 use bus_schemas::{Code, Problem, stream, subject};
 
+use crate::admission::Headers;
 use crate::history::Known;
+use crate::live::Running;
+use crate::submit::Answer;
 use crate::views::{self, Moment};
 use crate::world::World;
 
@@ -21,8 +24,10 @@ const ROWS_MAY_LAG: Duration = Duration::from_secs(1);
 const PREFIX_MIN: usize = 4;
 
 impl World {
-    fn moment(&self, id: &JobId) -> Moment {
-        Moment { running: self.live.running(id), holder: self.fleet.holder_of(id) }
+    fn moment(&self, id: &JobId, known: &Known) -> Moment {
+        // What a device told last may be of an attempt that has ended since.
+        let goes_on = |running: &Running| known.failed.iter().all(|ended| ended.attempt != running.attempt);
+        Moment { running: self.live.running(id).filter(goes_on), holder: self.fleet.holder_of(id) }
     }
 
     /// The job that a full id, a short one or a unique beginning names.
@@ -69,14 +74,15 @@ impl World {
     /// [`Code::NoSuchJob`], [`Code::Ambiguous`], [`Code::Unavailable`], here and in all that name one job.
     pub async fn job_show(&self, member: &MemberId, id: &str) -> Result<JobView, Problem> {
         let (id, known) = self.find(member, id).await?;
-        Ok(views::job(*member, id, &known, &self.moment(&id)))
+        let retry_of = spec(&known).and_then(|spec| spec.retry_of);
+        Ok(JobView { retry_of, ..views::job(*member, id, &known, &self.moment(&id, &known)) })
     }
 
     /// # Errors
     /// As [`Self::job_show`].
     pub async fn job_explain(&self, member: &MemberId, id: &str) -> Result<Explanation, Problem> {
         let (id, known) = self.find(member, id).await?;
-        Ok(views::explanation(id, &known, &self.moment(&id)))
+        Ok(views::explanation(id, &known, &self.moment(&id, &known)))
     }
 
     /// The result, and where its bytes are, if they are not in it.
@@ -85,7 +91,7 @@ impl World {
     /// As [`Self::job_show`]; also why there is no result.
     pub async fn job_result(&self, member: &MemberId, id: &str) -> Result<(ResultView, Option<BlobRef>), Problem> {
         let (id, known) = self.find(member, id).await?;
-        views::result(id, &known, &self.moment(&id))
+        views::result(id, &known, &self.moment(&id, &known))
     }
 
     /// # Errors
@@ -95,7 +101,7 @@ impl World {
         let done = match &known.done {
             // Cancelled work that was paid has one, too.
             Some(done) => done,
-            None => views::done(id, &known, &self.moment(&id))?,
+            None => views::done(id, &known, &self.moment(&id, &known))?,
         };
         views::receipt(id, done)
     }
@@ -106,7 +112,7 @@ impl World {
     /// As [`Self::job_show`]; [`Code::CannotCancel`] where it has ended.
     pub async fn job_cancel(&self, member: &MemberId, id: &str) -> Result<JobView, Problem> {
         let (id, known) = self.find(member, id).await?;
-        let view = views::job(*member, id, &known, &self.moment(&id));
+        let view = views::job(*member, id, &known, &self.moment(&id, &known));
         if view.state.is_final() {
             return Err(Problem::new(Code::CannotCancel, format!("{} is {} already", view.short, view.state)));
         }
@@ -115,6 +121,25 @@ impl World {
         match self.bus.store(subject::cancel(&id), None, batch.into(), Duration::from_secs(5)).await {
             Ok(_) => Ok(view),
             Err(error) => Err(Problem::new(Code::Unavailable, format!("the wish could not be stored: {error}"))),
+        }
+    }
+
+    /// Submits the work of a job that failed or was cancelled once more, as a new job. Asked again, it is the same new job; that one may
+    /// be tried again in turn.
+    ///
+    /// # Errors
+    /// As [`Self::job_show`]; [`Code::NotFinished`] and [`Code::CannotRetry`] where there is nothing to try again; what submitting refuses.
+    pub async fn job_retry(&self, asker: &Asker, id: &str) -> Result<Submitted, Problem> {
+        let member = self.member_of(asker).await?;
+        let (id, known) = self.find(&member, id).await?;
+        let state = views::state(&known, &self.moment(&id, &known));
+        let again = retried(id, state, &known)?;
+        let payload = serde_json::to_vec(&again).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+        let key = format!("retry:{id}");
+        let headers = Headers { job_key: Some(&key), ..Headers::default() };
+        match self.submit(asker, headers, payload.into()).await? {
+            Answer::One(submitted) => Ok(submitted),
+            Answer::Many(_) => Err(Problem::new(Code::Internal, "one job became a list")),
         }
     }
 
@@ -131,9 +156,28 @@ impl World {
         let rows = self.store.jobs(member, stored, after, limit).await?;
         let whole_page = rows.len() == usize::try_from(limit).unwrap_or(usize::MAX);
         let cursor = rows.last().filter(|_| whole_page).map(|(id, known)| format!("{}.{id}", known.created_at));
-        let views = rows.iter().map(|(id, known)| views::job(*member, *id, known, &self.moment(id)));
+        let views = rows.iter().map(|(id, known)| views::job(*member, *id, known, &self.moment(id, known)));
         Ok(JobList { jobs: views.filter(|view| ask.state.is_none_or(|state| state == view.state)).collect(), cursor })
     }
+}
+
+/// What was asked for, where it ever became a job.
+fn spec(known: &Known) -> Option<JobSpec> {
+    JobSpec::parse(known.form?, known.body.as_deref()?).ok()
+}
+
+/// The same work as a new job. The member asks for it by itself now, so what a signature was about falls away.
+fn retried(id: JobId, state: JobState, known: &Known) -> Result<JobSpec, Problem> {
+    match state {
+        JobState::Failed | JobState::Cancelled => (),
+        JobState::Completed => return Err(Problem::new(Code::CannotRetry, format!("{} has completed; its result is there", id.short()))),
+        JobState::Rejected => return Err(Problem::new(Code::CannotRetry, format!("{} never became a job; submit it anew", id.short()))),
+        JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed | JobState::Assigned | JobState::Executing => {
+            return Err(Problem::new(Code::NotFinished, format!("{} is {state}; what has ended can be tried again", id.short())));
+        }
+    }
+    let spec = spec(known).ok_or_else(|| Problem::new(Code::CannotRetry, format!("what {} asked for is not known here", id.short())))?;
+    Ok(JobSpec { net: None, by: None, key: None, at: None, exp: None, retry_of: Some(id), ..spec })
 }
 
 fn parse_cursor(cursor: &str) -> Result<(u64, JobId), Problem> {
@@ -171,6 +215,27 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(prefix_of(text).as_deref(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn what_may_be_tried_again() {
+        let id = JobId(bus_schemas::Cid::of(b"job"));
+        let body = |text: &str| Known { form: Some(bus_schemas::Form::Json), body: Some(text.as_bytes().to_vec()), ..Known::default() };
+        let known = body(r#"{"kind":"echo","text":"a","key":"k","at":1,"exp":2,"cost_mana":"1.5","priority":"low"}"#);
+        for (state, code) in [
+            (JobState::Failed, None),
+            (JobState::Cancelled, None),
+            (JobState::Completed, Some(Code::CannotRetry)),
+            (JobState::Rejected, Some(Code::CannotRetry)),
+            (JobState::Submitted, Some(Code::NotFinished)),
+            (JobState::Executing, Some(Code::NotFinished)),
+        ] {
+            assert_eq!(retried(id, state, &known).err().map(|problem| problem.code), code, "{state}");
+        }
+        let again = serde_json::to_value(retried(id, JobState::Failed, &known).unwrap()).unwrap();
+        let expected = serde_json::json!({"kind": "echo", "text": "a", "cost_mana": "1.5", "priority": "low", "retry_of": id});
+        assert_eq!(again, expected, "the same work, without what a signature was about");
+        assert_eq!(retried(id, JobState::Failed, &Known::default()).unwrap_err().code, Code::CannotRetry);
     }
 
     #[test]

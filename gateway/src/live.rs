@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use bus_schemas::envelope::Batch;
 use bus_schemas::event::{Event, EventKind, Progress};
 use bus_schemas::history::{HistoryEvent, HistoryRecord};
-use bus_schemas::id::{DeviceId, JobId, MemberId};
+use bus_schemas::id::{AttemptId, DeviceId, JobId, MemberId};
 use bus_schemas::{Problem, subject};
 use futures::StreamExt;
 use tokio::sync::oneshot;
@@ -27,6 +27,7 @@ pub enum Told {
 /// A job that a device told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
+    pub attempt: AttemptId,
     pub device: DeviceId,
     pub progress: Option<Progress>,
 }
@@ -90,10 +91,10 @@ impl Live {
         }
         match &event.what {
             EventKind::Started => {
-                running.insert(event.job, Running { device: event.device, progress: None });
+                running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress: None });
             }
             EventKind::Progress(progress) => {
-                running.insert(event.job, Running { device: event.device, progress: Some(progress.clone()) });
+                running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress: Some(progress.clone()) });
             }
             EventKind::Dropped { .. } => {
                 running.remove(&event.job);

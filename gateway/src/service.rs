@@ -24,7 +24,7 @@ use crate::ledger::orders;
 use crate::world::World;
 
 /// Every call, with what it does.
-const CALLS: [(&str, &str); 24] = [
+const CALLS: [(&str, &str); 25] = [
     ("job.submit", "a job, or a list of them, as JSON or signed; answers its id"),
     ("job.ls", r#"your jobs, newest first: {"state":"Completed","limit":20,"cursor":"…"}"#),
     ("job.show", r#"one job: {"id":"job_…"}"#),
@@ -32,6 +32,7 @@ const CALLS: [(&str, &str); 24] = [
     ("job.explain", r#"why it runs where it runs, or why it waits: {"id":"job_…"}"#),
     ("job.receipt", r#"its receipt: {"id":"job_…"}"#),
     ("job.cancel", r#"ends it: {"id":"job_…"}"#),
+    ("job.retry", r#"tries one that failed or was cancelled again, as a new job: {"id":"job_…"}"#),
     ("device.ls", "the devices of the network"),
     ("device.show", r#"one device: {"id":"dev_…"}"#),
     ("credit.balance", "what you have"),
@@ -184,6 +185,7 @@ async fn ask(world: &World, asker: &Asker, call: &str, request: &Request) -> Res
         "job.explain" => Answer::json(&world.job_explain(&member, &by_id()?).await?),
         "job.receipt" => Answer::json(&world.job_receipt(&member, &by_id()?).await?),
         "job.cancel" => Answer::json(&world.job_cancel(&member, &by_id()?).await?),
+        "job.retry" => Answer::json(&world.job_retry(asker, &by_id()?).await?),
         "device.ls" => Answer::json(&world.fleet.list()),
         "device.show" => Answer::json(&world.device(&by_id()?)?),
         "credit.balance" => Answer::json(&world.credit_balance(member).await?),

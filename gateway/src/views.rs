@@ -77,6 +77,7 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
         waiting: waiting(known, state),
         error: known.problem.as_ref().map(Problem::body),
         transitions: transitions(known),
+        retry_of: None,
     }
 }
 
@@ -278,7 +279,10 @@ mod tests {
         let member = Signer::from_seed(&[1; 32]).public().member_id();
         let device = Signer::from_seed(&[2; 32]).public().device_id();
         let id = JobId(Cid::of(b"j"));
-        let runs = Moment { running: Some(Running { device, progress: None }), holder: Some(device) };
+        let runs = Moment {
+            running: Some(Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: None }),
+            holder: Some(device),
+        };
         let queued = Moment { running: None, holder: Some(device) };
         let view = job(member, id, &known(JobState::Submitted), &runs);
         assert_eq!((view.state, view.device, view.attempts, view.finished_at), (JobState::Executing, Some(device), 1, None));
@@ -298,7 +302,10 @@ mod tests {
             Decision { considered, ..decision(at, why, Some(winner)) }
         };
         known.decisions = vec![one(1, first, "the first scores 2"), one(1, first, "the first scores 2")];
-        let on = |device| Moment { running: Some(Running { device, progress: None }), holder: Some(device) };
+        let on = |device| Moment {
+            running: Some(Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: None }),
+            holder: Some(device),
+        };
         let explain = |known: &Known, moment: &Moment| explanation(JobId(Cid::of(b"j")), known, moment);
         let explained = explain(&known, &on(first));
         assert_eq!((explained.summary.as_str(), explained.decisions.len()), ("runs on box-1: the first scores 2", 1));

@@ -56,6 +56,11 @@ pub enum Command {
     Start(StartArgs),
     /// Stop this device's agent.
     Stop(StopArgs),
+    /// Take no work on this device, at once.
+    Pause(PauseArgs),
+    /// Take work on this device again.
+    #[command(before_help = "  mesh resume\n  mesh resume -o json")]
+    Resume,
     /// This device and its network.
     Status(StatusArgs),
     /// Counters of this device, as Prometheus reads them.
@@ -123,6 +128,19 @@ pub struct StopArgs {
     /// Do not wait for running work.
     #[arg(long)]
     pub now: bool,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    before_help = "  mesh pause                            until mesh resume; running work goes to other devices\n  mesh pause --for 2h --reason \"in use\""
+)]
+pub struct PauseArgs {
+    /// Take work again after this long.
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration::parse)]
+    pub duration: Option<Duration>,
+    /// Why; it is told to those whose jobs wait.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -199,6 +217,9 @@ pub enum JobCommand {
     /// Cancel a job.
     #[command(before_help = "  mesh job cancel job_7f3kq2ab\n  mesh job cancel job_7f3kq2ab -o json")]
     Cancel(JobId),
+    /// Try a job that failed or was cancelled again, as a new job.
+    #[command(before_help = "  mesh job retry job_7f3kq2ab\n  mesh job retry job_7f3kq2ab --wait")]
+    Retry(RetryArgs),
 }
 impl JobCommand {
     /// The job that it is about.
@@ -206,10 +227,23 @@ impl JobCommand {
         match self {
             Self::Show(job) | Self::Result(job) | Self::Explain(job) | Self::Cancel(job) => Some(&job.id),
             Self::Wait(wait) => Some(&wait.job.id),
+            Self::Retry(retry) => Some(&retry.job.id),
             Self::Receipt(receipt) => Some(&receipt.job.id),
             Self::Run(_) | Self::Submit(_) | Self::Ls(_) => None,
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub struct RetryArgs {
+    #[command(flatten)]
+    pub job: JobId,
+    /// Wait for its end.
+    #[arg(long)]
+    pub wait: bool,
+    /// Give up waiting after this long; the job lives on.
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    pub timeout: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -1,4 +1,4 @@
-//! This machine as a device: `init`, `start`, `stop`, `status`, `metrics`.
+//! This machine as a device: `init`, `start`, `status`, `metrics`.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -10,17 +10,15 @@ use bus_schemas::mana::mana_text;
 use bus_schemas::subject::local;
 use bus_schemas::{Code, DeviceId, MemberId, NetworkId};
 use bytes::Bytes;
-use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::args::{Cli, InitArgs, StartArgs, StatusArgs, StopArgs};
+use super::args::{Cli, InitArgs, StartArgs, StatusArgs};
 use super::client::Session;
 use super::context::{Context, Contexts, Device, Identity};
 use super::duration;
 use super::failure::{Done, End, Failure};
 use super::output::{Output, count};
-use crate::dev::child::signal;
-use crate::dev::leftovers::{command_line, stop_orphan_of};
+use crate::dev::leftovers::command_line;
 use crate::enrol::{self, Who};
 use crate::home::Home;
 use crate::local::Status;
@@ -177,45 +175,9 @@ pub async fn start(args: &StartArgs, output: &Output) -> Done {
 }
 
 /// The agent of a home, where one runs: its pid file is held by a lock and names a process of this program.
-fn running(home: &Home) -> Option<u32> {
+pub fn running(home: &Home) -> Option<u32> {
     let pid = Home::live_pid(&home.agent_pid())?;
     command_line(pid).filter(|line| line.split(' ').any(|word| word == "start")).map(|_| pid)
-}
-
-/// `mesh stop`.
-pub async fn stop(args: &StopArgs, output: &Output) -> Done {
-    let home = Home::discover();
-    let device = home.device()?;
-    let Some(pid) = running(&home) else {
-        // An agent that was killed may have left its server.
-        let orphan = stop_orphan_of(home.root());
-        let left = orphan.map(|pid| format!("; its orphaned nats-server (pid {pid}) was stopped")).unwrap_or_default();
-        return Err(Failure::new(Code::NotRunning, format!("{} is not running{left}", device.name)));
-    };
-    signal(pid, Signal::TERM);
-    if args.now {
-        // The second one says: do not wait for running work.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        signal(pid, Signal::TERM);
-    }
-    let mut waited = 0;
-    while running(&home) == Some(pid) {
-        if waited > 300 {
-            return Err(Failure::new(Code::Internal, format!("{} (pid {pid}) does not stop", device.name)).next("mesh stop --now"));
-        }
-        waited += 1;
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    stop_orphan_of(home.root());
-    #[derive(Serialize)]
-    struct Stopped {
-        device: DeviceId,
-        name: String,
-        pid: u32,
-    }
-    let stopped = Stopped { device: device.device.id, name: device.name, pid };
-    output.print("stop", &stopped, || stopped.device.to_string(), || format!("{} stopped", stopped.name));
-    Ok(End::Fine)
 }
 
 /// Where programs on this machine connect.
@@ -235,6 +197,15 @@ fn local_url(home: &Home) -> Result<String, Failure> {
 /// # Errors
 /// Where there is no device here, or its agent does not answer.
 pub async fn ask_status(home: &Home) -> Result<Status, Failure> {
+    let answer = ask_agent(home, local::STATUS, Bytes::new()).await?;
+    serde_json::from_slice(&answer).map_err(|error| Failure::ours(format!("the agent's answer cannot be read: {error}")))
+}
+
+/// Asks this machine's agent over the device's own server.
+///
+/// # Errors
+/// As [`ask_status`].
+pub async fn ask_agent(home: &Home, subject: &str, question: Bytes) -> Result<Bytes, Failure> {
     let device = home.device()?;
     let url = local_url(home)?;
     let how = Connect {
@@ -248,9 +219,7 @@ pub async fn ask_status(home: &Home) -> Result<Status, Failure> {
     let not_running =
         |why: String| Failure::new(Code::NotRunning, format!("{} does not answer", device.name)).tried(format!("tried {url}")).cause(why);
     let bus = Bus::connect(how, &Health::default()).await.map_err(|error| not_running(format!("{error:#}")))?;
-    let answer =
-        bus.ask_bytes(local::STATUS.into(), Bytes::new(), Duration::from_secs(2)).await.map_err(|error| not_running(error.to_string()))?;
-    serde_json::from_slice(&answer).map_err(|error| Failure::ours(format!("the agent's answer cannot be read: {error}")))
+    bus.ask_bytes(subject.to_owned(), question, Duration::from_secs(2)).await.map_err(|error| not_running(error.to_string()))
 }
 
 #[derive(Serialize)]

@@ -22,6 +22,7 @@ pub mod meta;
 pub mod network;
 pub mod node;
 pub mod output;
+pub mod owner;
 pub mod sign;
 
 use std::ffi::OsString;
@@ -70,7 +71,9 @@ async fn run(cli: &Cli, output: &Output) -> Done {
         Command::Dev(args) => crate::dev::run(args, output).await,
         Command::Init(args) => device::init(args, output).await,
         Command::Start(args) => device::start(args, output).await,
-        Command::Stop(args) => device::stop(args, output).await,
+        Command::Stop(args) => owner::stop(args, output).await,
+        Command::Pause(args) => owner::pause(args, output).await,
+        Command::Resume => owner::resume(output).await,
         Command::Status(args) => device::status(cli, args, output).await,
         Command::Metrics => device::metrics(output).await,
         Command::Doctor(args) => doctor::run(cli, args, output).await,

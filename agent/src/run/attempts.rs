@@ -109,10 +109,10 @@ impl Agent {
                 }
             }
             Err(Ended::Failed(failure)) => self.finish(&attempt, Outcome::Failed(failure), None),
-            Err(Ended::Stopped) if self.closed.is_some() => {
-                self.fail(&attempt, FailureClass::DeviceDeclined, "its device was stopped by its owner", true);
-            }
-            Err(Ended::Stopped) => self.finish(&attempt, Outcome::Cancelled, None),
+            Err(Ended::Stopped) => match held.handed_back {
+                Some(why) => self.fail(&attempt, FailureClass::DeviceDeclined, why, true),
+                None => self.finish(&attempt, Outcome::Cancelled, None),
+            },
         }
     }
 
@@ -296,17 +296,23 @@ impl Agent {
         });
     }
 
-    /// Takes nothing new, gives back what waits, and stops what runs.
-    pub fn drain(&mut self) {
-        tracing::info!("stopping");
-        self.closed = Some(bus_schemas::offer::Decline::Draining);
+    /// Gives what is here to other devices: what waits, and what runs as well where `running`. How many jobs go.
+    pub fn hand_back(&mut self, why: &'static str, running: bool) -> usize {
+        let mut handed_back = 0;
         for attempt in self.work.attempts_at_work() {
-            let computing = self.held.get(&attempt).filter(|held| held.stage == Stage::Computing);
-            match computing {
-                Some(held) => held.reins.stop(),
-                None => self.fail(&attempt, FailureClass::DeviceDeclined, "its device was stopped by its owner", true),
+            if !running && self.work.look(&attempt) == Was::Running {
+                continue;
+            }
+            let Some(held) = self.held.get_mut(&attempt) else { continue };
+            handed_back += 1;
+            if held.stage == Stage::Computing {
+                held.handed_back = Some(why);
+                held.reins.stop();
+            } else {
+                self.fail(&attempt, FailureClass::DeviceDeclined, why, true);
             }
         }
+        handed_back
     }
     /// Nothing is at work and no receipt is on its way.
     pub fn is_drained(&self) -> bool {

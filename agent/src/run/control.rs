@@ -203,6 +203,7 @@ impl Agent {
             took: Duration::ZERO,
             kept: None,
             told: None,
+            handed_back: None,
         };
         self.held.insert(attempt, held);
     }

@@ -100,6 +100,8 @@ pub struct Held {
     pub kept: Option<u64>,
     /// How far it was when that was last told; `None`: nothing was told.
     pub told: Option<u32>,
+    /// Why its owner had it stopped: it goes elsewhere.
+    pub handed_back: Option<&'static str>,
 }
 
 pub struct Agent {
@@ -131,6 +133,8 @@ pub struct Agent {
     pub sending: usize,
     /// Why it takes no work.
     pub closed: Option<Decline>,
+    /// It stops once what runs has ended.
+    pub leaving: bool,
     /// What it is paid as, by its last assignment; until then, what it says it is.
     pub tier: u8,
 
@@ -182,6 +186,7 @@ impl Agent {
             kept_until_stored: HashMap::new(),
             sending: 0,
             closed: paused,
+            leaving: false,
             started: now,
             next_beat: now,
             next_look: now,

@@ -10,7 +10,7 @@ use async_nats::HeaderMap;
 use bus_schemas::assignment::{AssignAnswer, HeldState, Verb};
 use bus_schemas::id::Asker;
 use bus_schemas::offer::{BidAnswer, Decline};
-use bus_schemas::receipt::Outcome;
+use bus_schemas::receipt::{FailureClass, Outcome};
 use bus_schemas::subject::{self, header};
 use bus_schemas::{Cid, JobId};
 use bytes::Bytes;
@@ -283,4 +283,85 @@ async fn large_results_go_through_the_door_for_blobs() {
     assert!(result.is_none() && reference.bytes > 100_000);
     let result: serde_json::Value = serde_json::from_slice(&door.get(&reference.cid).expect("the blob")).unwrap();
     assert_eq!(result["vectors"].as_array().map(Vec::len), Some(40));
+}
+
+/// As `mesh pause`, `resume` and `stop` ask.
+async fn wish(local: &bus::Bus, wish: &str) -> serde_json::Value {
+    let answer = local.ask_bytes(subject::local::OWNER.to_owned(), wish.to_owned().into(), HUNG).await.unwrap();
+    serde_json::from_slice(&answer).unwrap()
+}
+
+#[tokio::test]
+async fn its_owner_says_when_it_works() {
+    if !can_embed() {
+        return eprintln!("skipped: no model here");
+    }
+    let network = Network::new();
+    let home = network.device(Settings::default());
+    let hub = network.start_hub().await;
+    let mut agent = Running::start(&home, &[("MESH_TIME_DIVISOR", "10")]);
+    let mut local = agent.local().await;
+    agent.until(&local, "the link", |status| status.link.up).await;
+    let mut scheduler = Scheduler::new(&hub, id(&home), "s-1").await;
+    for (bad, code) in [
+        ("", "M0101"),
+        ("{}", "M0110"),
+        (r#"{"do":"dance"}"#, "M0108"),
+        (r#"{"do":"pause","for":1}"#, "M0109"),
+        (r#"{"do":"pause","reason":"a\nb"}"#, "M0116"),
+    ] {
+        let answer = wish(&local, bad).await;
+        assert_eq!(answer["code"], code, "{bad}: {answer}");
+    }
+
+    // One runs, two wait: all go at once, and nothing new is taken.
+    let texts: Vec<String> = (0..2_000).map(|n| format!("sentence number {n} about boats and trees")).collect();
+    let many: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let jobs = [scheduler.embed(&many), scheduler.embed(&["a"]), scheduler.embed(&["b"])];
+    assert_eq!(scheduler.assign(&jobs).await, vec![AssignAnswer::Accepted; 3]);
+    agent.until(&local, "one at work", |status| (status.running, status.waiting) == (1, 2)).await;
+    let paused = wish(&local, r#"{"do":"pause","for_ms":3600000,"reason":"in use"}"#).await;
+    assert_eq!(paused["handed_back"], 3, "{paused}");
+    let mut receipts = Vec::new();
+    while receipts.len() < 3 {
+        receipts.extend(scheduler.receipts().await);
+    }
+    for (receipt, _) in &receipts {
+        let Outcome::Failed(failure) = &receipt.outcome else { panic!("{receipt:?}") };
+        assert_eq!((failure.class, failure.retryable), (FailureClass::DeviceDeclined, true));
+        assert_eq!(failure.message, "its device was paused by its owner");
+    }
+    assert_eq!(scheduler.assign(&[scheduler.echo("hi", 1)]).await, [AssignAnswer::Declined(Decline::Paused)]);
+    let is_paused = |why: Option<&str>| why.is_some_and(|why| why.starts_with("paused by its owner until ") && why.ends_with(": in use"));
+    let beat =
+        eventually("the schedulers to know", || async { Some(scheduler.heartbeat().await).filter(|beat| beat.not_working.is_some()) });
+    assert!(is_paused(beat.await.not_working.as_deref()));
+
+    // It outlives a restart, until it is taken back or over.
+    agent.stop().await;
+    agent = Running::start(&home, &[("MESH_TIME_DIVISOR", "10")]);
+    local = agent.local().await;
+    let status = agent.until(&local, "the link", |status| status.link.up).await;
+    assert!(is_paused(status.not_working.as_deref()), "{status:?}");
+    assert_eq!(wish(&local, r#"{"do":"resume"}"#).await["not_working"], serde_json::Value::Null);
+    assert_eq!(scheduler.assign(&[scheduler.echo("hi", 1)]).await, [AssignAnswer::Accepted]);
+    assert!(matches!(scheduler.receipts().await[0].0.outcome, Outcome::Completed(_)));
+    wish(&local, r#"{"do":"pause","for_ms":300}"#).await;
+    agent.until(&local, "the end of the pause", |status| status.not_working.is_none()).await;
+    assert!(home.device().unwrap().settings.paused.is_empty());
+
+    // Told to stop: what waits goes, what runs ends here.
+    let _door = scheduler::Door::open(&hub).await;
+    let jobs = [scheduler.embed(&many[..400]), scheduler.embed(&["c"])];
+    assert_eq!(scheduler.assign(&jobs).await, vec![AssignAnswer::Accepted; 2]);
+    agent.until(&local, "one at work", |status| (status.running, status.waiting) == (1, 1)).await;
+    let stopping = wish(&local, r#"{"do":"stop"}"#).await;
+    assert_eq!((&stopping["handed_back"], &stopping["running"]), (&1.into(), &1.into()), "{stopping}");
+    let mut ended = Vec::new();
+    while ended.len() < 2 {
+        ended.extend(scheduler.receipts().await);
+    }
+    assert!(matches!(&ended[0].0.outcome, Outcome::Failed(failure) if failure.message == "its device was stopped by its owner"));
+    assert!(matches!(ended[1].0.outcome, Outcome::Completed(_)), "{:?}", ended[1].0);
+    agent.ended().await;
 }

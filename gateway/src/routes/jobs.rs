@@ -70,6 +70,12 @@ pub async fn cancel(State(world): State<Shared>, headers: HeaderMap, Path(id): P
     Ok(Json(world.job_cancel(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
+pub async fn retry(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Refusal> {
+    let member = bearer(&world, &headers).await?;
+    let submitted = world.job_retry(&Asker::Member(member), &id).await.map_err(|problem| Refusal::about(&problem, &id))?;
+    Ok((StatusCode::ACCEPTED, Json(submitted)).into_response())
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResultAsk {

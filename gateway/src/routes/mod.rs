@@ -38,6 +38,7 @@ pub fn api(world: Shared) -> Router {
         .route("/jobs/{id}/explain", get(jobs::explain))
         .route("/jobs/{id}/receipt", get(jobs::receipt))
         .route("/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/jobs/{id}/retry", post(jobs::retry))
         .route("/devices", get(people::devices))
         .route("/devices/{id}", get(people::device))
         .route("/balance", get(people::balance))

@@ -71,6 +71,7 @@ fn show_text(job: &JobView) -> String {
         }
     };
     line("key", job.key.clone());
+    line("retries", job.retry_of.map(|id| id.short()));
     line("member", Some(job.member.to_string()));
     line("device", job.device.map(|device| device.to_string()));
     line("attempts", Some(job.attempts.to_string()));

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bus_schemas::api::Submitted;
+use bus_schemas::api::ask::ById;
 use bus_schemas::subject::{self, header};
 use bus_schemas::{Code, JobId, MilliMana};
 use tokio::time::Instant;
 
-use super::args::{Cli, JobArgs, JobCommand, SubmitArgs};
+use super::args::{Cli, JobArgs, JobCommand, RetryArgs, SubmitArgs};
 use super::client::{Session, Silence, read, silence};
 use super::duration;
 use super::failure::{Done, End, Failure};
@@ -40,6 +41,7 @@ async fn carry_out(cli: &Cli, args: &JobArgs, output: &Output) -> Done {
         (Some(JobCommand::Show(job)), _) => look::show(cli, &job.id, output).await,
         (Some(JobCommand::Explain(job)), _) => look::explain(cli, &job.id, output).await,
         (Some(JobCommand::Cancel(job)), _) => look::cancel(cli, &job.id, output).await,
+        (Some(JobCommand::Retry(args)), _) => retry(cli, args, output).await,
         (Some(JobCommand::Result(job)), _) => {
             let session = Session::open(cli).await?;
             let view = result::fetch(&session, &job.id).await?;
@@ -107,6 +109,25 @@ async fn submit(cli: &Cli, args: &SubmitArgs, command: &'static str, wait: bool,
         follow.waiting(why);
     }
     finish(follow.until_end(submitted.id).await?, command, &session, output).await
+}
+
+/// The same work once more; asked again it is the same new job.
+async fn retry(cli: &Cli, args: &RetryArgs, output: &Output) -> Done {
+    let session = Session::open(cli).await?;
+    let mut follow = if args.wait { Some(Follow::new(&session, args.timeout, output).await) } else { None };
+    let submitted: Submitted = session.ask("job.retry", &ById { id: args.job.id.clone() }).await?;
+    let Some(follow) = follow.as_mut() else {
+        if let Some(why) = &submitted.waiting {
+            output.say(&format!("{}  waits: {why}", submitted.short));
+        }
+        let human =
+            || format!("{}  {}   tries {} again   next: mesh job wait {}", submitted.short, submitted.state, args.job.id, submitted.short);
+        output.print("job.retry", &submitted, || submitted.id.to_string(), human);
+        return Ok(End::Fine);
+    };
+    let known = look::find(&session, &args.job.id).await?;
+    follow.submitted(&submitted.short, known.kind.as_deref().unwrap_or("?"), Some(&submitted.key));
+    finish(follow.until_end(submitted.id).await?, "job.retry", &session, output).await
 }
 
 /// Sends the same bytes under the same key until there is an answer; the network takes them as one job.

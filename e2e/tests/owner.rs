@@ -1,0 +1,103 @@
+//! The owner of a device takes it back while it works: the work moves on at once, nobody waits for silence, and nothing is paid twice.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use e2e::{books, doors};
+use serde_json::Value;
+use testkit::cli::Cli;
+use testkit::{Stack, until};
+
+/// Seconds of work on any machine.
+const TEXTS: usize = 600;
+
+#[tokio::test]
+async fn what_its_owner_takes_back_is_done_elsewhere() {
+    let stack = Stack::start(&["--agents", "2"], &[]);
+    let file = stack.folder().join("texts.txt");
+    std::fs::write(&file, (0..TEXTS).map(|n| format!("{n}: {}\n", "boats and trees, ".repeat(30))).collect::<String>()).expect("a file");
+    let submit =
+        || stack.cli.ok(&["job", "submit", "embed", "--file", file.to_str().expect("a path")])["id"].as_str().expect("an id").to_owned();
+    let device = async |job: &str, other_than: Option<&str>| {
+        until("a device to work on it", async || {
+            let (_, seen) = doors::get(&stack, &format!("/jobs/{job}")).await;
+            let device = seen["device"].as_str().filter(|_| matches!(seen["state"].as_str(), Some("Assigned" | "Executing")))?;
+            (other_than != Some(device)).then(|| device.to_owned())
+        })
+        .await
+    };
+
+    // Paused: it goes to the other one at once, and the pause is told.
+    let job = submit();
+    let first = device(&job, None).await;
+    let owner = owner(&stack, &first);
+    let start = Instant::now();
+    let paused = owner.ok(&["pause", "--for", "1h", "--reason", "in use"]);
+    assert_eq!((&paused["handed_back"], &paused["paused"]), (&Value::from(1), &Value::from(true)), "{paused}");
+    let second = device(&job, Some(&first)).await;
+    println!("on another device {:?} after the pause", start.elapsed());
+    assert_eq!(stack.cli.ok_async(&["job", "wait", &job]).await["state"], "Completed");
+    let explained = stack.cli.ok(&["job", "explain", &job]).to_string();
+    assert!(explained.contains("its device was paused by its owner"), "{explained}");
+    let status = |id: &str| {
+        let list = stack.cli.ok(&["node", "ls"]);
+        let found = list["devices"].as_array().expect("devices").iter().find(|device| device["id"] == id).cloned().expect("the device");
+        found["status"].as_str().expect("a status").to_owned()
+    };
+    let told = status(&first);
+    assert!(told.starts_with("paused by its owner until ") && told.ends_with(": in use"), "{told}");
+
+    // What nobody took in time is tried again later, as one new job however often that is asked.
+    let failed = stack.cli.run(&["job", "run", "echo", "--text", "again", "--target", &first, "--max-wait", "1s", "--key", "first try"]);
+    assert_eq!(failed.status.code(), Some(4), "{}", String::from_utf8_lossy(&failed.stderr));
+    let list = stack.cli.ok(&["job", "ls"]);
+    let failed = list["jobs"].as_array().expect("jobs").iter().find(|job| job["key"] == "first try").expect("the job")["short"].clone();
+    let failed = failed.as_str().expect("an id");
+
+    // With one paused and the other told to stop, what runs there ends there; nothing new begins.
+    let job_2 = submit();
+    assert_eq!(device(&job_2, None).await, second);
+    let (other, stopping) = (self::owner(&stack, &second), Instant::now());
+    let stopped = tokio::task::spawn_blocking(move || other.ok(&["stop"])).await.expect("mesh stop");
+    println!("stopped after {:?}: {stopped}", stopping.elapsed());
+    let ended = stack.cli.ok_async(&["job", "wait", &job_2]).await;
+    assert_eq!((&ended["state"], ended["receipt"]["device"].as_str()), (&Value::from("Completed"), Some(second.as_str())), "{ended}");
+
+    // Resumed, it takes work again, and hands it back where it is stopped now.
+    owner.ok(&["resume"]);
+    assert!(!status(&first).contains("paused"), "{}", status(&first));
+    until("it to be there again", || async { (status(&first) == "idle").then_some(()) }).await;
+    let again = stack.cli.ok_async(&["job", "retry", failed, "--wait"]).await;
+    assert_eq!((&again["state"], again["receipt"]["device"].as_str()), (&Value::from("Completed"), Some(first.as_str())), "{again}");
+    assert_eq!(stack.cli.ok(&["job", "retry", failed])["id"], again["id"]);
+    let new = again["id"].as_str().expect("an id");
+    assert_eq!(stack.cli.ok(&["job", "show", new])["retry_of"], stack.cli.ok(&["job", "show", failed])["id"]);
+    let (code, refused) = stack.cli.json(&["job", "retry", new]);
+    assert_eq!((code, &refused["code"]), (4, &Value::from("M0514")), "{refused}");
+    let job_3 = submit();
+    assert_eq!(device(&job_3, None).await, first);
+    owner.ok(&["stop", "--now"]);
+    let waits = || async {
+        let (_, seen) = doors::get(&stack, &format!("/jobs/{job_3}")).await;
+        assert_ne!(seen["state"], "Completed", "it was over before it could be given back");
+        (seen["state"] == "Submitted").then_some(())
+    };
+    until("the job to be given back", waits).await;
+    owner.ok(&["start", "--detach"]);
+    assert_eq!(stack.cli.ok_async(&["job", "wait", &job_3]).await["state"], "Completed");
+    owner.ok(&["stop"]);
+
+    let auditor = stack.auditor().await;
+    until("no open hold", || async { (books::replay(&stack, &auditor).await.open_holds() == 0).then_some(()) }).await;
+    let replayed = books::replay(&stack, &auditor).await;
+    for job in [&job, &job_2, &job_3] {
+        assert_eq!(replayed.settlements(&job.parse().expect("a job id")), 1, "{job} is settled once");
+    }
+}
+
+/// The command line of the machine that a device runs on.
+fn owner(stack: &Stack, device: &str) -> Cli {
+    let devices = stack.ready["devices"].as_array().expect("devices");
+    let home = devices.iter().find(|one| one["id"] == device).and_then(|one| one["home"].as_str()).expect("its home");
+    Cli { mesh_home: PathBuf::from(home), ..stack.cli.clone() }
+}
