@@ -6,7 +6,7 @@ use bus_schemas::UnixMs;
 use bus_schemas::api::AttemptView;
 use bus_schemas::history::{CompletedEnd, Decision, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::id::{Asker, DeviceId, JobId, MemberId};
-use bus_schemas::job::{JobState, SignedBy};
+use bus_schemas::job::{JobSpec, JobState, SignedBy};
 use bus_schemas::{Form, MilliMana, Problem};
 
 /// What some records say of one job; `None` and empty = they do not say.
@@ -37,6 +37,13 @@ pub struct Known {
     pub failed: Vec<AttemptView>,
     /// Place in HISTORY of the last record.
     pub last_seq: u64,
+}
+
+impl Known {
+    /// What was asked for, where it ever became a job.
+    pub fn spec(&self) -> Option<JobSpec> {
+        JobSpec::parse(self.form?, self.body.as_deref()?).ok()
+    }
 }
 
 /// How far a job is. It never falls: a rejected job may be admitted at a second try, an ended one stays ended.

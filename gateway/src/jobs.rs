@@ -74,7 +74,7 @@ impl World {
     /// [`Code::NoSuchJob`], [`Code::Ambiguous`], [`Code::Unavailable`], here and in all that name one job.
     pub async fn job_show(&self, member: &MemberId, id: &str) -> Result<JobView, Problem> {
         let (id, known) = self.find(member, id).await?;
-        let retry_of = spec(&known).and_then(|spec| spec.retry_of);
+        let retry_of = known.spec().and_then(|spec| spec.retry_of);
         Ok(JobView { retry_of, ..views::job(*member, id, &known, &self.moment(&id, &known)) })
     }
 
@@ -161,11 +161,6 @@ impl World {
     }
 }
 
-/// What was asked for, where it ever became a job.
-fn spec(known: &Known) -> Option<JobSpec> {
-    JobSpec::parse(known.form?, known.body.as_deref()?).ok()
-}
-
 /// The same work as a new job. The member asks for it by itself now, so what a signature was about falls away.
 fn retried(id: JobId, state: JobState, known: &Known) -> Result<JobSpec, Problem> {
     match state {
@@ -176,7 +171,7 @@ fn retried(id: JobId, state: JobState, known: &Known) -> Result<JobSpec, Problem
             return Err(Problem::new(Code::NotFinished, format!("{} is {state}; what has ended can be tried again", id.short())));
         }
     }
-    let spec = spec(known).ok_or_else(|| Problem::new(Code::CannotRetry, format!("what {} asked for is not known here", id.short())))?;
+    let spec = known.spec().ok_or_else(|| Problem::new(Code::CannotRetry, format!("what {} asked for is not known here", id.short())))?;
     Ok(JobSpec { net: None, by: None, key: None, at: None, exp: None, retry_of: Some(id), ..spec })
 }
 

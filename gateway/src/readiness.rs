@@ -27,7 +27,11 @@ pub async fn watch(world: Arc<World>, health: Health, stop: CancellationToken) -
     loop {
         let seen = tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            seen = async { ticks.tick().await; tokio::join!(database(&world), hub(&world)) } => [("database", seen.0), ("hub", seen.1)],
+            seen = async {
+                ticks.tick().await;
+                let (database, hub) = (world.store.answers(), world.bus.stream_end(stream::SUBMIT));
+                tokio::join!(answers("database", database), answers("hub", hub))
+            } => [("database", seen.0), ("hub", seen.1)],
         };
         for ((name, seen), fine) in seen.into_iter().zip(&mut fine) {
             match &seen {
@@ -41,18 +45,13 @@ pub async fn watch(world: Arc<World>, health: Health, stop: CancellationToken) -
     }
 }
 
-async fn database(world: &World) -> Result<(), String> {
-    match timeout(WITHIN, world.store.answers()).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(format!("the database does not answer: {:#}", anyhow::Error::from(error))),
-        Err(_) => Err(format!("the database does not answer within {} s", WITHIN.as_secs())),
-    }
-}
-
-async fn hub(world: &World) -> Result<(), String> {
-    match timeout(WITHIN, world.bus.stream_end(stream::SUBMIT)).await {
+async fn answers<T, E>(what: &str, asked: impl Future<Output = Result<T, E>>) -> Result<(), String>
+where
+    anyhow::Error: From<E>,
+{
+    match timeout(WITHIN, asked).await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err(error)) => Err(format!("the hub does not answer: {error}")),
-        Err(_) => Err(format!("the hub does not answer within {} s", WITHIN.as_secs())),
+        Ok(Err(error)) => Err(format!("the {what} does not answer: {:#}", anyhow::Error::from(error))),
+        Err(_) => Err(format!("the {what} does not answer within {} s", WITHIN.as_secs())),
     }
 }

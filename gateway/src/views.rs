@@ -4,7 +4,7 @@ use bus_schemas::api::{BlobRef, Explanation, JobView, ReceiptView, ResultView, S
 use bus_schemas::envelope::{Proof, form_of};
 use bus_schemas::history::{CompletedEnd, Decision, Transition};
 use bus_schemas::id::{DeviceId, JobId, MemberId};
-use bus_schemas::job::{JobSpec, JobState};
+use bus_schemas::job::JobState;
 use bus_schemas::receipt::{Outcome, Receipt};
 use bus_schemas::{Code, MilliMana, Problem, UnixMs, limits, strict};
 use data_encoding::BASE64URL_NOPAD;
@@ -121,10 +121,7 @@ pub fn explanation(id: JobId, known: &Known, moment: &Moment) -> Explanation {
 }
 
 fn gives_up_at(known: &Known) -> Option<UnixMs> {
-    let own = || {
-        let spec = JobSpec::parse(known.form?, known.body.as_deref()?).ok()?;
-        Some(known.created_at + spec.max_execution_wait_ms())
-    };
+    let own = || Some(known.created_at + known.spec()?.max_execution_wait_ms());
     known.gives_up_at.or_else(own)
 }
 
