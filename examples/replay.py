@@ -99,6 +99,8 @@ class Books:
             facts, signer = bodies(payload, "fact")
             if signer not in self.network["ledger_keys"] or any(fact["net"] != self.network["network"] for fact in facts):
                 raise ValueError("not by a ledger key of this network")
+            if facts[0]["id"] in self.ids:
+                raise ValueError("a copy of a message before it")
         except (ValueError, KeyError, TypeError, AttributeError, BadSignatureError) as why:
             print(f"alarm: sequence {seq} counts for nothing: {why}", file=sys.stderr)
             facts = []

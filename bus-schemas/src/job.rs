@@ -310,6 +310,22 @@ impl Body for AdmittedJob {
     const BYTES_MAX: usize = limits::JOB_BYTES_MAX + 8 * 1024;
 }
 
+/// A sound job whose hold is being asked for, so that its auction can begin meanwhile. A hint: the job itself comes through JOBS, or never.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AnnouncedJob {
+    pub net: NetworkId,
+    pub job: JobId,
+    pub member: MemberId,
+    pub class: Class,
+    /// What its hold will be, if there is enough.
+    pub hold_mmana: MilliMana,
+    pub form: Form,
+    pub body: ByteBuf,
+}
+impl Body for AnnouncedJob {
+    const KIND: &'static str = "announced-job";
+}
+
 /// A proof without its body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedBy {

@@ -16,6 +16,8 @@ pub const STEP_BYTES_TARGET: usize = 240 * 1024;
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// A job's body, its own texts included.
 pub const JOB_BYTES_MAX: usize = 256 * 1024;
+/// A job with a larger body is not announced.
+pub const ANNOUNCED_BYTES_MAX: usize = 32 * 1024;
 /// A submission may be an array of jobs.
 pub const SUBMISSION_BYTES_MAX: usize = 380_000;
 /// What crosses between EDGE and CONTROL stays under this with headers; the hub cuts a leaf that sends more than 400,000.

@@ -68,8 +68,13 @@ pub enum Wrong {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Applied {
     Facts(Vec<Fact>),
-    /// No valid batch of a ledger key: part of the chain, moves nothing, raises an alarm.
+    /// No valid batch of a ledger key, or a copy of one: part of the chain, moves nothing, raises an alarm.
     Foreign(String),
+}
+
+/// Why a message does not count that was stored a second time.
+pub fn a_copy_of(seq: u64) -> String {
+    format!("a copy of sequence {seq}")
 }
 
 /// `chain_n = SHA-256(chain_{n-1} ‖ be64(seq) ‖ SHA-256(payload as stored))`.
@@ -316,8 +321,9 @@ impl Books {
         self.forgotten_to
     }
     /// Forgets facts older than `before` and the holds that they closed, so that memory follows the load of a day and not the age of
-    /// the network; 8 bytes of each id stay.
+    /// the network; 8 bytes of each id stay. What is as old as the last fact is kept: a copy of it is known by its whole id.
     pub fn forget(&mut self, before: UnixMs) {
+        let before = before.min(self.last_at);
         while let Some(passing) = self.passing.front().copied().filter(|passing| passing.at < before) {
             self.passing.pop_front();
             if let Some(known) = self.facts.remove(&passing.fact) {
@@ -356,8 +362,8 @@ impl Books {
     /// # Errors
     /// [`Wrong`] where a signed fact contradicts the books: stop and keep the evidence.
     pub fn apply_message(&mut self, verifier: &mut Verifier, seq: u64, payload: &[u8]) -> Result<Applied, Wrong> {
-        let facts = match self.read(verifier, payload) {
-            Ok(facts) => facts,
+        let facts: Vec<Fact> = match self.facts_of(verifier, payload) {
+            Ok(facts) => facts.into_iter().map(|(fact, _)| fact).collect(),
             Err(reason) => {
                 self.link(seq, payload);
                 return Ok(Applied::Foreign(reason));
@@ -376,9 +382,26 @@ impl Books {
         Ok(())
     }
 
-    fn read(&self, verifier: &mut Verifier, payload: &[u8]) -> Result<Vec<Fact>, String> {
+    /// The facts of the message that comes next, each with its body text as stored.
+    ///
+    /// # Errors
+    /// One sentence, where it counts for nothing: it is no valid batch of a ledger key, or a copy of one that was here before.
+    pub fn facts_of(&self, verifier: &mut Verifier, payload: &[u8]) -> Result<Vec<(Fact, String)>, String> {
         let facts = read_facts(&self.net, &self.keys, verifier, payload)?;
-        Ok(facts.into_iter().map(|(fact, _)| fact).collect())
+        match facts.first().and_then(|(first, _)| self.copy_of(first)) {
+            Some(copied) => Err(copied),
+            None => Ok(facts),
+        }
+    }
+
+    /// Signed messages can be stored again by who has no key: one whose first fact was here before is a copy.
+    fn copy_of(&self, first: &Fact) -> Option<String> {
+        if let Some(known) = self.facts.get(&first.id) {
+            return Some(a_copy_of(known.seq));
+        }
+        // What was forgotten is older than the last fact; eight bytes of an id alone could be hit on purpose.
+        let forgotten = first.at_ms < self.last_at && self.may_be_forgotten(&first.id);
+        forgotten.then(|| "a copy of an old message".to_owned())
     }
 
     /// Steps the chain over one stored message whose facts were applied one by one; for the writer.

@@ -9,6 +9,8 @@ pub fn submit(asker: &Asker) -> String {
 pub fn job(class: Class, job: &JobId) -> String {
     format!("mesh.v1.job.{}.{job}", class.token())
 }
+/// A job whose hold is being asked for; one of the schedulers may begin its auction.
+pub const ANNOUNCE: &str = "mesh.v1.announce";
 pub fn offer(device: &DeviceId) -> String {
     format!("mesh.v1.offer.{device}")
 }

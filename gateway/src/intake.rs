@@ -15,7 +15,7 @@ use bus_schemas::api::WatchState;
 use bus_schemas::eligibility::Needs;
 use bus_schemas::history::{Admitted, Decision, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::id::{Asker, JobId, MemberId};
-use bus_schemas::job::{AdmittedJob, JobState};
+use bus_schemas::job::{AdmittedJob, AnnouncedJob, JobState};
 use bus_schemas::ledger::{HoldState, HoldView, LedgerOutcome, Op, RefusalKind, VoidReason};
 use bus_schemas::{Code, Problem, UnixMs, limits, stream, subject};
 use futures::future::join_all;
@@ -53,10 +53,14 @@ pub async fn run(world: Arc<World>, records: mpsc::Sender<Entry>, stop: Cancella
         }
     });
     let how = Batching::of(IN_FLIGHT).paced(world.timings.pace);
+    // Held once here and once by each batch in hand.
+    let in_hand = Arc::new(());
     let work = move |batch: Vec<Delivery>| {
-        let (world, records) = (world.clone(), records.clone());
+        let (world, records, in_hand) = (world.clone(), records.clone(), in_hand.clone());
         async move {
-            let entry = handle(&world, &batch).await;
+            let alone = batch.len() == 1 && Arc::strong_count(&in_hand) == 2;
+            let entry = handle(&world, &batch, alone).await;
+            drop(in_hand);
             let _ = records.send(entry).await;
         }
     };
@@ -82,8 +86,9 @@ struct Asked {
     admit: Box<Admit>,
 }
 
-/// What becomes of a batch of messages. Messages that cannot be finished now are given back here.
-async fn handle(world: &World, batch: &[Delivery]) -> Entry {
+/// What becomes of a batch of messages; `alone`: it is one message, and nothing else is in hand. Messages that cannot be finished now
+/// are given back here.
+async fn handle(world: &World, batch: &[Delivery], alone: bool) -> Entry {
     let mut entry = Entry::default();
     let mut failed = BTreeSet::new();
     let mut asked = Vec::new();
@@ -96,7 +101,10 @@ async fn handle(world: &World, batch: &[Delivery]) -> Entry {
     }
     entry.urgent = batch.iter().any(|delivery| header(delivery.headers.as_ref(), DOOR_KEY).is_some());
     let deadline = tokio::time::Instant::now() + world.timings.ack_wait * 2 / 3;
-    let steps = streams::iter(chunks(asked)).map(|chunk| admit(world, chunk, deadline)).buffered(IN_FLIGHT).collect::<Vec<_>>().await;
+    let announced = asked.first().filter(|_| alone && asked.len() == 1).and_then(|asked| announced(world, asked));
+    let announced = announced.as_ref();
+    let steps =
+        streams::iter(chunks(asked)).map(|chunk| admit(world, chunk, announced, deadline)).buffered(IN_FLIGHT).collect::<Vec<_>>().await;
     for step in steps {
         entry.records.extend(step.records);
         failed.extend(step.failed);
@@ -212,11 +220,35 @@ struct Funded {
     nothing_fits: Option<Decision>,
 }
 
-/// Holds, JOBS and records for up to 64 jobs.
-async fn admit(world: &World, chunk: Vec<Asked>, deadline: tokio::time::Instant) -> Step {
+/// What schedulers may know of a job before its hold is there; nothing of a large one.
+fn announced(world: &World, asked: &Asked) -> Option<AnnouncedJob> {
+    let Admit { job, spec, form, body, .. } = &*asked.admit;
+    (body.len() <= limits::ANNOUNCED_BYTES_MAX).then(|| AnnouncedJob {
+        net: world.net,
+        job: *job,
+        member: asked.member,
+        class: spec.priority,
+        hold_mmana: spec.cost_mana.unwrap_or(limits::COST_DEFAULT),
+        form: *form,
+        body: body.clone().into(),
+    })
+}
+
+/// Lets a job's auction begin while its hold is asked for. Nobody waits for the word, and nothing depends on it.
+async fn announce(world: &World, announced: Option<&AnnouncedJob>) {
+    let Some(announced) = announced else { return };
+    // The question about the hold goes out first.
+    tokio::task::yield_now().await;
+    let payload = world.signer.batch(std::slice::from_ref(announced)).encode();
+    let _ = world.bus.client.publish(subject::ANNOUNCE, payload.into()).await;
+}
+
+/// Holds, JOBS and records for up to 64 jobs; one that comes alone is announced.
+async fn admit(world: &World, chunk: Vec<Asked>, announced: Option<&AnnouncedJob>, deadline: tokio::time::Instant) -> Step {
     let now = world.now();
     let ops: Vec<Op> = chunk.iter().map(|asked| hold(asked, now)).collect();
-    let outcomes = match ledger_client::ask(world, ops, deadline).await {
+    let (outcomes, ()) = tokio::join!(ledger_client::ask(world, ops, deadline), announce(world, announced));
+    let outcomes = match outcomes {
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::warn!(%error, jobs = chunk.len(), "the ledger does not answer; the submissions come again");

@@ -5,13 +5,14 @@ mod desk;
 mod support;
 
 use bus_schemas::assignment::Assignment;
-use bus_schemas::envelope::Proof;
+use bus_schemas::envelope::{Batch, Proof};
 use bus_schemas::history::{CompletedEnd, Ended, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::id::{AttemptId, Cid, JobId, ReceiptId};
-use bus_schemas::job::{AdmittedJob, JobSpec, JobState, Text};
+use bus_schemas::job::{AdmittedJob, AnnouncedJob, JobSpec, JobState, Text};
 use bus_schemas::receipt::{Outcome, Receipt, ResultRef};
-use bus_schemas::{MilliMana, Signer, Verifier};
+use bus_schemas::{MilliMana, Signer, Verifier, subject};
 use desk::{Desk, Guest, in_jobs, job_id, until};
+use futures::StreamExt;
 use serde_json::json;
 use support::HUNG;
 
@@ -23,6 +24,7 @@ async fn the_doors() {
     let program = desk.open(&[]).await;
     let (me, other) = (desk.guest(1).await, desk.guest(2).await);
     each_form_becomes_a_job(&desk, &me).await;
+    a_lone_job_is_announced(&desk, &me).await;
     signed_forms(&desk, &me).await;
     the_same_key_is_the_same_job(&desk, &me, &other).await;
     bad_input(&desk, &me).await;
@@ -85,6 +87,37 @@ fn spec(desk: &Desk, by: &Signer, key: &str) -> JobSpec {
         kind: "echo".into(),
         text: Some(Text::One("signed".into())),
         ..JobSpec::default()
+    }
+}
+
+/// A job that comes alone is announced while its hold is asked for, and is a job only once it has one.
+async fn a_lone_job_is_announced(desk: &Desk, me: &Guest) {
+    let scheduler = desk.hub.bus("scheduler").await;
+    let mut heard = scheduler.client.subscribe(subject::ANNOUNCE).await.unwrap();
+    scheduler.client.flush().await.unwrap();
+    let large = format!(r#"{{"kind":"embed","text":{}}}"#, serde_json::to_string(&vec!["x".repeat(9_000); 4]).unwrap());
+    let dear = r#"{"kind":"echo","text":"x","cost_mana":9007199254740}"#;
+    for (key, body, status, hold) in [
+        ("announced-large", large.as_str(), 202, None),
+        ("announced-dear", dear, 402, Some(9_007_199_254_740_000)),
+        ("announced", ECHO, 202, Some(10_000)),
+    ] {
+        let (answered, answer) = me.post(desk, body, Some(key)).await;
+        assert_eq!(answered, status, "{answer}");
+        let Some(hold) = hold else { continue };
+        let message = tokio::time::timeout(HUNG, heard.next()).await.expect("announced").unwrap();
+        let batch = Batch::decode(&message.payload).unwrap();
+        assert_eq!(batch.k, desk.hub.document().gateway_keys[0]);
+        let [announced] = <[_; 1]>::try_from(batch.verify::<AnnouncedJob>(&mut Verifier::default()).unwrap()).unwrap();
+        let announced = announced.into_body();
+        let expected = bus_schemas::job::unsigned_job_id(&me.id, key, body.as_bytes());
+        assert_eq!(
+            (announced.job, announced.member, announced.hold_mmana.get()),
+            (expected, me.id, hold),
+            "{key}: nothing of the large one before it"
+        );
+        assert_eq!(announced.body.as_slice(), body.as_bytes());
+        assert_eq!(in_jobs(&desk.hub.bus("gateway").await, &announced.job).await.is_some(), status == 202, "{key}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! From stored messages to what is written as rows: each is checked, applied to books and linked into the chain, in order.
 
 use bus::direct::StoredMessage;
-use bus_schemas::replay::{LedgerKeys, Wrong, read_facts};
+use bus_schemas::replay::{LedgerKeys, Wrong};
 use bus_schemas::{NetworkId, Verifier};
 
 use crate::posting::Standing;
@@ -19,7 +19,6 @@ pub enum Broken {
 /// Books that grow message by message.
 pub struct Fold {
     pub standing: Standing,
-    keys: LedgerKeys,
     verifier: Verifier,
     /// Messages since the last checkpoint that count for nothing, each with the reason.
     pub foreign: Vec<(u64, String)>,
@@ -27,14 +26,14 @@ pub struct Fold {
 
 impl Fold {
     pub fn new(net: NetworkId, keys: LedgerKeys) -> Self {
-        Self { standing: Standing::new(net, keys.clone()), keys, verifier: Verifier::default(), foreign: vec![] }
+        Self { standing: Standing::new(net, keys), verifier: Verifier::default(), foreign: vec![] }
     }
 
     pub fn seq(&self) -> u64 {
         self.standing.books().seq()
     }
 
-    /// Takes the next message. One that is no valid batch of a ledger key has no facts, and stands in `foreign`.
+    /// Takes the next message. One that counts for nothing has no facts, and stands in `foreign`.
     ///
     /// # Errors
     /// [`Broken`].
@@ -43,8 +42,7 @@ impl Fold {
         if message.seq != seq {
             return Err(Broken::Gap { expected: seq, found: message.seq });
         }
-        let net = self.standing.books().net;
-        let facts = match read_facts(&net, &self.keys, &mut self.verifier, &message.payload) {
+        let facts = match self.standing.books().facts_of(&mut self.verifier, &message.payload) {
             Ok(facts) => facts,
             Err(reason) => {
                 self.foreign.push((seq, reason));

@@ -48,7 +48,7 @@ pub async fn catch_up(bus: &Bus, standing: &mut Standing, verifier: &mut Verifie
                     tracing::error!(
                         seq = message.seq,
                         reason,
-                        "a message in LEDGER is no valid batch of a ledger key; it counts for nothing"
+                        "a message in LEDGER counts for nothing: it is no valid batch of a ledger key, or a copy of one"
                     );
                 }
                 Err(wrong) => return Err(FollowError::Wrong { seq: message.seq, wrong }),

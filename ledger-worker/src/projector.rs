@@ -11,11 +11,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
+use bus::direct::StoredMessage;
 use bus::{Bus, Health};
 use bus_schemas::ledger::What;
 use bus_schemas::replay::{LedgerKeys, chain_next, read_facts};
 use bus_schemas::stream::LEDGER;
-use bus_schemas::{NetworkId, Verifier};
+use bus_schemas::{FactId, NetworkId, Verifier};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -289,13 +290,21 @@ impl Projector {
     /// The next messages from the stream, for what was not handed over.
     async fn read(&self, position: Position, target: u64, verifier: &mut Verifier) -> anyhow::Result<Vec<Message>> {
         let stored = self.bus.from_seq(LEDGER, position.seq + 1, crate::follow::READ_BATCH).await?;
+        let mut read = |message: &StoredMessage| read_facts(&self.net, &self.keys, verifier, &message.payload).unwrap_or_default();
+        let stored: Vec<_> = stored.into_iter().map(|message| (read(&message), message)).collect();
+        let first: Vec<FactId> = stored.iter().filter_map(|(facts, _)| facts.first()).map(|(fact, _)| fact.id).collect();
+        let mut known = self.store.recorded(&first).await?;
         let mut messages: Vec<Message> = vec![];
         let (mut chain, mut facts) = (position.chain, 0);
-        for (message, seq) in stored.into_iter().zip(position.seq + 1..=target) {
+        for ((mut read, message), seq) in stored.into_iter().zip(position.seq + 1..=target) {
             if message.seq != seq {
                 return Err(Apart(FollowError::Gap { expected: seq, found: message.seq }.to_string()).into());
             }
-            let read = read_facts(&self.net, &self.keys, verifier, &message.payload).unwrap_or_default();
+            if read.first().is_some_and(|(fact, _)| known.get(&fact.id).is_some_and(|at| *at < seq)) {
+                // A copy, as `Books::facts_of` says it.
+                read.clear();
+            }
+            known.extend(read.iter().map(|(fact, _)| (fact.id, seq)));
             facts += read.len();
             if facts > BATCH_FACTS_MAX && !messages.is_empty() {
                 break;

@@ -160,7 +160,7 @@ fn check(mut fold: Fold, mut from: mpsc::Receiver<Vec<StoredMessage>>, hands: &[
         let last_at = fold.standing.books().last_at();
         fold.standing.forget(last_at);
         for (seq, reason) in fold.foreign.drain(..) {
-            tracing::warn!(seq, reason, "a message in LEDGER is no valid batch of a ledger key; it counts for nothing");
+            tracing::warn!(seq, reason, "a message in LEDGER counts for nothing: it is no valid batch of a ledger key, or a copy of one");
         }
         if over || said.elapsed() >= SAY {
             said = Instant::now();

@@ -1,9 +1,11 @@
 //! Postgres: connection, migrations, and where the projection stands.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use bus_schemas::merkle::{Frontier, Hash, cover};
+use bus_schemas::{Cid, FactId};
 use deadpool_postgres::{GenericClient, Manager, ManagerConfig, Object, Pool, RecyclingMethod};
 use tokio_postgres::NoTls;
 
@@ -157,6 +159,16 @@ impl Store {
         let sql = "update cursor set alarm = $2 where stream = $1 and alarm is distinct from $2";
         self.client().await?.execute(sql, &[&STREAM, &why]).await?;
         Ok(())
+    }
+
+    /// Which of these facts have rows, each with the sequence of its message.
+    ///
+    /// # Errors
+    /// Where the database is away.
+    pub async fn recorded(&self, facts: &[FactId]) -> anyhow::Result<BTreeMap<FactId, u64>> {
+        let ids: Vec<Vec<u8>> = facts.iter().map(|fact| fact.0.to_bytes().to_vec()).collect();
+        let rows = self.client().await?.query("select id, seq from fact where id = any($1)", &[&ids]).await?;
+        rows.iter().map(|row| Ok((FactId(Cid::from_bytes(row.get(0))?), u64::try_from(row.get::<_, i64>(1))?))).collect()
     }
 
     /// The stored bytes of one message, as the projection wrote them.

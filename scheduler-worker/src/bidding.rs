@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use bus_schemas::eligibility::{DeviceView, nothing_fits, sort_out};
+use bus_schemas::eligibility::{DeviceView, Needs, nothing_fits, sort_out};
 use bus_schemas::history::{Considered, Verdict};
 use bus_schemas::job::JobState;
 use bus_schemas::limits::{QUEUE_MAX, STEP_MAX};
@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::auction::{Bidding, Candidate, Decided, Nobody, Window, choose_whom_to_ask, decide};
 use crate::crash;
-use crate::job::Phase;
+use crate::job::{Brief, Job, Phase};
 use crate::measure;
 use crate::world::{Out, World, is_instant};
 
@@ -59,6 +59,23 @@ impl Auction {
     }
 }
 
+/// Devices that may be asked.
+pub struct Candidates<'a> {
+    /// Each with how many more jobs it may get.
+    pub with_room: Vec<(&'a DeviceView, usize)>,
+    /// Those that do not fit.
+    out: Vec<Considered>,
+}
+impl Candidates<'_> {
+    /// Those who are asked, and all others with the reason.
+    pub fn choose(mut self) -> (Vec<DeviceView>, Vec<Considered>) {
+        let chosen = choose_whom_to_ask(self.with_room.iter().map(|(view, _)| *view).collect(), random_u64());
+        let not_asked = self.with_room.iter().filter(|(view, _)| !chosen.iter().any(|asked| asked.id == view.id));
+        self.out.extend(not_asked.map(|(view, _)| Considered { device: view.id, name: view.name.clone(), verdict: Verdict::NotAsked }));
+        (chosen.into_iter().cloned().collect(), self.out)
+    }
+}
+
 impl World {
     /// Opens auctions as long as jobs are ready, devices have room, and fewer than `OPEN_MAX` are open. Looks only where
     /// something changed that may let one open.
@@ -73,36 +90,46 @@ impl World {
             let good = |id: &JobId, place| jobs.get(id).is_some_and(|job| job.phase == Phase::Ready { place });
             let Some((name, group)) = self.ready.first_group(&blocked, STEP_MAX, good) else { return };
             let Some(first) = group.first().and_then(|id| self.jobs.get(id)) else { return };
-            let (mut fit, mut out) = sort_out(&first.needs, self.fleet.views());
-            if fit.is_empty() {
-                let decision = nothing_fits(self.hub_ms(), out);
-                self.ready.take(&name, group.len());
-                for id in group {
-                    self.wait(id, decision.clone(), now);
+            let found = match self.candidates(&first.needs, &first.avoid, now) {
+                Ok(found) => found,
+                Err(out) => {
+                    let decision = nothing_fits(self.hub_ms(), out);
+                    self.ready.take(&name, group.len());
+                    for id in group {
+                        self.wait(id, decision.clone(), now);
+                    }
+                    continue;
                 }
-                continue;
-            }
-            // Devices that failed these jobs are left out as long as others fit.
-            let others: Vec<&DeviceView> = fit.iter().copied().filter(|view| !first.avoid.contains(&view.id)).collect();
-            if !others.is_empty() {
-                fit = others;
-            }
-            let with_room: Vec<(&DeviceView, usize)> =
-                fit.iter().map(|view| (*view, self.room_on(&view.id, &first.needs.kind, now))).filter(|(_, room)| *room > 0).collect();
+            };
             let in_auction: usize = self.auctions.values().map(|auction| auction.jobs.len()).sum();
-            let free = with_room.iter().map(|(_, room)| room).sum::<usize>().saturating_sub(in_auction);
+            let free = found.with_room.iter().map(|(_, room)| room).sum::<usize>().saturating_sub(in_auction);
             let take = group.len().min(free);
             if take == 0 || (take < BATCH_MIN && take < group.len() && !self.auctions.is_empty()) {
                 blocked.push(name);
                 continue;
             }
-            let chosen = choose_whom_to_ask(with_room.iter().map(|(view, _)| *view).collect(), random_u64());
-            let not_asked = with_room.iter().filter(|(view, _)| !chosen.iter().any(|asked| asked.id == view.id));
-            out.extend(not_asked.map(|(view, _)| Considered { device: view.id, name: view.name.clone(), verdict: Verdict::NotAsked }));
-            let asked: Vec<DeviceView> = chosen.into_iter().cloned().collect();
+            let (asked, out) = found.choose();
             self.ready.take(&name, take);
             self.open(group.into_iter().take(take).collect(), asked, out, now);
         }
+    }
+
+    /// Who may be asked about jobs like this.
+    ///
+    /// # Errors
+    /// What speaks against each device, where none fits.
+    pub fn candidates(&self, needs: &Needs, avoid: &[DeviceId], now: Instant) -> Result<Candidates<'_>, Vec<Considered>> {
+        let (mut fit, out) = sort_out(needs, self.fleet.views());
+        if fit.is_empty() {
+            return Err(out);
+        }
+        // Devices that failed these jobs are left out as long as others fit.
+        let others: Vec<&DeviceView> = fit.iter().copied().filter(|view| !avoid.contains(&view.id)).collect();
+        if !others.is_empty() {
+            fit = others;
+        }
+        let with_room = fit.iter().map(|view| (*view, self.room_on(&view.id, &needs.kind, now))).filter(|(_, room)| *room > 0).collect();
+        Ok(Candidates { with_room, out })
     }
 
     /// How many more jobs of a kind this scheduler may put on a device.
@@ -116,37 +143,35 @@ impl World {
     }
 
     fn open(&mut self, jobs: Vec<JobId>, asked: Vec<DeviceView>, out: Vec<Considered>, now: Instant) {
+        let briefs: Vec<Brief> = jobs.iter().filter_map(|id| self.jobs.get(id)).map(Job::brief).collect();
+        let auction = self.ask_devices(&briefs, asked, out, now);
+        self.begin(auction);
+        crash::at("after_offer");
+    }
+
+    /// The jobs of an auction are in it from now on.
+    pub fn begin(&mut self, auction: Auction) {
+        let actor = self.actor();
+        for id in &auction.jobs {
+            let Some(job) = self.jobs.get_mut(id) else { continue };
+            job.phase = Phase::Bidding { round: auction.round };
+            job.decision = None;
+            job.note(JobState::BiddingOpen, auction.at, "offered", actor.clone());
+        }
+        self.auctions.insert(auction.round, auction);
+    }
+
+    /// Sends offers; the auction that collects the answers.
+    pub fn ask_devices(&mut self, briefs: &[Brief], asked: Vec<DeviceView>, out: Vec<Considered>, now: Instant) -> Auction {
         // 53 bits: JSON readers keep it exact. Never a round that is open here.
         let mut round = random_u64() >> 11;
-        while self.auctions.contains_key(&round) {
+        while self.auctions.contains_key(&round) || self.ahead.contains_key(&round) {
             round = round.wrapping_add(1);
         }
         let at = self.hub_ms();
         let window = self.config.timings.bid_window;
         let exp = at + u64::try_from(window.as_millis()).unwrap_or(0);
-        let actor = self.actor();
-        let mut offers = Vec::with_capacity(jobs.len());
-        for id in &jobs {
-            let Some(job) = self.jobs.get_mut(id) else { continue };
-            job.phase = Phase::Bidding { round };
-            job.decision = None;
-            job.note(JobState::BiddingOpen, at, "offered", actor.clone());
-            offers.push(Offer {
-                net: self.net,
-                at,
-                exp,
-                job: *id,
-                round,
-                member: job.admitted.member,
-                kind: job.needs.kind.clone(),
-                units: job.units,
-                bytes: u32::try_from(job.admitted.body.len()).unwrap_or(u32::MAX),
-                class: job.admitted.class,
-                timeout_ms: job.timeout_ms,
-                hold_mmana: job.admitted.hold_mmana,
-                required_resources: job.needs.resources,
-            });
-        }
+        let offers: Vec<Offer> = briefs.iter().map(|brief| brief.offer(self.net, round, at, exp)).collect();
         let payload: Bytes = self.config.signer.batch(&offers).encode().into();
         for view in &asked {
             self.out.push(Out {
@@ -161,12 +186,20 @@ impl World {
             .into_iter()
             .map(|view| {
                 let expected = self.fleet.get(&view.id).is_some_and(crate::fleet::Device::is_expected);
-                (view.id, Asked { view, answers: vec![None; jobs.len()], left: jobs.len(), expected })
+                (view.id, Asked { view, answers: vec![None; briefs.len()], left: briefs.len(), expected })
             })
             .collect();
+        let jobs: Vec<JobId> = briefs.iter().map(|brief| brief.job).collect();
         let place = jobs.iter().enumerate().map(|(at, id)| (*id, at)).collect();
-        self.auctions.insert(round, Auction { round, jobs, place, asked, out, opened: now, at, deadline: now + window });
-        crash::at("after_offer");
+        Auction { round, jobs, place, asked, out, opened: now, at, deadline: now + window }
+    }
+
+    /// An auction that collects answers, of jobs in hand or ahead of its job.
+    fn auction(&mut self, round: u64) -> Option<&mut Auction> {
+        match self.auctions.get_mut(&round) {
+            Some(auction) => Some(auction),
+            None => self.ahead.get_mut(&round).map(|ahead| &mut ahead.auction),
+        }
     }
 
     /// A message on `mesh.v1.dev.<d>.bid.<s>`.
@@ -194,7 +227,7 @@ impl World {
                 continue;
             }
             let bid = bid.into_body();
-            let Some(auction) = self.auctions.get_mut(&bid.round) else { continue };
+            let Some(auction) = self.auction(bid.round) else { continue };
             let Some(place) = auction.place.get(&bid.job).copied() else { continue };
             let Some(asked) = auction.asked.get_mut(&device) else { continue };
             // The first word counts.
@@ -206,7 +239,7 @@ impl World {
                 rounds.insert(bid.round);
             }
         }
-        let opened = rounds.iter().filter_map(|round| self.auctions.get(round)).map(|auction| auction.opened).min();
+        let opened = rounds.iter().filter_map(|round| self.auction(*round).map(|auction| auction.opened)).min();
         if let (Some(opened), Some(found)) = (opened, self.fleet.get_mut(&device)) {
             found.bid_after(u64::try_from(now.duration_since(opened).as_millis()).unwrap_or(u64::MAX));
         }
@@ -217,7 +250,7 @@ impl World {
     fn nobody_listens(&mut self, device: &DeviceId) {
         let at = self.hub_ms();
         self.fleet.unreachable(device, at);
-        for auction in self.auctions.values_mut() {
+        for auction in self.auctions.values_mut().chain(self.ahead.values_mut().map(|ahead| &mut ahead.auction)) {
             if let Some(asked) = auction.asked.get_mut(device) {
                 for answer in asked.answers.iter_mut().filter(|answer| answer.is_none()) {
                     *answer = Some(BidAnswer::No(Decline::Unreachable));
@@ -227,7 +260,7 @@ impl World {
         }
     }
 
-    fn close_complete(&mut self, now: Instant) {
+    pub fn close_complete(&mut self, now: Instant) {
         let complete: Vec<u64> = self.auctions.values().filter(|auction| auction.is_complete()).map(|auction| auction.round).collect();
         for round in complete {
             self.close(round, now);

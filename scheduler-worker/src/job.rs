@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use bus_schemas::eligibility::Needs;
 use bus_schemas::history::{Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
-use bus_schemas::job::{AdmittedJob, JobState};
+use bus_schemas::job::{AdmittedJob, Class, JobState};
 use bus_schemas::ledger::Ended;
-use bus_schemas::offer::Quote;
-use bus_schemas::{AttemptId, Batch, Cid, DeviceId, MilliMana, NetworkId, Proof, UnixMs};
+use bus_schemas::offer::{Offer, Quote};
+use bus_schemas::{AttemptId, Batch, Cid, DeviceId, JobId, MemberId, MilliMana, NetworkId, Proof, UnixMs};
 
 /// The un-acked message.
 #[derive(Debug, Clone)]
@@ -82,6 +82,38 @@ pub enum Phase {
     Closing,
 }
 
+/// What a job asks of devices; two jobs with equal briefs may win the same bids.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Brief {
+    pub job: JobId,
+    pub member: MemberId,
+    pub class: Class,
+    pub hold: MilliMana,
+    pub bytes: u32,
+    pub units: u32,
+    pub timeout_ms: u64,
+    pub needs: Needs,
+}
+impl Brief {
+    pub fn offer(&self, net: NetworkId, round: u64, at: UnixMs, exp: UnixMs) -> Offer {
+        Offer {
+            net,
+            at,
+            exp,
+            job: self.job,
+            round,
+            member: self.member,
+            kind: self.needs.kind.clone(),
+            units: self.units,
+            bytes: self.bytes,
+            class: self.class,
+            timeout_ms: self.timeout_ms,
+            hold_mmana: self.hold,
+            required_resources: self.needs.resources,
+        }
+    }
+}
+
 pub struct Job {
     pub admitted: Arc<AdmittedJob>,
     pub needs: Needs,
@@ -131,6 +163,12 @@ impl Job {
     }
     pub fn note(&mut self, to: JobState, at: UnixMs, cause: impl Into<String>, actor: impl Into<String>) {
         self.transitions.push(Transition { to, at, cause: cause.into(), actor: actor.into() });
+    }
+    /// What devices are told of it.
+    pub fn brief(&self) -> Brief {
+        let AdmittedJob { job, member, class, hold_mmana, ref body, .. } = *self.admitted;
+        let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
+        Brief { job, member, class, hold: hold_mmana, bytes, units: self.units, timeout_ms: self.timeout_ms, needs: self.needs.clone() }
     }
     /// A record of HISTORY about this job; it covers every change of state since the last one.
     pub fn record(&mut self, net: NetworkId, at: UnixMs, what: HistoryEvent) -> HistoryRecord {

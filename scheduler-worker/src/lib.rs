@@ -12,6 +12,7 @@
 //! Not here, on purpose: prices (the agent's `bidding`), balances (the ledger-worker's `posting`), admission (the gateway's),
 //! any file or database. A timer or task per job: one tick of 100 ms and one sweep a second serve all.
 
+pub mod ahead;
 pub mod assign;
 pub mod auction;
 pub mod bidding;

@@ -36,6 +36,7 @@ enum In {
     Device(Message),
     Reputation(Message),
     Cancel(Message),
+    Announced(Message),
 }
 
 /// What is read from streams at start and once a minute, because a core subscription can miss something.
@@ -178,6 +179,7 @@ async fn subscribe(world: &World) -> anyhow::Result<impl Stream<Item = In> + Unp
         client.subscribe(format!("$KV.{}.>", stream::KV_DEVICES)).await?.map(In::Device).boxed(),
         client.subscribe(format!("$KV.{}.>", stream::KV_REPUTATION)).await?.map(In::Reputation).boxed(),
         client.subscribe(subject::CANCEL_ALL).await?.map(In::Cancel).boxed(),
+        client.queue_subscribe(subject::ANNOUNCE, "scheduler".into()).await?.map(In::Announced).boxed(),
     ];
     client.flush().await?;
     Ok(select_all(streams))
@@ -217,6 +219,7 @@ impl World {
                 }
             }
             In::Cancel(message) => self.hear_cancel(&message.subject, &message.payload, now),
+            In::Announced(message) => self.hear_announced(&message.payload, now),
         }
     }
 

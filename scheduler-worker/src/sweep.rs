@@ -40,6 +40,7 @@ impl World {
             self.act_on(id, &due, now);
         }
         self.sweep_looks(now);
+        self.drop_late_auctions(now);
     }
 
     /// What a device had is tried elsewhere.

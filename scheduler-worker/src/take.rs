@@ -33,7 +33,7 @@ impl World {
             let id = admitted.job;
             let job = self.job(admitted, &spec.unwrap_or_default(), &delivery, now);
             match unreadable {
-                None => self.put_in_hand(job, &delivery, &mut look),
+                None => self.put_in_hand(job, &delivery, &mut look, now),
                 Some(problem) => {
                     self.jobs.insert(id, job);
                     self.close_failed(id, &problem, VoidReason::Failed);
@@ -92,7 +92,7 @@ impl World {
         }
     }
 
-    fn put_in_hand(&mut self, job: Job, delivery: &Delivery, look: &mut Vec<JobId>) {
+    fn put_in_hand(&mut self, job: Job, delivery: &Delivery, look: &mut Vec<JobId>, now: Instant) {
         let id = job.admitted.job;
         if let Some(known) = self.jobs.get_mut(&id) {
             // It came again to us: a renewal was late. We still know all about it, so only the lease is new.
@@ -110,7 +110,7 @@ impl World {
             look.push(id);
         } else if cancelled {
             self.close_cancelled(id);
-        } else {
+        } else if !self.has_begun(&id, now) {
             self.make_ready(id);
         }
     }

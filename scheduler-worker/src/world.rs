@@ -15,6 +15,7 @@ use bus_schemas::{AttemptId, DeviceId, InstanceId, JobId, NetworkId, UnixMs, Ver
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+use crate::ahead::Ahead;
 use crate::assign::Answered;
 use crate::bidding::Auction;
 use crate::cancel::Cancels;
@@ -104,6 +105,8 @@ pub struct World {
     /// A device that was full is asked again then.
     pub open_at: Option<Instant>,
     pub auctions: BTreeMap<u64, Auction>,
+    /// Auctions whose jobs may come.
+    pub ahead: BTreeMap<u64, Ahead>,
     /// Jobs whose current attempt is on a device.
     pub on_device: BTreeMap<DeviceId, Load>,
     pub looks: BTreeMap<u64, LookGroup>,
@@ -145,6 +148,7 @@ impl World {
             try_open: false,
             open_at: None,
             auctions: BTreeMap::new(),
+            ahead: BTreeMap::new(),
             on_device: BTreeMap::new(),
             looks: BTreeMap::new(),
             next_look: 0,

@@ -11,9 +11,9 @@ use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, VoidReason};
 use bus_schemas::offer::Decline;
 use bus_schemas::receipt::{Failure, FailureClass};
-use bus_schemas::{Code, JobId, subject};
+use bus_schemas::{Code, JobId, MilliMana, Signer, subject};
 use network::device::{OnAssign, OnOffer, Script, completed};
-use network::{Network, next, result_text, until};
+use network::{Network, gateway, next, result_text, until};
 
 const ECHO: &str = r#"{"kind":"echo","text":"hello"}"#;
 
@@ -233,9 +233,17 @@ async fn a_full_or_mute_device_does_not_stop_the_others() {
 async fn a_crash_at_any_point_is_healed() {
     let network = Network::start().await;
     let device = network.device(1, Script::echo()).await;
-    let points = ["after_offer", "after_assign", "after_receipt", "after_tell", "after_settle", "after_history", "before_ack"];
+    let points =
+        ["after_ahead", "after_offer", "after_assign", "after_receipt", "after_tell", "after_settle", "after_history", "before_ack"];
     for (n, point) in points.into_iter().enumerate() {
         let mut dying = network.crashing_scheduler(point);
+        if point == "after_ahead" {
+            until("the scheduler to listen and to hear of the job", async || {
+                network.announce(&gateway(), point, ECHO, |_| ()).await;
+                dying.child.try_wait().unwrap()
+            })
+            .await;
+        }
         let job = network.admit_one(point, ECHO).await;
         assert!(!dying.ended().await.success(), "{point}");
         let healer = network.scheduler();
@@ -247,6 +255,56 @@ async fn a_crash_at_any_point_is_healed() {
         assert!(end.state == JobState::Completed && end.done.is_some_and(|done| done.result.is_some()), "{point}: with the result");
     }
     until("the device to be told of all", async || (device.closed().len() >= points.len()).then_some(())).await;
+}
+
+/// Its offers go out while the hold is asked for; the job finds the bids, and nothing more is offered.
+#[tokio::test]
+async fn the_auction_of_an_announced_job_has_begun_when_it_comes() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo()).await;
+    let scheduler = network.scheduler();
+    let mut results = network.results().await;
+    // The window is short here, and the announcement must be first: where the job comes too late, it has an auction of its own.
+    network.admit_one("first", ECHO).await;
+    next(&mut results).await;
+    let mut tries = 0..50;
+    loop {
+        let key = format!("announced-{}", tries.next().expect("none of 50 announced jobs found its auction begun"));
+        let before = device.offers();
+        network.announce(&gateway(), &key, ECHO, |_| ()).await;
+        until("an offer ahead of the job", async || (device.offers() > before).then_some(())).await;
+        let job = network.admit_one(&key, ECHO).await;
+        assert_eq!(result_text(&next(&mut results).await).0, job);
+        network.jobs_are_gone().await;
+        let end = network.end_of(job).await;
+        assert!(end.decision.unwrap().why.starts_with("d1 was the only one to bid"));
+        if device.offers() == before + 1 {
+            break;
+        }
+    }
+    // Not the job that was announced: another auction.
+    let before = device.offers();
+    network.announce(&gateway(), "other", ECHO, |announced| announced.hold_mmana = MilliMana::mana(11)).await;
+    until("an offer ahead of the job", async || (device.offers() > before).then_some(())).await;
+    let job = network.admit_one("other", ECHO).await;
+    assert_eq!(result_text(&next(&mut results).await).0, job);
+    network.jobs_are_gone().await;
+    assert_eq!(device.offers(), before + 2);
+    // One that never comes leaves nothing behind; one that nobody here announced is not offered.
+    let (closed, assigned) = (network.books.closed(), device.assigned().len());
+    network.announce(&gateway(), "never", ECHO, |_| ()).await;
+    until("an offer ahead of the job", async || (device.offers() > before + 2).then_some(())).await;
+    network.announce(&Signer::from_seed(&[9; 32]), "stranger", ECHO, |_| ()).await;
+    network.announce(&gateway(), "nonsense", "{}", |_| ()).await;
+    for why in ["not announced by a gateway of this network", "missing field `kind`"] {
+        until("the refusal", async || scheduler.says(why).then_some(())).await;
+    }
+    let job = network.admit_one("after", ECHO).await;
+    assert_eq!(result_text(&next(&mut results).await).0, job);
+    network.jobs_are_gone().await;
+    assert_eq!((network.books.closed().0, device.offers(), device.assigned().len()), (closed.0 + 1, before + 4, assigned + 1));
+    let never = bus_schemas::job::unsigned_job_id(&network::member().public().member_id(), "never", ECHO.as_bytes());
+    assert!(network.history(never).await.is_empty());
 }
 
 #[tokio::test]

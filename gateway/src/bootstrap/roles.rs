@@ -30,6 +30,7 @@ pub const GATEWAY: Role = Role {
     publish: &[
         ("mesh.v1.submit.*", "every door stores to SUBMIT first, HTTP as well"),
         ("mesh.v1.job.*.*", "admitted jobs"),
+        ("mesh.v1.announce", "a job whose hold is being asked for"),
         ("mesh.v1.history.*", "admitted and rejected, for the record"),
         ("mesh.v1.cancel.*", "a member wants a job to end"),
         ("mesh.v1.blob.*.*", "inputs and results that came in chunks"),
@@ -114,6 +115,7 @@ pub const SCHEDULER: Role = Role {
         ("mesh.v1.dev.*.hb", "which devices are there"),
         ("mesh.v1.sched.*.hb", "whether its own heartbeat comes back, and who else schedules"),
         ("mesh.v1.cancel.*", "jobs that are to end"),
+        ("mesh.v1.announce", "a job that comes alone: its auction begins while its hold is asked for"),
         ("mesh.v1.ledger.stored", "follows the facts"),
         ("$KV.devices.>", "devices changed"),
         ("$KV.reputation.>", "reputation changed"),
@@ -314,6 +316,7 @@ mod tests {
             subject::submit(&asker),
             subject::history(&m),
             subject::cancel(&job),
+            subject::ANNOUNCE.into(),
             subject::DLQ.into(),
             subject::LEDGER_DO.into(),
             subject::ctl(&d, "renew"),
@@ -345,6 +348,7 @@ mod tests {
             subject::HEARTBEATS.into(),
             subject::SCHEDULER_HEARTBEATS.into(),
             subject::CANCEL_ALL.into(),
+            subject::ANNOUNCE.into(),
             subject::LEDGER_STORED.into(),
         ] {
             assert!(covers(SCHEDULER.subscribe, &heard), "scheduler hears {heard}");

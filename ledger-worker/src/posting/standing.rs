@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bus_schemas::ledger::{Fact, HoldState, HoldView, Leg, RefusalKind, What, fact_id};
-use bus_schemas::replay::{Books, LedgerKeys, Wrong, read_facts};
+use bus_schemas::replay::{Books, LedgerKeys, Wrong};
 use bus_schemas::{Cid, Code, FactId, JobId, NetworkId, UnixMs, Verifier};
 
 use super::Refusal;
@@ -13,7 +13,7 @@ use super::settle::Closing;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Taken {
     Facts(usize),
-    /// No valid batch of a ledger key: part of the chain, moves nothing.
+    /// It counts for nothing: part of the chain, moves nothing.
     Foreign(String),
 }
 
@@ -36,7 +36,6 @@ impl ReviewEnd {
 #[derive(Debug, Clone)]
 pub struct Standing {
     books: Books,
-    keys: LedgerKeys,
     /// The fact of each open hold.
     open: BTreeMap<JobId, FactId>,
     by_expiry: BTreeSet<(UnixMs, JobId)>,
@@ -56,8 +55,7 @@ pub fn body_id(what: &What, legs: &[Leg]) -> Cid {
 impl Standing {
     pub fn new(net: NetworkId, keys: LedgerKeys) -> Self {
         Self {
-            books: Books::new(net, keys.clone()),
-            keys,
+            books: Books::new(net, keys),
             open: BTreeMap::new(),
             by_expiry: BTreeSet::new(),
             bodies: BTreeMap::new(),
@@ -214,7 +212,7 @@ impl Standing {
     /// # Errors
     /// [`Wrong`] where a signed fact contradicts the books: stop and keep the evidence.
     pub fn take(&mut self, verifier: &mut Verifier, seq: u64, payload: &[u8]) -> Result<Taken, Wrong> {
-        let taken = match read_facts(&self.books.net, &self.keys, verifier, payload) {
+        let taken = match self.books.facts_of(verifier, payload) {
             Ok(facts) => {
                 for (fact, _) in &facts {
                     self.apply(seq, fact)?;

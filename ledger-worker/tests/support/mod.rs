@@ -311,6 +311,10 @@ impl World {
         let mut command = self.command(arguments);
         said(command.env("DATABASE_URL", self.postgres.url_of("mesh_owner")))
     }
+    /// Stores bytes in LEDGER, as whoever may publish there.
+    pub async fn stores(&self, bytes: &[u8]) {
+        self.bus.store(subject::LEDGER_FACTS.into(), None, bytes.to_vec().into(), Duration::from_secs(5)).await.unwrap();
+    }
     pub fn ledger_key(&self) -> Signer {
         bus::keys::read_key_file(&self.dir.path().join("ledger.key")).unwrap()
     }

@@ -16,7 +16,7 @@ use bus::connect::{Connect, Login};
 use bus::{Bus, Health};
 use bus_schemas::history::{CancelRequest, Ended, HistoryEvent, HistoryRecord};
 use bus_schemas::id::Asker;
-use bus_schemas::job::{AdmittedJob, Class};
+use bus_schemas::job::{AdmittedJob, AnnouncedJob, Class};
 use bus_schemas::limits::Timings;
 use bus_schemas::network::{DeviceRecord, NetworkDocument};
 use bus_schemas::{Batch, Cid, Form, JobId, MilliMana, NetworkId, Signer, Verifier, stream, subject};
@@ -219,28 +219,7 @@ impl Network {
 
     /// Admits jobs as a gateway does: held in the books, one proof each under one signature.
     pub async fn admit(&self, keys: &[String], body: &str) -> Vec<JobId> {
-        let at = self.bus.time.now_ms();
-        let jobs: Vec<AdmittedJob> = keys
-            .iter()
-            .map(|key| {
-                let member = member().public().member_id();
-                AdmittedJob {
-                    net: net(),
-                    job: bus_schemas::job::unsigned_job_id(&member, key, body.as_bytes()),
-                    member,
-                    asker: Asker::Member(member),
-                    key: key.clone(),
-                    submitted_at: at,
-                    at,
-                    class: Class::Normal,
-                    hold_mmana: MilliMana::mana(10),
-                    hold_expires: at + 3_600_000,
-                    form: Form::Json,
-                    body: ByteBuf::from(body.as_bytes()),
-                    signed: None,
-                }
-            })
-            .collect();
+        let jobs: Vec<AdmittedJob> = keys.iter().map(|key| self.admitted(key, body)).collect();
         for some in jobs.chunks(64) {
             for job in some {
                 self.books.hold(job.job, job.member, job.hold_mmana);
@@ -255,6 +234,32 @@ impl Network {
             }
         }
         jobs.into_iter().map(|job| job.job).collect()
+    }
+    fn admitted(&self, key: &str, body: &str) -> AdmittedJob {
+        let (at, member) = (self.bus.time.now_ms(), member().public().member_id());
+        AdmittedJob {
+            net: net(),
+            job: bus_schemas::job::unsigned_job_id(&member, key, body.as_bytes()),
+            member,
+            asker: Asker::Member(member),
+            key: key.to_owned(),
+            submitted_at: at,
+            at,
+            class: Class::Normal,
+            hold_mmana: MilliMana::mana(10),
+            hold_expires: at + 3_600_000,
+            form: Form::Json,
+            body: ByteBuf::from(body.as_bytes()),
+            signed: None,
+        }
+    }
+    /// Announces a job as a gateway does while it asks for its hold; changed where it is not to be the one that comes.
+    pub async fn announce(&self, by: &Signer, key: &str, body: &str, change: impl FnOnce(&mut AnnouncedJob)) {
+        let AdmittedJob { net, job, member, class, hold_mmana, form, body, .. } = self.admitted(key, body);
+        let mut announced = AnnouncedJob { net, job, member, class, hold_mmana, form, body };
+        change(&mut announced);
+        self.bus.client.publish(subject::ANNOUNCE, by.batch(&[announced]).encode().into()).await.unwrap();
+        self.bus.client.flush().await.unwrap();
     }
     pub async fn admit_one(&self, key: &str, body: &str) -> JobId {
         self.admit(&[key.to_owned()], body).await[0]

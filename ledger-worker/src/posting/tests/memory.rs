@@ -1,6 +1,9 @@
 //! Books that forget, and take back what they are asked for.
 
+use bus_schemas::replay::Applied;
+
 use super::world::*;
+use crate::posting::standing::Taken;
 
 /// What a database would know: every fact with its sequence, and how each hold ended.
 #[derive(Default)]
@@ -51,6 +54,8 @@ fn old() -> (World, Archive) {
     world.hold(6, 10_000);
     archive.take(&world.standing, &world.messages);
     world.later(3_000_000);
+    // Everything before the last fact may be forgotten.
+    world.ok(Op::Open { member: member_id(9), did: member(9).public() });
     world.standing.forget(world.now);
     (world, archive)
 }
@@ -123,6 +128,7 @@ fn rules_and_tiers_that_were_given_again_are_answered_with_the_last_fact() {
     archive.take(&world.standing, &world.messages);
     let recorded = world.books().seq();
     world.later(3_000_000);
+    world.ok(Op::Open { member: member_id(8), did: member(8).public() });
     world.standing.forget(world.now);
     let rules = world.books().policy.clone();
     for (op, seq) in [(Op::SetPolicy { rules }, recorded - 3), (Op::AttestTier { device: bound, tier: 1 }, recorded)] {
@@ -141,4 +147,29 @@ fn memory_follows_the_load_of_a_day() {
     let (world, _) = old();
     assert_eq!(world.books().holds().count(), 1, "the open one");
     assert_eq!(world.balances(0).1, 10_000);
+}
+
+/// The same signed bodies in other bytes: no key is needed for it.
+fn written_otherwise(payload: &[u8]) -> Vec<u8> {
+    let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    serde_json::to_vec_pretty(&value).unwrap()
+}
+
+#[test]
+fn a_signed_message_that_is_stored_again_moves_nothing() {
+    let (world, _) = old();
+    let mut books = world.replayed();
+    let mut forgetful = world.standing.clone();
+    let (before, facts) = (books.digest(), books.fact_count());
+    let copies = world.messages.iter().flat_map(|message| [message.payload.to_vec(), written_otherwise(&message.payload)]);
+    for copy in copies {
+        let seq = books.seq() + 1;
+        let applied = books.apply_message(&mut Verifier::default(), seq, &copy);
+        assert!(matches!(&applied, Ok(Applied::Foreign(why)) if why.starts_with("a copy of sequence ")), "{applied:?}");
+        let taken = forgetful.take(&mut Verifier::default(), seq, &copy);
+        assert!(matches!(&taken, Ok(Taken::Foreign(why)) if why.starts_with("a copy of ")), "{taken:?}");
+    }
+    assert_eq!((books.digest(), books.fact_count()), (before, facts));
+    assert_eq!((forgetful.books().digest(), forgetful.books().chain()), (before, books.chain()));
+    books.check_all().unwrap();
 }
