@@ -31,12 +31,16 @@ async fn what_its_owner_takes_back_is_done_elsewhere() {
     let job = submit();
     let first = device(&job, None).await;
     let owner = owner(&stack, &first);
-    let start = Instant::now();
+    let (start, asked_at) = (Instant::now(), bus::hub_time::here_ms());
     let paused = owner.ok(&["pause", "--for", "1h", "--reason", "in use"]);
     assert_eq!((&paused["handed_back"], &paused["paused"]), (&Value::from(1), &Value::from(true)), "{paused}");
     let second = device(&job, Some(&first)).await;
-    println!("on another device {:?} after the pause", start.elapsed());
+    println!("seen on another device {:?} after the pause", start.elapsed());
     assert_eq!(stack.cli.ok_async(&["job", "wait", &job]).await["state"], "Completed");
+    let shown = stack.cli.ok(&["job", "show", &job]);
+    let transitions = shown["transitions"].as_array().expect("transitions");
+    let again = transitions.iter().rfind(|one| one["to"] == "Assigned").and_then(|one| one["at"].as_u64()).expect("assigned");
+    println!("assigned there {} ms after the pause was asked for", again.saturating_sub(asked_at));
     let explained = stack.cli.ok(&["job", "explain", &job]).to_string();
     assert!(explained.contains("its device was paused by its owner"), "{explained}");
     let status = |id: &str| {

@@ -93,6 +93,9 @@ impl Agent {
 
     pub fn on_finished(&mut self, finished: Finished) {
         let Finished { attempt, kind, units, result, took } = finished;
+        if self.ending.remove(&attempt) {
+            return;
+        }
         let Some(held) = self.held.get_mut(&attempt).filter(|held| held.stage == Stage::Computing) else { return };
         held.took = took;
         match result {
@@ -109,10 +112,7 @@ impl Agent {
                 }
             }
             Err(Ended::Failed(failure)) => self.finish(&attempt, Outcome::Failed(failure), None),
-            Err(Ended::Stopped) => match held.handed_back {
-                Some(why) => self.fail(&attempt, FailureClass::DeviceDeclined, why, true),
-                None => self.finish(&attempt, Outcome::Cancelled, None),
-            },
+            Err(Ended::Stopped) => self.finish(&attempt, Outcome::Cancelled, None),
         }
     }
 
@@ -303,20 +303,19 @@ impl Agent {
             if !running && self.work.look(&attempt) == Was::Running {
                 continue;
             }
-            let Some(held) = self.held.get_mut(&attempt) else { continue };
+            let Some(held) = self.held.get(&attempt) else { continue };
             handed_back += 1;
             if held.stage == Stage::Computing {
-                held.handed_back = Some(why);
                 held.reins.stop();
-            } else {
-                self.fail(&attempt, FailureClass::DeviceDeclined, why, true);
+                self.ending.insert(attempt);
             }
+            self.fail(&attempt, FailureClass::DeviceDeclined, why, true);
         }
         handed_back
     }
     /// Nothing is at work and no receipt is on its way.
     pub fn is_drained(&self) -> bool {
-        self.work.waiting() + self.work.running() + self.sending == 0
+        self.work.waiting() + self.work.running() + self.ending.len() + self.sending == 0
     }
 }
 

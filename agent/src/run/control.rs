@@ -203,7 +203,6 @@ impl Agent {
             took: Duration::ZERO,
             kept: None,
             told: None,
-            handed_back: None,
         };
         self.held.insert(attempt, held);
     }

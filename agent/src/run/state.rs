@@ -1,6 +1,6 @@
 //! All that the loop knows.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -100,8 +100,6 @@ pub struct Held {
     pub kept: Option<u64>,
     /// How far it was when that was last told; `None`: nothing was told.
     pub told: Option<u32>,
-    /// Why its owner had it stopped: it goes elsewhere.
-    pub handed_back: Option<&'static str>,
 }
 
 pub struct Agent {
@@ -129,6 +127,8 @@ pub struct Agent {
     pub unsettled: Unsettled,
     /// What WORK keeps until a stream has the receipts.
     pub kept_until_stored: HashMap<Number, Vec<u64>>,
+    /// Handed back while an engine was at them; it ends its step, and nobody waits for what comes of it.
+    pub ending: HashSet<AttemptId>,
     /// Messages of receipts on their way.
     pub sending: usize,
     /// Why it takes no work.
@@ -184,6 +184,7 @@ impl Agent {
             held: HashMap::new(),
             unsettled: Unsettled::default(),
             kept_until_stored: HashMap::new(),
+            ending: HashSet::new(),
             sending: 0,
             closed: paused,
             leaving: false,
