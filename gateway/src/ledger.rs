@@ -24,9 +24,6 @@ use crate::world::World;
 const ROWS_WITHIN: Duration = Duration::from_secs(3);
 const CURSOR: &str = "select seq, alarm from ledger.cursor where stream = 'LEDGER'";
 
-/// What an answer begins with where the ledger says that rows and stream are not one.
-const STOPPED: &str = "the ledger has stopped: ";
-
 /// A connection to the ledger's rows.
 pub struct Rows {
     client: Object,
@@ -62,7 +59,7 @@ impl World {
             // A look that begins just before the deadline is no database that does not answer.
             let row = in_time(Instant::now() + ROWS_WITHIN, client.query_opt(CURSOR, &[])).await?.map_err(unread)?;
             if let Some(why) = row.as_ref().and_then(|row| row.get::<_, Option<String>>(1)) {
-                return Err(Problem::new(Code::Unavailable, format!("{STOPPED}{why}")));
+                return Err(stopped(&why));
             }
             let seq = row.map_or(0, |row| u64::try_from(row.get::<_, i64>(0)).unwrap_or(0));
             if seq > end {
@@ -87,9 +84,13 @@ impl World {
 
     /// Why the ledger gave no answer: its own reason where it has said one.
     pub async fn ledger_silent(&self, error: impl std::fmt::Display) -> Problem {
-        match self.ledger_rows().await {
-            Err(problem) if problem.detail.starts_with(STOPPED) => problem,
-            Ok(_) | Err(_) => Problem::new(Code::Unavailable, error.to_string()),
+        let looked = async {
+            let row = self.store.client().await.ok()?.query_opt(CURSOR, &[]).await.ok()??;
+            row.get::<_, Option<String>>(1)
+        };
+        match in_time(Instant::now() + ROWS_WITHIN, looked).await {
+            Ok(Some(why)) => stopped(&why),
+            Ok(None) | Err(_) => Problem::new(Code::Unavailable, error.to_string()),
         }
     }
 
@@ -102,6 +103,11 @@ impl World {
 async fn in_time<T>(deadline: Instant, asked: impl Future<Output = T>) -> Result<T, Problem> {
     let late = |_| Problem::new(Code::Unavailable, format!("the ledger's database does not answer within {} s", ROWS_WITHIN.as_secs()));
     timeout_at(deadline, asked).await.map_err(late)
+}
+
+/// The ledger's own word that rows and stream are not one.
+fn stopped(why: &str) -> Problem {
+    Problem::new(Code::Unavailable, format!("the ledger has stopped: {why}"))
 }
 
 fn unread(error: tokio_postgres::Error) -> Problem {

@@ -16,26 +16,11 @@ use serde::de::DeserializeOwned;
 
 use super::args::Cli;
 use super::context::{Context, Contexts};
-use super::failure::Failure;
+use super::failure::{Failure, Silence};
 use crate::link::error_of;
 
 /// A door waits up to 5 s for an answer of the parts behind it.
 const ANSWER_WAIT: Duration = Duration::from_secs(12);
-const NOBODY: &str = "no gateway is listening";
-
-/// What is known of a question without an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Silence {
-    /// It reached nobody.
-    Unheard,
-    /// It may have been heard, and done.
-    Open,
-}
-/// Whether a question failed for want of an answer; a gateway that answers that some part of it is away is none.
-pub fn silence(failure: &Failure) -> Option<Silence> {
-    let cause = failure.cause.as_deref().filter(|_| failure.code() == Code::Unavailable)?;
-    Some(if cause == NOBODY { Silence::Unheard } else { Silence::Open })
-}
 
 /// A context and its connection.
 pub struct Session {
@@ -97,14 +82,14 @@ impl Session {
             request = request.headers(headers);
         }
         let answer = self.bus.client.send_request(subject::api(&self.asker(), call), request).await.map_err(|error| {
-            let why = match error.kind() {
-                async_nats::RequestErrorKind::NoResponders => NOBODY.to_owned(),
-                async_nats::RequestErrorKind::TimedOut => format!("no answer within {} s", ANSWER_WAIT.as_secs()),
+            let (silence, why) = match error.kind() {
+                async_nats::RequestErrorKind::NoResponders => (Silence::Unheard, "no gateway is listening".to_owned()),
+                async_nats::RequestErrorKind::TimedOut => (Silence::Open, format!("no answer within {} s", ANSWER_WAIT.as_secs())),
                 async_nats::RequestErrorKind::MaxPayloadExceeded
                 | async_nats::RequestErrorKind::InvalidSubject
-                | async_nats::RequestErrorKind::Other => error.to_string(),
+                | async_nats::RequestErrorKind::Other => (Silence::Open, error.to_string()),
             };
-            Failure::new(Code::Unavailable, format!("{call} at {}", self.context.nats_url)).cause(why)
+            Failure::new(Code::Unavailable, format!("{call} at {}", self.context.nats_url)).cause(why).silent(silence)
         })?;
         match error_of(&answer) {
             Some(error) => Err(error.into()),
@@ -215,18 +200,5 @@ mod tests {
             assert_eq!(what_is_there(Path::new(path), kind), command, "{path} {kind}");
         }
         assert_eq!(read_input(Path::new("/no-such-folder/x")).unwrap_err().next, ["ls -l /no-such-folder"]);
-    }
-
-    #[test]
-    fn silence_is_no_answer_that_something_is_away() {
-        let away = || Failure::new(Code::Unavailable, "job.submit");
-        for (failure, expected) in [
-            (away(), None),
-            (away().cause(NOBODY), Some(Silence::Unheard)),
-            (away().cause("no answer within 12 s"), Some(Silence::Open)),
-            (Failure::new(Code::Unreachable, "").cause("no route"), None),
-        ] {
-            assert_eq!(silence(&failure), expected, "{failure:?}");
-        }
     }
 }

@@ -11,10 +11,10 @@ use hyper::Method;
 use serde::Serialize;
 
 use super::args::{Cli, DoctorArgs};
-use super::client::{Session, silence};
+use super::client::Session;
 use super::context::{Context, Contexts};
 use super::credit;
-use super::failure::{Done, EXIT_DOCTOR, End, Failure};
+use super::failure::{Done, EXIT_DOCTOR, End, Failure, Silence};
 use super::output::Output;
 use crate::checkpoint;
 use crate::dev::{postgres, tools};
@@ -268,7 +268,7 @@ fn away_fix(context: &Context, part: &str) -> String {
 
 /// What may help where the books cannot be read: what their own reason names, else a look of one's own.
 fn books_fix(context: &Context, failure: &Failure) -> String {
-    if silence(failure).is_some() || context.made_by_pid.is_none() {
+    if failure.silence.is_some() || context.made_by_pid.is_none() {
         return away_fix(context, "gateway");
     }
     let detail = &failure.problem.detail;
@@ -299,7 +299,7 @@ async fn ask_http(url: &str) -> Result<Answer, Problem> {
 async fn in_time<T>(wait: Duration, asked: impl Future<Output = Result<T, Failure>>, url: &str) -> Result<T, Failure> {
     let late = |_| {
         let cause = format!("no answer within {} s", wait.as_secs());
-        Err(Failure::new(Code::Unavailable, format!("the service at {url}")).cause(cause))
+        Err(Failure::new(Code::Unavailable, format!("the service at {url}")).cause(cause).silent(Silence::Open))
     };
     tokio::time::timeout(wait, asked).await.unwrap_or_else(late)
 }
@@ -309,7 +309,7 @@ async fn asked(session: &Session) -> Vec<Finding> {
     let mut findings = Vec::new();
     let start = tokio::time::Instant::now();
     let listed = in_time(SERVICE_WAIT, super::node::all(session), &session.context.nats_url).await;
-    let is_silent = listed.as_ref().is_err_and(|failure| silence(failure).is_some());
+    let is_silent = listed.as_ref().is_err_and(|failure| failure.silence.is_some());
     findings.push(match listed {
         Ok(list) => {
             let online = list.devices.iter().filter(|device| device.online).count();
@@ -421,7 +421,7 @@ mod tests {
     async fn a_service_that_stays_silent_is_not_waited_for() {
         let wait = Duration::from_millis(5);
         let failure = in_time(wait, std::future::pending::<Result<(), Failure>>(), "nats://hub:4222").await.unwrap_err();
-        assert!(silence(&failure).is_some(), "{failure:?}");
+        assert!(failure.silence.is_some(), "{failure:?}");
         let refused = Failure::new(Code::Forbidden, "x");
         assert_eq!(in_time(wait, async { Err::<(), _>(refused.clone()) }, "").await, Err(refused));
     }

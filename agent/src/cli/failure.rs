@@ -24,6 +24,15 @@ pub type Done = Result<End, Failure>;
 pub const EXIT_DOCTOR: u8 = 10;
 pub const EXIT_INTERRUPTED: u8 = 130;
 
+/// What is known of a question without an answer. A gateway that answers that some part of it is away is no silence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Silence {
+    /// It reached nobody.
+    Unheard,
+    /// It may have been heard, and done.
+    Open,
+}
+
 /// Something went wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
@@ -34,6 +43,8 @@ pub struct Failure {
     pub cause: Option<String>,
     /// Instead of the code's own next command.
     pub next: Vec<String>,
+    /// Where it is for want of an answer.
+    pub silence: Option<Silence>,
 }
 
 impl Failure {
@@ -49,6 +60,10 @@ impl Failure {
     }
     pub fn cause(mut self, cause: impl std::fmt::Display) -> Self {
         self.cause = Some(cause.to_string());
+        self
+    }
+    pub fn silent(mut self, silence: Silence) -> Self {
+        self.silence = Some(silence);
         self
     }
     pub fn next(mut self, command: impl Into<String>) -> Self {
@@ -106,7 +121,7 @@ impl Failure {
 
 impl From<Problem> for Failure {
     fn from(problem: Problem) -> Self {
-        Self { problem, tried: vec![], cause: None, next: vec![] }
+        Self { problem, tried: vec![], cause: None, next: vec![], silence: None }
     }
 }
 impl From<ErrorBody> for Failure {

@@ -5,7 +5,7 @@
 mod hub;
 mod scheduler;
 
-use agent::home::Settings;
+use agent::home::{Home, Settings};
 use async_nats::HeaderMap;
 use bus_schemas::assignment::{AssignAnswer, HeldState, Verb};
 use bus_schemas::id::Asker;
@@ -15,11 +15,31 @@ use bus_schemas::subject::{self, header};
 use bus_schemas::{Cid, JobId};
 use bytes::Bytes;
 use futures::StreamExt;
-use hub::{HUNG, Network, Running, eventually, id};
+use hub::{HUNG, Hub, Network, Running, eventually, id};
 use scheduler::Scheduler;
 
 fn echo_only() -> Settings {
     Settings { kinds: vec!["echo".into()], ..Settings::default() }
+}
+
+/// A device whose link is up, and a scheduler that knows it.
+struct AtWork {
+    network: Network,
+    home: Home,
+    hub: Hub,
+    agent: Running,
+    local: bus::Bus,
+    scheduler: Scheduler,
+}
+async fn at_work(settings: Settings, variables: &[(&str, &str)]) -> AtWork {
+    let network = Network::new();
+    let home = network.device(settings);
+    let hub = network.start_hub().await;
+    let agent = Running::start(&home, variables);
+    let local = agent.local().await;
+    agent.until(&local, "the link", |status| status.link.up).await;
+    let scheduler = Scheduler::new(&hub, id(&home), "s-1").await;
+    AtWork { network, home, hub, agent, local, scheduler }
 }
 
 async fn next(subscriber: &mut async_nats::Subscriber) -> async_nats::Message {
@@ -99,13 +119,7 @@ async fn what_is_submitted_while_the_hub_is_away_gets_there() {
 
 #[tokio::test]
 async fn offers_assignments_and_receipts() {
-    let network = Network::new();
-    let home = network.device(echo_only());
-    let hub = network.start_hub().await;
-    let mut agent = Running::start(&home, &[]);
-    let local = agent.local().await;
-    let mut scheduler = Scheduler::new(&hub, id(&home), "s-1").await;
-    agent.until(&local, "the link", |status| status.link.up).await;
+    let AtWork { network: _network, home, hub, mut agent, local, mut scheduler } = at_work(echo_only(), &[]).await;
 
     // Two offers, one batch of answers.
     let bids = scheduler.offer(&["echo", "embed"]).await;
@@ -166,13 +180,7 @@ async fn offers_assignments_and_receipts() {
 
 #[tokio::test]
 async fn odd_assignments_are_declined_in_words() {
-    let network = Network::new();
-    let home = network.device(echo_only());
-    let hub = network.start_hub().await;
-    let agent = Running::start(&home, &[]);
-    let local = agent.local().await;
-    agent.until(&local, "the link", |status| status.link.up).await;
-    let mut scheduler = Scheduler::new(&hub, id(&home), "s-1").await;
+    let AtWork { network: _network, hub: _hub, agent, local, mut scheduler, .. } = at_work(echo_only(), &[]).await;
     let cases = scheduler.odd();
     let assigned: Vec<_> = cases.iter().map(|(assigned, _)| assigned.clone()).collect();
     let answers = scheduler.assign(&assigned).await;
@@ -195,19 +203,14 @@ async fn odd_assignments_are_declined_in_words() {
 
 #[tokio::test]
 async fn its_server_is_started_again() {
-    let network = Network::new();
-    let home = network.device(echo_only());
-    let hub = network.start_hub().await;
-    let mut agent = Running::start(&home, &[("MESH_TIME_DIVISOR", "10")]);
-    let local = agent.local().await;
-    agent.until(&local, "the link", |status| status.link.up).await;
+    let AtWork { network: _network, home, hub: _hub, mut agent, local, scheduler } =
+        at_work(echo_only(), &[("MESH_TIME_DIVISOR", "10")]).await;
     let url = local.client.server_info().port;
     let server = agent::home::Home::live_pid(&home.nats_pid()).expect("its server");
     hub::kill(server);
     let again = agent.local().await;
     agent.until(&again, "the link again", |status| status.link.up && agent::home::Home::live_pid(&home.nats_pid()) != Some(server)).await;
     assert_eq!(again.client.server_info().port, url, "on the same port");
-    let scheduler = Scheduler::new(&hub, id(&home), "s-1").await;
     eventually("the device behind the new link", || async { scheduler.reaches().await.then_some(()) }).await;
     assert_eq!(scheduler.assign(&[scheduler.echo("hi", 1)]).await, [AssignAnswer::Accepted]);
 
@@ -234,13 +237,8 @@ async fn an_accepted_job_survives_a_crash() {
     if !can_embed() {
         return eprintln!("skipped: no model here");
     }
-    let network = Network::new();
-    let home = network.device(Settings::default());
-    let hub = network.start_hub().await;
-    let mut agent = Running::start(&home, &[("MESH_CRASH_AT", "agent.after_accept")]);
-    let local = agent.local().await;
-    agent.until(&local, "the link", |status| status.link.up).await;
-    let mut scheduler = Scheduler::new(&hub, id(&home), "s-1").await;
+    let AtWork { network: _network, home, hub: _hub, mut agent, mut scheduler, .. } =
+        at_work(Settings::default(), &[("MESH_CRASH_AT", "agent.after_accept")]).await;
     let job = scheduler.embed(&["hello mesh", "ciao"]);
     assert_eq!(scheduler.assign(std::slice::from_ref(&job)).await, [AssignAnswer::Accepted]);
     agent.ended().await;
@@ -266,13 +264,8 @@ async fn large_results_go_through_the_door_for_blobs() {
     if !can_embed() {
         return eprintln!("skipped: no model here");
     }
-    let network = Network::new();
-    let home = network.device(Settings::default());
-    let hub = network.start_hub().await;
-    let agent = Running::start(&home, &[("MESH_TIME_DIVISOR", "10")]);
-    let local = agent.local().await;
-    agent.until(&local, "the link", |status| status.link.up).await;
-    let mut scheduler = Scheduler::new(&hub, id(&home), "s-1").await;
+    let AtWork { network: _network, hub, agent: _agent, mut scheduler, .. } =
+        at_work(Settings::default(), &[("MESH_TIME_DIVISOR", "10")]).await;
     let door = scheduler::Door::open(&hub).await;
     let input = (0..40).map(|n| format!("{{\"text\":\"sentence number {n}\"}}\n")).collect::<String>();
     let cid = door.put(input.into_bytes());
@@ -296,13 +289,8 @@ async fn its_owner_says_when_it_works() {
     if !can_embed() {
         return eprintln!("skipped: no model here");
     }
-    let network = Network::new();
-    let home = network.device(Settings::default());
-    let hub = network.start_hub().await;
-    let mut agent = Running::start(&home, &[("MESH_TIME_DIVISOR", "10")]);
-    let mut local = agent.local().await;
-    agent.until(&local, "the link", |status| status.link.up).await;
-    let mut scheduler = Scheduler::new(&hub, id(&home), "s-1").await;
+    let AtWork { network: _network, home, hub, mut agent, mut local, mut scheduler } =
+        at_work(Settings::default(), &[("MESH_TIME_DIVISOR", "10")]).await;
     for (bad, code) in [
         ("", "M0101"),
         ("{}", "M0110"),

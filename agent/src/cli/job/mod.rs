@@ -18,9 +18,9 @@ use bus_schemas::{Code, JobId, MilliMana};
 use tokio::time::Instant;
 
 use super::args::{Cli, JobArgs, JobCommand, RetryArgs, SubmitArgs};
-use super::client::{Session, Silence, read, silence};
+use super::client::{Session, read};
 use super::duration;
-use super::failure::{Done, End, Failure};
+use super::failure::{Done, End, Failure, Silence};
 use super::output::Output;
 use follow::Follow;
 
@@ -141,7 +141,7 @@ async fn send(session: &Session, body: &[u8], key: &str, again: &str, output: &O
             Ok(answer) => return read("job.submit", &answer.payload),
             Err(failure) => failure,
         };
-        let silent = silence(&failure) == Some(Silence::Open);
+        let silent = failure.silence == Some(Silence::Open);
         if silent && !open {
             // Whoever does not wait for the end needs the key.
             output.say(&format!("no answer yet; sending it again under the same key: {key}"));
@@ -165,7 +165,7 @@ fn repeat(again: &str) -> String {
 
 /// What the last try came to, where one of them is `open`: it may have been taken, and its answer be lost.
 fn unsettled(failure: Failure, open: bool, waited: Duration, again: &str) -> Failure {
-    if failure.code() != Code::Unavailable || (!open && silence(&failure) == Some(Silence::Unheard)) {
+    if failure.code() != Code::Unavailable || (!open && failure.silence == Some(Silence::Unheard)) {
         return failure;
     }
     let unknown = format!("it is not known whether the job was submitted, after {}", duration::show(waited));
