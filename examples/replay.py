@@ -134,7 +134,7 @@ async def replay(url, creds, books):
         inbox, before = bus.new_inbox(), books.seq
         answers = await bus.subscribe(inbox)
         await bus.publish("mesh.v1.audit.DIRECT.GET.LEDGER", json.dumps({"seq": before + 1, "batch": 256}).encode(), reply=inbox)
-        while "Status" not in (message := await answers.next_msg(timeout=5)).headers:
+        while "Nats-Sequence" in (message := await answers.next_msg(timeout=5)).headers:  # nats-py keeps the last of a name: the server's
             books.message(int(message.headers["Nats-Sequence"]), message.data)
         await answers.unsubscribe()
         assert books.seq > before, f"sequence {before + 1} is missing"

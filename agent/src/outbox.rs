@@ -169,12 +169,17 @@ impl Forwarder {
     }
 }
 
+/// What goes along: a key that the client gave, as it gave it, else the one that is made up here and yields to the body's own.
 fn headers(key: &str, given: Option<&HeaderMap>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    headers.insert(header::JOB_KEY, key);
+    let given = |name: &str| given.and_then(|given| given.get(name)).map(|value| value.as_str());
+    match given(header::JOB_KEY).or_else(|| given(header::NATS_MSG_ID)) {
+        Some(own) => headers.insert(header::JOB_KEY, own),
+        None => headers.insert(header::OUTBOX_KEY, key),
+    }
     for name in PASSED_ON {
-        if let Some(value) = given.and_then(|given| given.get(name)) {
-            headers.insert(name, value.as_str());
+        if let Some(value) = given(name) {
+            headers.insert(name, value);
         }
     }
     headers

@@ -425,7 +425,7 @@ mod tests {
             (r#"{"kind":"embed","text":"a","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"]}"#, Code::BadValue),
             (r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"]}"#, Code::MissingField),
             (r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"],"units":0}"#, Code::BadValue),
-            (r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"],"units":20001}"#, Code::TooMany),
+            (r#"{"kind":"embed","inputs":["bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"],"units":12001}"#, Code::TooMany),
             (r#"{"kind":"embed","text":["a"],"units":1}"#, Code::BadValue),
             (&format!(r#"{{"kind":"echo","text":"{long}"}}"#), Code::TextTooLong),
         ];

@@ -31,7 +31,7 @@ pub const BLOB_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// How long one text may be, in characters.
 pub const TEXT_CHARS_MAX: usize = 10_000;
 /// Texts of one job.
-pub const TEXTS_MAX: usize = 20_000;
+pub const TEXTS_MAX: usize = 12_000;
 /// Nesting of any message.
 pub const DEPTH_MAX: usize = 32;
 /// An idempotency key.

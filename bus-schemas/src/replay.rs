@@ -149,6 +149,14 @@ struct Passing {
     closed: Option<JobId>,
 }
 
+/// A place in the stream, with what leads to it.
+#[derive(Debug, Clone)]
+pub struct Place {
+    seq: u64,
+    chain: [u8; 32],
+    tree: Frontier,
+}
+
 /// The books at one place of the stream.
 #[derive(Debug, Clone)]
 pub struct Books {
@@ -394,6 +402,19 @@ impl Books {
         }
     }
 
+    /// Why a message counts for nothing, for a writer whose books run ahead of the stream: they hold all facts before sequence `from` as they
+    /// are stored, and their own after it. `None`: it counts.
+    pub fn counts_for_nothing(&self, verifier: &mut Verifier, payload: &[u8], from: u64) -> Option<String> {
+        match read_facts(&self.net, &self.keys, verifier, payload) {
+            Err(reason) => Some(reason),
+            Ok(facts) => {
+                let (first, _) = facts.first()?;
+                // A fact that these books have only decided may stand there by another writer's hand.
+                if self.facts.get(&first.id).is_some_and(|known| known.seq >= from) { None } else { self.copy_of(first) }
+            }
+        }
+    }
+
     /// Signed messages can be stored again by who has no key: one whose first fact was here before is a copy.
     fn copy_of(&self, first: &Fact) -> Option<String> {
         if let Some(known) = self.facts.get(&first.id) {
@@ -402,6 +423,23 @@ impl Books {
         // What was forgotten is older than the last fact; eight bytes of an id alone could be hit on purpose.
         let forgotten = first.at_ms < self.last_at && self.may_be_forgotten(&first.id);
         forgotten.then(|| "a copy of an old message".to_owned())
+    }
+
+    /// Where the books stand in the stream.
+    pub fn place(&self) -> Place {
+        Place { seq: self.seq, chain: self.chain, tree: self.tree.clone() }
+    }
+    /// Back to an earlier place, for a writer whose messages are to stand behind others; the facts stay.
+    pub fn step_back(&mut self, place: Place) {
+        (self.seq, self.chain, self.tree, self.in_message) = (place.seq, place.chain, place.tree, 0);
+    }
+    /// These facts stand in message `seq`.
+    pub fn moved<'a>(&mut self, facts: impl IntoIterator<Item = &'a FactId>, seq: u64) {
+        for fact in facts {
+            if let Some(known) = self.facts.get_mut(fact) {
+                known.seq = seq;
+            }
+        }
     }
 
     /// Steps the chain over one stored message whose facts were applied one by one; for the writer.

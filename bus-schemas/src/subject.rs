@@ -108,6 +108,8 @@ pub fn job_of(subject: &str) -> Option<JobId> {
 pub mod header {
     /// The client's idempotency key.
     pub const JOB_KEY: &str = "Mesh-Job-Key";
+    /// What a device's OUTBOX made up for a submission: the key of a job that names none.
+    pub const OUTBOX_KEY: &str = "Mesh-Outbox-Key";
     /// On watch messages: who submitted.
     pub const ASKER: &str = "Mesh-Asker";
     pub const NATS_MSG_ID: &str = "Nats-Msg-Id";

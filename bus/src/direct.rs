@@ -108,10 +108,13 @@ impl Bus {
                 | async_nats::RequestErrorKind::InvalidSubject
                 | async_nats::RequestErrorKind::Other => refused(error.to_string()),
             })?;
+            if let Some(message) = read(&answer) {
+                return Ok(vec![message]);
+            }
             return match answer.status.map(|status| status.as_u16()) {
                 Some(404) => Ok(vec![]),
                 Some(status) if status >= 400 => Err(refused(format!("status {status} {}", answer.description.unwrap_or_default()))),
-                _ => Ok(read(&answer).into_iter().collect()),
+                _ => Ok(vec![]),
             };
         }
         let inbox = self.client.new_inbox();
@@ -123,12 +126,16 @@ impl Bus {
                 .await
                 .map_err(|_| ReadError::TimedOut(stream.to_owned()))?
                 .ok_or_else(|| ReadError::TimedOut(stream.to_owned()))?;
+            if let Some(message) = read(&answer) {
+                messages.push(message);
+                continue;
+            }
             match answer.status.map(|status| status.as_u16()) {
                 Some(204 | 404) => break,
                 Some(status) if status >= 400 => {
                     return Err(refused(format!("status {status} {}", answer.description.unwrap_or_default())));
                 }
-                _ => messages.extend(read(&answer)),
+                _ => {}
             }
         }
         Ok(messages)
@@ -217,9 +224,11 @@ struct ApiError {
     description: String,
 }
 
+/// What the server says of a stored message comes after the headers that were stored with it, whatever their names; so the last value
+/// of a name is the server's. An answer without a sequence is the server's own, whatever status a stored message had.
 fn read(answer: &async_nats::Message) -> Option<StoredMessage> {
     let headers = answer.headers.clone()?;
-    let text = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
+    let text = |name: &str| headers.get_last(name).map(|value| value.as_str().to_owned());
     let seq = text("Nats-Sequence")?.parse().ok()?;
     let time: jiff::Timestamp = text("Nats-Time-Stamp")?.parse().ok()?;
     Some(StoredMessage {

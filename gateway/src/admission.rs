@@ -64,7 +64,7 @@ pub struct Admit {
 /// What cannot become a job, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
-    /// The id it would have had.
+    /// Of an unsigned one the id that it would have had; a signed one gets an id of its own, because the body may be that of another's job.
     pub job: JobId,
     pub key: Option<String>,
     /// Where it could be read.
@@ -263,7 +263,9 @@ impl Submission<'_> {
 
     fn refuse_signed(&self, form: Form, body: &[u8], problem: Problem) -> Candidate {
         let Peek { kind, key } = Peek::at(form, body);
-        Candidate::Refuse(Refused { job: JobId(Cid::of(body)), key, kind, problem })
+        // Not the id of the body: a job of that id may be a sound one, and go on or have ended.
+        let job = unsigned_job_id(&self.member, self.fallback_key, body);
+        Candidate::Refuse(Refused { job, key, kind, problem })
     }
 }
 
@@ -466,6 +468,10 @@ mod tests {
             let [(_, t), (_, k), (_, s)] = me().headers::<JobSpec>(&json);
             let headers = Headers { mesh_type: Some(&t), mesh_key: Some(&k), mesh_sig: Some(&s), ..Headers::default() };
             assert_eq!(code(headers, &json), expected, "headers: {spec:?}");
+            // A copy under a false signature is not told as the job that it copies.
+            let forged = Headers { mesh_sig: Some("AAAA"), ..headers };
+            let refused = sorted(forged, &json).into_vec().remove(0);
+            assert!(matches!(refused, Candidate::Refuse(_)) && refused.job() != JobId(Cid::of(&json)), "{refused:?}");
             let batch = me().batch(std::slice::from_ref(&spec));
             assert_eq!(code(Headers::default(), &batch.proof(0).unwrap().encode()), expected, "proof: {spec:?}");
             let Sorted::Many(list) = sorted(Headers::default(), &batch.encode()) else { panic!() };

@@ -59,9 +59,11 @@ pub async fn run(world: Arc<World>, records: mpsc::Sender<Entry>, stop: Cancella
         let (world, records, in_hand) = (world.clone(), records.clone(), in_hand.clone());
         async move {
             let alone = batch.len() == 1 && Arc::strong_count(&in_hand) == 2;
-            let entry = handle(&world, &batch, alone).await;
+            let (entry, again) = handle(&world, &batch, alone).await;
             drop(in_hand);
-            let _ = records.send(entry).await;
+            if records.send(entry).await.is_ok() && !again.is_empty() {
+                tokio::spawn(async move { tell_again(&world, again).await });
+            }
         }
     };
     batch::run(receiver, how, |delivery| delivery.payload.len(), work).await;
@@ -88,8 +90,8 @@ struct Asked {
 
 /// What becomes of a batch of messages; `alone`: it is one message, and nothing else is in hand. Messages that cannot be finished now
 /// are given back here.
-async fn handle(world: &World, batch: &[Delivery], alone: bool) -> Entry {
-    let mut entry = Entry::default();
+async fn handle(world: &World, batch: &[Delivery], alone: bool) -> (Entry, Vec<Again>) {
+    let (mut entry, mut again) = (Entry::default(), Vec::new());
     let mut failed = BTreeSet::new();
     let mut asked = Vec::new();
     for item in sort(world, batch, &mut failed).await {
@@ -107,6 +109,7 @@ async fn handle(world: &World, batch: &[Delivery], alone: bool) -> Entry {
         streams::iter(chunks(asked)).map(|chunk| admit(world, chunk, announced, deadline)).buffered(IN_FLIGHT).collect::<Vec<_>>().await;
     for step in steps {
         entry.records.extend(step.records);
+        again.extend(step.again);
         failed.extend(step.failed);
     }
     for (place, delivery) in batch.iter().enumerate() {
@@ -117,7 +120,7 @@ async fn handle(world: &World, batch: &[Delivery], alone: bool) -> Entry {
             entry.acks.push(delivery.ack_subject.clone());
         }
     }
-    entry
+    (entry, again)
 }
 
 fn chunks(mut asked: Vec<Asked>) -> Vec<Vec<Asked>> {
@@ -166,7 +169,8 @@ async fn sort(world: &World, batch: &[Delivery], failed: &mut BTreeSet<usize>) -
                 continue;
             }
         };
-        let fallback = header(headers, DOOR_KEY).map_or_else(|| format!("submit:{}", delivery.stream_seq), str::to_owned);
+        let made = header(headers, DOOR_KEY).or_else(|| header(headers, subject::header::OUTBOX_KEY));
+        let fallback = made.map_or_else(|| format!("submit:{}", delivery.stream_seq), str::to_owned);
         let submission = Submission {
             net: world.net,
             member,
@@ -205,9 +209,18 @@ async fn dead_letter(world: &World, delivery: &Delivery, problem: &Problem) -> b
     world.bus.store(subject::DLQ.to_owned(), None, letter.to_string().into(), Duration::from_secs(10)).await.is_ok()
 }
 
+/// A job that was sent once more after its end.
+struct Again {
+    member: MemberId,
+    asker: Asker,
+    job: JobId,
+    key: String,
+}
+
 #[derive(Default)]
 struct Step {
     records: Vec<HistoryRecord>,
+    again: Vec<Again>,
     /// Messages that must come again.
     failed: Vec<usize>,
 }
@@ -220,10 +233,11 @@ struct Funded {
     nothing_fits: Option<Decision>,
 }
 
-/// What schedulers may know of a job before its hold is there; nothing of a large one.
+/// What schedulers may know of a job before its hold is there; nothing of a large one, and nothing of a member who was not granted the last
+/// hold: nobody bids twice for somebody who cannot pay.
 fn announced(world: &World, asked: &Asked) -> Option<AnnouncedJob> {
     let Admit { job, spec, form, body, .. } = &*asked.admit;
-    (body.len() <= limits::ANNOUNCED_BYTES_MAX).then(|| AnnouncedJob {
+    (body.len() <= limits::ANNOUNCED_BYTES_MAX && lock(&world.solvent).contains(&asked.member)).then(|| AnnouncedJob {
         net: world.net,
         job: *job,
         member: asked.member,
@@ -252,7 +266,7 @@ async fn admit(world: &World, chunk: Vec<Asked>, announced: Option<&AnnouncedJob
         Ok(outcomes) => outcomes,
         Err(error) => {
             tracing::warn!(%error, jobs = chunk.len(), "the ledger does not answer; the submissions come again");
-            return Step { records: vec![], failed: chunk.iter().map(|asked| asked.message).collect() };
+            return Step { failed: chunk.iter().map(|asked| asked.message).collect(), ..Step::default() };
         }
     };
     crash_point("after_hold");
@@ -260,9 +274,18 @@ async fn admit(world: &World, chunk: Vec<Asked>, announced: Option<&AnnouncedJob
     let mut funded = Vec::new();
     for (asked, outcome) in chunk.into_iter().zip(outcomes) {
         match judge(&asked.admit.job, outcome) {
-            Judged::Go(hold) => funded.push(fund(world, asked, &hold, now)),
-            Judged::Ended => (),
+            Judged::Go(hold) => {
+                lock(&world.solvent).insert(asked.member);
+                funded.push(fund(world, asked, &hold, now));
+            }
+            // It may have ended before its gateway could record it, and whoever asks again hears how it ended.
+            Judged::Ended(hold) => {
+                step.again.push(Again { member: asked.member, asker: asked.asker, job: asked.admit.job, key: asked.admit.key.clone() });
+                let ended = Funded { nothing_fits: None, ..fund(world, asked, &hold, now) };
+                step.records.push(record(world.net, ended, now));
+            }
             Judged::Refuse(problem) => {
+                lock(&world.solvent).remove(&asked.member);
                 let refused = Refused { job: asked.admit.job, key: Some(asked.admit.key), kind: Some(asked.admit.spec.kind), problem };
                 step.records.push(refuse(world, asked.asker, asked.member, refused).await);
             }
@@ -298,8 +321,8 @@ fn hold(asked: &Asked, now: UnixMs) -> Op {
 #[derive(Debug, PartialEq, Eq)]
 enum Judged {
     Go(HoldView),
-    /// The same job was here before and has ended: nothing is to do.
-    Ended,
+    /// The same job was here before and has ended.
+    Ended(HoldView),
     Refuse(Problem),
 }
 
@@ -331,14 +354,14 @@ fn judge(job: &JobId, outcome: LedgerOutcome) -> Judged {
         }
         LedgerOutcome::Done(done) => match done.hold {
             Some(hold) if hold.job != *job => Judged::Refuse(Problem::new(Code::Conflict, "the key was used for another job")),
-            Some(hold) => match hold.state {
+            Some(hold) => match &hold.state {
                 HoldState::Open => Judged::Go(hold),
                 HoldState::Voided { reason: VoidReason::Expired | VoidReason::NotAdmitted } => Judged::Refuse(Problem::new(
                     Code::NotAdmitted,
                     "its hold was returned before it became a job; send it again with a new key",
                 )),
                 HoldState::Settled { .. }
-                | HoldState::Voided { reason: VoidReason::Cancelled | VoidReason::Failed | VoidReason::NotPlaced } => Judged::Ended,
+                | HoldState::Voided { reason: VoidReason::Cancelled | VoidReason::Failed | VoidReason::NotPlaced } => Judged::Ended(hold),
             },
             None => Judged::Refuse(Problem::new(Code::Internal, "the ledger answered without a hold")),
         },
@@ -442,15 +465,40 @@ async fn watch(world: &World, job: &AdmittedJob, told: WatchState) {
     tell(world, &job.member, &job.asker, Some(&job.key), told).await;
 }
 
+/// Tells once more how jobs ended, for whoever sent them again: a message that crashed after its submission has nothing else to hear.
+async fn tell_again(world: &World, again: Vec<Again>) {
+    for Again { member, asker, job, key } in again {
+        let id = job.to_string();
+        let told = match world.job_result(&member, &id).await {
+            Ok((view, _)) => serde_json::to_vec(&view).map(|payload| ("result", payload)),
+            Err(problem) => match world.job_show(&member, &id).await {
+                Ok(view) if view.state.is_final() => {
+                    let error = view.error.or_else(|| Some(problem.body()));
+                    serde_json::to_vec(&WatchState { error, ..state(job, view.state, world.now()) }).map(|payload| ("state", payload))
+                }
+                // Its end is told when it is here.
+                Ok(_) | Err(_) => continue,
+            },
+        };
+        if let Ok((what, payload)) = told {
+            publish_watch(world, subject::watch(&member, &job, what), &asker, Some(&key), payload).await;
+        }
+    }
+}
+
 async fn tell(world: &World, member: &MemberId, asker: &Asker, key: Option<&str>, told: WatchState) {
+    let payload = serde_json::to_vec(&told).unwrap_or_default();
+    publish_watch(world, subject::watch(member, &told.id, "state"), asker, key, payload).await;
+}
+
+async fn publish_watch(world: &World, subject: String, asker: &Asker, key: Option<&str>, payload: Vec<u8>) {
     let mut headers = HeaderMap::new();
     headers.insert(subject::header::ASKER, asker.to_string());
     if let Some(key) = key {
         headers.insert(subject::header::JOB_KEY, key);
     }
-    let payload = serde_json::to_vec(&told).unwrap_or_default();
     // A hint: who missed it reads the record.
-    let _ = world.bus.client.publish_with_headers(subject::watch(member, &told.id, "state"), headers, payload.into()).await;
+    let _ = world.bus.client.publish_with_headers(subject, headers, payload.into()).await;
 }
 
 #[cfg(test)]
@@ -472,7 +520,7 @@ mod tests {
         let refused = |why| LedgerOutcome::Refused { code: Code::Refused, why, detail: "because".into() };
         let name = |judged: Judged| match judged {
             Judged::Go(_) => "go".to_owned(),
-            Judged::Ended => "ended".to_owned(),
+            Judged::Ended(_) => "ended".to_owned(),
             Judged::Refuse(problem) => problem.code.to_string(),
         };
         let cases = [

@@ -135,6 +135,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         live: Live::default(),
         store,
         verifier: Mutex::default(),
+        solvent: Mutex::default(),
         enrol,
     });
     let own = bus::health::routes(health.clone(), metrics);

@@ -1,5 +1,6 @@
 //! What every task of this gateway shares.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bus::Bus;
@@ -29,6 +30,8 @@ pub struct World {
     pub live: Live,
     pub store: Store,
     pub verifier: Mutex<Verifier>,
+    /// Members who were granted the last hold that they asked for here.
+    pub solvent: Mutex<HashSet<MemberId>>,
     /// Who may come in, and who is in.
     pub enrol: EnrolContext,
 }

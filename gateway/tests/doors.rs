@@ -97,11 +97,15 @@ async fn a_lone_job_is_announced(desk: &Desk, me: &Guest) {
     scheduler.client.flush().await.unwrap();
     let large = format!(r#"{{"kind":"embed","text":{}}}"#, serde_json::to_string(&vec!["x".repeat(9_000); 4]).unwrap());
     let dear = r#"{"kind":"echo","text":"x","cost_mana":9007199254740}"#;
-    for (key, body, status, hold) in [
+    let rows = [
         ("announced-large", large.as_str(), 202, None),
         ("announced-dear", dear, 402, Some(9_007_199_254_740_000)),
+        // Nobody bids twice for a member who cannot pay; who can is announced again.
+        ("dear-again", dear, 402, None),
+        ("not-yet", ECHO, 202, None),
         ("announced", ECHO, 202, Some(10_000)),
-    ] {
+    ];
+    for (key, body, status, hold) in rows {
         let (answered, answer) = me.post(desk, body, Some(key)).await;
         assert_eq!(answered, status, "{answer}");
         let Some(hold) = hold else { continue };
@@ -114,7 +118,7 @@ async fn a_lone_job_is_announced(desk: &Desk, me: &Guest) {
         assert_eq!(
             (announced.job, announced.member, announced.hold_mmana.get()),
             (expected, me.id, hold),
-            "{key}: nothing of the large one before it"
+            "{key}: and nothing of others before it"
         );
         assert_eq!(announced.body.as_slice(), body.as_bytes());
         assert_eq!(in_jobs(&desk.hub.bus("gateway").await, &announced.job).await.is_some(), status == 202, "{key}");
@@ -468,13 +472,31 @@ async fn killed_anywhere_it_goes_on() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         drop(program);
+        let ended = point == "after_job";
+        if ended {
+            // It runs and is paid before its gateway is back.
+            let job = bus_schemas::job::unsigned_job_id(&me.id, point, ECHO.as_bytes());
+            end(&desk, &me, job, br#"{"text":"hello"}"#).await;
+            desk.books.lock().unwrap().settle(me.id, point);
+        }
         let program = desk.open(&[]).await;
         let job = me.listed(&desk, point).await;
-        assert_eq!(job["state"], "Submitted", "{point}: {job}");
+        let state = if ended { "Completed" } else { "Submitted" };
+        assert_eq!((&job["state"], &job["kind"]), (&json!(state), &json!("echo")), "{point}: {job}");
         let gateway = desk.hub.bus("gateway").await;
         assert!(in_jobs(&gateway, &job_id(&job)).await.is_some(), "{point}");
         let submit = || async { (gateway.stream_end("SUBMIT").await.unwrap().messages == 0).then_some(()) };
         until(&desk, "SUBMIT to be empty", submit).await;
+        if ended {
+            // Whoever sends it once more hears the result once more.
+            let mut results = me.bus.client.subscribe(format!("mesh.v1.watch.{}.*.result", me.id)).await.unwrap();
+            me.bus.client.flush().await.unwrap();
+            me.send(ECHO, &[("Mesh-Job-Key", point)]).await;
+            let told = tokio::time::timeout(HUNG, results.next()).await.expect("told").unwrap();
+            let result: serde_json::Value = serde_json::from_slice(&told.payload).unwrap();
+            assert_eq!((&result["id"], &result["result"]["text"]), (&job["id"], &json!("hello")), "{result}");
+            assert_eq!(told.headers.unwrap().get("Mesh-Job-Key").unwrap().as_str(), point);
+        }
         assert!(program.stop());
     }
     assert_eq!(desk.books.lock().unwrap().holds.len(), 3);

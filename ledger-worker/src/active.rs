@@ -17,7 +17,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use crate::append::{NotStored, append};
+use crate::append::NotStored;
 use crate::crash;
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError};
@@ -212,7 +212,7 @@ impl Turn<'_> {
 
     async fn decide(&mut self, asked: Vec<Asked>, mut answers: Vec<(Subject, Vec<LedgerOutcome>)>) -> Result<(), TurnOver> {
         let began = Instant::now();
-        let now = self.bus.time.now_ms();
+        let (now, place) = (self.bus.time.now_ms(), self.standing.books().place());
         let mut round = Round::new(self.standing, self.signer);
         for Asked { reply, commands, evidence } in asked {
             answers.push((reply, round.answer(self.parts, now, &commands, &evidence)?));
@@ -220,7 +220,7 @@ impl Turn<'_> {
         round.checkpoint(now, clock::CHECKPOINT_FACTS, u64::MAX)?;
         let messages = round.finish();
         let stored_any = !messages.is_empty();
-        self.store(messages).await?;
+        let moved = self.store(place, messages).await?;
         if !stored_any && !answers.is_empty() && !self.fresh().await? {
             unanswered("not_fresh");
             return Ok(());
@@ -229,7 +229,8 @@ impl Turn<'_> {
             return Ok(());
         }
         crash::at("before_reply");
-        for (reply, outcomes) in answers {
+        for (reply, mut outcomes) in answers {
+            moved.tell(&mut outcomes);
             count(&outcomes);
             let answer = envelope::encode(&LedgerReply { outcomes });
             if let Err(error) = self.bus.client.publish(reply, answer.into()).await {
@@ -245,36 +246,19 @@ impl Turn<'_> {
     }
 
     async fn sweep(&mut self) -> Result<(), TurnOver> {
-        let now = self.bus.time.now_ms();
+        let (now, place) = (self.bus.time.now_ms(), self.standing.books().place());
         let mut round = Round::new(self.standing, self.signer);
         let voided = round.expire(now, BATCH_MAX)?;
         round.ripen(now, BATCH_MAX)?;
         round.checkpoint(now, clock::CHECKPOINT_FACTS, CHECKPOINT_AGE_MS / u64::from(self.time_divisor.max(1)))?;
         let messages = round.finish();
-        self.store(messages).await?;
+        self.store(place, messages).await?;
         self.standing.forget(now.saturating_sub(self.remember_ms));
         if voided > 0 {
             tracing::info!(voided, "holds that outlived their jobs were returned");
         }
         let open = u32::try_from(self.standing.open_holds()).unwrap_or(u32::MAX);
         metrics::gauge!("mesh_ledger_open_holds").set(f64::from(open));
-        Ok(())
-    }
-
-    /// Stores messages, in order, and hands each to the projection.
-    async fn store(&mut self, messages: Vec<crate::round::Message>) -> Result<(), TurnOver> {
-        for message in messages {
-            let began = Instant::now();
-            crash::at("before_append");
-            let silent = |error: &str| self.health.set("ledger", Err(format!("an append to LEDGER got no answer: {error} {NO_LEDGER}")));
-            self.seen = append(self.bus, &message, self.patience, silent).await?;
-            self.health.set("ledger", Ok(()));
-            crash::at("after_append");
-            metrics::histogram!("mesh_ledger_append_seconds").record(began.elapsed());
-            metrics::counter!("mesh_ledger_facts_total").increment(u64::try_from(message.facts.len()).unwrap_or(0));
-            metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(message.seq).unwrap_or(u32::MAX)));
-            self.feed.push(message);
-        }
         Ok(())
     }
 
@@ -294,6 +278,7 @@ impl Turn<'_> {
                 self.health.set("ledger", Ok(()));
                 Ok(asked.is_younger_than(FRESH))
             }
+            Ok(end) if end.last_seq > self.standing.books().seq() => self.pass_over(end.last_seq).await.map(|()| false),
             Ok(end) => Err(TurnOver::Behind { stream: end.last_seq, books: self.standing.books().seq() }),
             Err(error) => {
                 tracing::warn!(%error, "the end of LEDGER cannot be seen; nothing is answered");

@@ -43,18 +43,17 @@ pub async fn catch_up(bus: &Bus, standing: &mut Standing, verifier: &mut Verifie
             }
             match standing.take(verifier, message.seq, &message.payload) {
                 Ok(Taken::Facts(_)) => {}
-                Ok(Taken::Foreign(reason)) => {
-                    metrics::counter!("mesh_ledger_foreign_total").increment(1);
-                    tracing::error!(
-                        seq = message.seq,
-                        reason,
-                        "a message in LEDGER counts for nothing: it is no valid batch of a ledger key, or a copy of one"
-                    );
-                }
+                Ok(Taken::Foreign(reason)) => foreign(message.seq, &reason),
                 Err(wrong) => return Err(FollowError::Wrong { seq: message.seq, wrong }),
             }
             taken += 1;
         }
         standing.forget(standing.books().last_at().saturating_sub(remember_ms));
     }
+}
+
+/// Tells of a message in LEDGER that counts for nothing.
+pub fn foreign(seq: u64, reason: &str) {
+    metrics::counter!("mesh_ledger_foreign_total").increment(1);
+    tracing::error!(seq, reason, "a message in LEDGER counts for nothing: it is no valid batch of a ledger key, or a copy of one");
 }

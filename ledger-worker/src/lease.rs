@@ -162,7 +162,7 @@ impl Lease {
             Some(status) if status >= 400 => return Err(away(format!("status {status}"))),
             _ => {}
         }
-        let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
+        let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get_last(name)).map(|value| value.as_str().to_owned());
         let revision =
             header("Nats-Sequence").and_then(|text| text.parse().ok()).ok_or_else(|| away("an answer without a sequence".into()))?;
         let stored_ms = header("Nats-Time-Stamp").and_then(|text| parse_ms(&text)).unwrap_or_else(here_ms);

@@ -19,6 +19,7 @@ pub mod fold;
 pub mod follow;
 pub mod freshness;
 pub mod lease;
+pub mod pass_over;
 pub mod posting;
 pub mod project;
 pub mod projector;

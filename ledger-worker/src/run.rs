@@ -243,8 +243,10 @@ impl Worker {
             Ok(_) => Ok(()),
             Err(error @ FollowError::Read(_)) => Err(NotYet::Missing(format!("{error} {NO_LEDGER}"))),
             Err(error) => {
+                // What can be read is kept in rows: the way back may lead through them.
+                let rows = self.look(known).await;
                 known.standing = self.no_books();
-                Err(NotYet::Missing(error.to_string()))
+                rows.and(Err(NotYet::NotOne(error.to_string())))
             }
         }
     }

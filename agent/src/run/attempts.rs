@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bus_schemas::event::{Event, EventKind};
 use bus_schemas::id::Asker;
 use bus_schemas::receipt::{FailureClass, Outcome, Receipt, ResultRef};
-use bus_schemas::{AttemptId, Cid, InstanceId, Problem, limits, subject};
+use bus_schemas::{AttemptId, Cid, Code, InstanceId, Problem, limits, subject};
 use bytes::Bytes;
 
 use super::state::{Agent, Happened, Held, Stage};
@@ -133,7 +133,11 @@ impl Agent {
         }
         match result {
             Ok(result) => self.finish(&attempt, Outcome::Completed(result), None),
-            Err(problem) => self.fail(&attempt, FailureClass::ExecutionError, &format!("its result could not be stored: {problem}"), true),
+            Err(problem) => {
+                // No other device's result would be smaller.
+                let retryable = problem.code != Code::TooLarge;
+                self.fail(&attempt, FailureClass::ExecutionError, &format!("its result could not be stored: {problem}"), retryable);
+            }
         }
     }
 

@@ -92,7 +92,8 @@ async fn what_is_submitted_while_the_hub_is_away_gets_there() {
     for message in &stored {
         assert_eq!((message.subject.as_str(), &message.payload), (subject::submit(&Asker::Device(id(&home))).as_str(), &job));
         assert!(message.headers.get("Other").is_none() && message.headers.get(header::NATS_MSG_ID).is_none());
-        keys.push(message.headers.get(header::JOB_KEY).unwrap().as_str().to_owned());
+        let key = message.headers.get(header::JOB_KEY).or_else(|| message.headers.get(header::OUTBOX_KEY));
+        keys.push(key.unwrap().as_str().to_owned());
     }
     keys.sort_unstable_by_key(String::len);
     assert_eq!(keys[0], "mine");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bus::Bus;
 use bus_schemas::envelope::encode;
-use bus_schemas::id::{Cid, FactId, JobId, MemberId};
+use bus_schemas::id::{AttemptId, Cid, FactId, JobId, MemberId, ReceiptId};
 use bus_schemas::ledger::{self, Done, HoldState, HoldView, LedgerOutcome, LedgerReply, LedgerRequest, Op, RefusalKind};
 use bus_schemas::limits::COST_DEFAULT;
 use bus_schemas::network::{EnrolRequest, EnrolStatement};
@@ -35,6 +35,13 @@ pub struct Books {
     pub asked: usize,
 }
 impl Books {
+    /// The job that was submitted under this key is paid.
+    pub fn settle(&mut self, member: MemberId, key: &str) {
+        let hold = self.holds.get_mut(&(member, key.to_owned())).unwrap();
+        let (attempt, receipt) = (AttemptId(Cid::of(b"a")), ReceiptId(Cid::of(b"r")));
+        let device = Signer::from_seed(&[50; 32]).public().device_id();
+        hold.state = HoldState::Settled { attempt, receipt, device, paid_mmana: MilliMana::mana(1) };
+    }
     #[allow(clippy::wildcard_enum_match_arm)]
     fn answer(&mut self, op: &Op) -> LedgerOutcome {
         let done = |repeat, hold| LedgerOutcome::Done(Done { fact: FactId(Cid::of(b"f")), seq: 1, repeat, hold });

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bus_schemas::ledger::{Fact, HoldState, HoldView, Leg, RefusalKind, What, fact_id};
-use bus_schemas::replay::{Books, LedgerKeys, Wrong};
+use bus_schemas::replay::{Books, LedgerKeys, Place, Wrong};
 use bus_schemas::{Cid, Code, FactId, JobId, NetworkId, UnixMs, Verifier};
 
 use super::Refusal;
@@ -205,6 +205,14 @@ impl Standing {
     /// Steps the chain over a message whose facts were applied.
     pub fn link(&mut self, seq: u64, payload: &[u8]) {
         self.books.link(seq, payload);
+    }
+    /// See [`Books::step_back`].
+    pub fn step_back(&mut self, place: Place) {
+        self.books.step_back(place);
+    }
+    /// See [`Books::moved`].
+    pub fn moved<'a>(&mut self, facts: impl IntoIterator<Item = &'a FactId>, seq: u64) {
+        self.books.moved(facts, seq);
     }
 
     /// Applies one message as it is stored.

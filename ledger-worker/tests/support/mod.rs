@@ -315,6 +315,17 @@ impl World {
     pub async fn stores(&self, bytes: &[u8]) {
         self.bus.store(subject::LEDGER_FACTS.into(), None, bytes.to_vec().into(), Duration::from_secs(5)).await.unwrap();
     }
+    /// Stores bytes under headers as they stand here, the first line with them.
+    pub async fn stores_under(&self, headers: &str) {
+        use tokio::io::AsyncWriteExt;
+        let end = self.bus.stream_end("LEDGER").await.unwrap().last_seq;
+        let mut to = tokio::net::TcpStream::connect(self.nats_url.strip_prefix("nats://").unwrap()).await.unwrap();
+        let (head, body) = (format!("{headers}\r\n\r\n"), "x");
+        let line = format!("HPUB {} {} {}\r\n{head}{body}\r\n", subject::LEDGER_FACTS, head.len(), head.len() + body.len());
+        let hello = "CONNECT {\"verbose\":false,\"headers\":true,\"protocol\":1}\r\n";
+        to.write_all(format!("{hello}{line}PING\r\n").as_bytes()).await.unwrap();
+        until("the message to be stored", async || (self.bus.stream_end("LEDGER").await.unwrap().last_seq > end).then_some(())).await;
+    }
     pub fn ledger_key(&self) -> Signer {
         bus::keys::read_key_file(&self.dir.path().join("ledger.key")).unwrap()
     }

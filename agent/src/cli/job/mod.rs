@@ -220,7 +220,8 @@ mod tests {
     #[test]
     fn a_submission_without_an_answer_names_its_key() {
         let away = || Failure::new(Code::Unavailable, "job.submit at nats://hub:4222");
-        let (nobody, lost) = (away().cause("no gateway is listening"), away().cause("no answer within 12 s"));
+        let nobody = away().cause("no gateway is listening").silent(Silence::Unheard);
+        let lost = away().cause("no answer within 12 s").silent(Silence::Open);
         let told = |failure: &Failure, open| unsettled(failure.clone(), open, Duration::from_secs(37), "--key cli-1");
         assert_eq!(told(&nobody, false), nobody, "it is sure that nothing was submitted");
         let refused = Failure::new(Code::TooLittleMana, "2 mana are missing");

@@ -1,0 +1,144 @@
+//! Storing a round, behind whatever counts for nothing. Somebody with the ledger's credentials, but without its key, can store bytes in
+//! LEDGER between two messages of the writer: they move nothing, so what the writer has decided stands, one place further on. Where a
+//! message counts, another writer is at work, and the turn is over.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use bus::direct::StoredMessage;
+use bus_schemas::ledger::{LedgerOutcome, What};
+use bus_schemas::replay::Place;
+use bus_schemas::stream::LEDGER;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::active::{NO_LEDGER, Turn, TurnOver};
+use crate::append::{NotStored, append};
+use crate::crash;
+use crate::follow::{READ_BATCH, foreign};
+use crate::round::Message;
+
+/// A replica may not show yet what the stream's leader has refused an append for.
+const AGAIN: Duration = Duration::from_millis(5);
+
+/// Where messages stand that were to stand elsewhere.
+#[derive(Debug, Default)]
+pub struct Moved(BTreeMap<u64, u64>);
+impl Moved {
+    /// Puts the places right that answers name.
+    pub fn tell(&self, outcomes: &mut [LedgerOutcome]) {
+        for outcome in outcomes {
+            if let LedgerOutcome::Done(done) = outcome
+                && let Some(seq) = self.0.get(&done.seq)
+            {
+                done.seq = *seq;
+            }
+        }
+    }
+}
+
+/// One of our messages, and the place that it was decided for.
+struct Pending {
+    decided: u64,
+    message: Message,
+}
+
+impl Turn<'_> {
+    /// Stores messages that were decided on the books at `place`, in order, and hands each to the projection.
+    pub async fn store(&mut self, place: Place, messages: Vec<Message>) -> Result<Moved, TurnOver> {
+        let mut pending: VecDeque<Pending> = messages.into_iter().map(|message| Pending { decided: message.seq, message }).collect();
+        let from = pending.front().map_or(0, |first| first.decided);
+        let (mut stored, mut moved) = (Vec::<(u64, Bytes)>::new(), Moved::default());
+        let patience = Instant::now() + self.patience;
+        while let Some(Pending { decided, message }) = pending.front() {
+            let began = Instant::now();
+            crash::at("before_append");
+            let silent = |error: &str| self.health.set("ledger", Err(format!("an append to LEDGER got no answer: {error} {NO_LEDGER}")));
+            match append(self.bus, message, self.patience, silent).await {
+                Ok(seen) => self.seen = seen,
+                Err(fenced @ NotStored::Fenced(_)) if Instant::now() < patience => {
+                    let between = self.between(message.seq, from, fenced).await?;
+                    self.step_aside(&place, &mut stored, between, &mut pending)?;
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if *decided != message.seq {
+                moved.0.insert(*decided, message.seq);
+            }
+            self.health.set("ledger", Ok(()));
+            crash::at("after_append");
+            metrics::histogram!("mesh_ledger_append_seconds").record(began.elapsed());
+            metrics::counter!("mesh_ledger_facts_total").increment(u64::try_from(message.facts.len()).unwrap_or(0));
+            metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(message.seq).unwrap_or(u32::MAX)));
+            if let Some(Pending { message, .. }) = pending.pop_front() {
+                stored.push((message.seq, message.payload.clone()));
+                self.feed.push(message);
+            }
+        }
+        Ok(moved)
+    }
+
+    /// Takes what came without a request of ours, up to `end`.
+    pub async fn pass_over(&mut self, end: u64) -> Result<(), TurnOver> {
+        let patience = Instant::now() + self.patience;
+        while self.standing.books().seq() < end {
+            if Instant::now() >= patience {
+                return Err(NotStored::Silent(self.patience).into());
+            }
+            let (place, next) = (self.standing.books().place(), self.standing.books().seq() + 1);
+            let behind = NotStored::Fenced(format!("LEDGER ends at {end}, these books at {}", next - 1));
+            let between = self.between(next, next, behind).await?;
+            self.step_aside(&place, &mut vec![], between, &mut VecDeque::new())?;
+        }
+        Ok(())
+    }
+
+    /// What stands from `seq` on, where all of it counts for nothing; none where a replica does not show it yet. The books hold their own
+    /// facts from sequence `from` on.
+    async fn between(&mut self, seq: u64, from: u64, fenced: NotStored) -> Result<Vec<StoredMessage>, TurnOver> {
+        let read = self.bus.from_seq(LEDGER, seq, READ_BATCH).await;
+        let read = read.map_err(|error| NotStored::Fenced(format!("{fenced}; what stands there cannot be read: {error}")))?;
+        for (message, expected) in read.iter().zip(seq..) {
+            let nothing = self.standing.books().counts_for_nothing(self.verifier, &message.payload, from);
+            match nothing.filter(|_| message.seq == expected) {
+                Some(reason) => foreign(message.seq, &reason),
+                None => return Err(fenced.into()),
+            }
+        }
+        if read.is_empty() {
+            tokio::time::sleep(AGAIN).await;
+        }
+        Ok(read)
+    }
+
+    /// Puts what waits behind the messages between. A checkpoint states where it stands: where one waits, the books are built again.
+    fn step_aside(
+        &mut self,
+        place: &Place,
+        stored: &mut Vec<(u64, Bytes)>,
+        between: Vec<StoredMessage>,
+        pending: &mut VecDeque<Pending>,
+    ) -> Result<(), TurnOver> {
+        let states_its_place = |message: &Message| message.facts.iter().any(|(fact, _)| matches!(fact.what, What::Checkpoint(_)));
+        if pending.iter().any(|waiting| states_its_place(&waiting.message)) {
+            return Err(NotStored::Crossed.into());
+        }
+        self.standing.step_back(place.clone());
+        for (seq, payload) in stored.iter() {
+            self.standing.link(*seq, payload);
+        }
+        for StoredMessage { seq, payload, .. } in between {
+            self.standing.link(seq, &payload);
+            stored.push((seq, payload.clone()));
+            self.feed.push(Message { seq, payload, chain: *self.standing.books().chain(), facts: vec![] });
+        }
+        for Pending { message, .. } in pending {
+            message.seq = self.standing.books().seq() + 1;
+            self.standing.moved(message.facts.iter().map(|(fact, _)| &fact.id), message.seq);
+            self.standing.link(message.seq, &message.payload);
+            message.chain = *self.standing.books().chain();
+        }
+        Ok(())
+    }
+}
