@@ -290,31 +290,33 @@ impl Projector {
     /// The next messages from the stream, for what was not handed over.
     async fn read(&self, position: Position, target: u64, verifier: &mut Verifier) -> anyhow::Result<Vec<Message>> {
         let stored = self.bus.from_seq(LEDGER, position.seq + 1, crate::follow::READ_BATCH).await?;
-        let mut read = |message: &StoredMessage| read_facts(&self.net, &self.keys, verifier, &message.payload).unwrap_or_default();
-        let stored: Vec<_> = stored.into_iter().map(|message| (read(&message), message)).collect();
-        let first: Vec<FactId> = stored.iter().filter_map(|(facts, _)| facts.first()).map(|(fact, _)| fact.id).collect();
-        let mut known = self.store.recorded(&first).await?;
-        let mut messages: Vec<Message> = vec![];
-        let (mut chain, mut facts) = (position.chain, 0);
-        for ((mut read, message), seq) in stored.into_iter().zip(position.seq + 1..=target) {
-            if message.seq != seq {
+        let (mut messages, mut firsts, mut facts): (Vec<Message>, Vec<FactId>, usize) = (vec![], vec![], 0);
+        for (StoredMessage { seq: found, payload, .. }, seq) in stored.into_iter().zip(position.seq + 1..=target) {
+            if found != seq {
                 // What can be read before a gap is written first.
                 if !messages.is_empty() {
                     break;
                 }
-                return Err(Apart(FollowError::Gap { expected: seq, found: message.seq }.to_string()).into());
+                return Err(Apart(FollowError::Gap { expected: seq, found }.to_string()).into());
             }
-            if read.first().is_some_and(|(fact, _)| known.get(&fact.id).is_some_and(|at| *at < seq)) {
-                // A copy, as `Books::facts_of` says it.
-                read.clear();
-            }
-            known.extend(read.iter().map(|(fact, _)| (fact.id, seq)));
+            let read = read_facts(&self.net, &self.keys, verifier, &payload).unwrap_or_default();
             facts += read.len();
             if facts > BATCH_FACTS_MAX && !messages.is_empty() {
                 break;
             }
-            chain = chain_next(&chain, seq, &message.payload);
-            messages.push(Message { seq, payload: message.payload, chain, facts: read });
+            firsts.extend(read.first().map(|(fact, _)| fact.id));
+            messages.push(Message { seq, payload, chain: [0; 32], facts: read });
+        }
+        let mut known = self.store.recorded(&firsts).await?;
+        let mut chain = position.chain;
+        for message in &mut messages {
+            if message.facts.first().is_some_and(|(fact, _)| known.get(&fact.id).is_some_and(|at| *at < message.seq)) {
+                // A copy, as `Books::facts_of` says it.
+                message.facts.clear();
+            }
+            known.extend(message.facts.iter().map(|(fact, _)| (fact.id, message.seq)));
+            chain = chain_next(&chain, message.seq, &message.payload);
+            message.chain = chain;
         }
         (!messages.is_empty()).then_some(messages).context("the stream does not show its last messages yet")
     }
