@@ -17,6 +17,7 @@ use deadpool_postgres::{GenericClient, Object};
 use futures::SinkExt;
 use futures::future::try_join_all;
 use tokio::sync::mpsc;
+use tokio_postgres::error::SqlState;
 
 use crate::copy::{Sheet, sheets};
 use crate::fold::Fold;
@@ -37,6 +38,8 @@ const WAITING: usize = 2;
 const SORT_MB: u32 = 128;
 /// Tables that only grow, those of each of the two hands: about the same work. Their keys and indexes are made at the end.
 const GROWING: [&[&str]; 2] = [&["fact", "hold"], &["event", "leg", "merkle", "vesting", "review", "checkpoint"]];
+/// How often the new rows try to take the place of old ones that somebody reads.
+const SWAP_TRIES: u32 = 10;
 /// How often it is said how far the work is.
 const SAY: Duration = Duration::from_secs(5);
 
@@ -92,10 +95,15 @@ pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store) -> any
     let swap = format!(
         "set synchronous_commit = on; begin; drop schema if exists {SCHEMA} cascade; alter schema {BESIDE} rename to {SCHEMA}; commit"
     );
-    client
-        .batch_execute(&swap)
-        .await
-        .context("the new rows cannot take the place of the old ones (next: run it as the owner of the books)")?;
+    let mut tries = 1..SWAP_TRIES;
+    while let Err(error) = client.batch_execute(&swap).await {
+        // Somebody reads the old rows, one table after the other, and each waits for the other: the next try finds the tables free.
+        let crossed = error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) && tries.next().is_some();
+        if !crossed {
+            return Err(error).context("the new rows cannot take the place of the old ones (next: run it as the owner of the books)");
+        }
+        client.batch_execute("rollback").await?;
+    }
     Ok(Rebuilt { seq: books.seq(), facts: books.fact_count(), digest: books.digest() })
 }
 
