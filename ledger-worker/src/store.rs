@@ -167,7 +167,9 @@ impl Store {
     /// Where the database is away.
     pub async fn recorded(&self, facts: &[FactId]) -> anyhow::Result<BTreeMap<FactId, u64>> {
         let ids: Vec<Vec<u8>> = facts.iter().map(|fact| fact.0.to_bytes().to_vec()).collect();
-        let rows = self.client().await?.query("select id, seq from fact where id = any($1)", &[&ids]).await?;
+        let client = self.client().await?;
+        let statement = client.prepare_cached("select id, seq from fact where id = any($1)").await?;
+        let rows = client.query(&statement, &[&ids]).await?;
         rows.iter().map(|row| Ok((FactId(Cid::from_bytes(row.get(0))?), u64::try_from(row.get::<_, i64>(1))?))).collect()
     }
 
