@@ -3,6 +3,8 @@
 export MESH_CACHE := $(abspath $(or $(MESH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/mesh))
 export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),$(MESH_CACHE)/target))
 export MESH_BIN_DIR := $(CARGO_TARGET_DIR)/release
+# A panic says where it happened; the frames of the runtime below it would bury what it says.
+export RUST_BACKTRACE := 0
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 PROGRAMS := mesh mesh-gateway mesh-scheduler mesh-ledger
@@ -52,7 +54,7 @@ check: fmt clippy doc tidy deny ## format, lints, documentation, rules of the ho
 
 fmt:
 	@scripts/toolchain.sh check
-	cargo fmt --all --check
+	cargo fmt --check
 
 clippy:
 	@scripts/toolchain.sh check
@@ -71,7 +73,7 @@ deny:
 	else echo "cargo-deny is not installed; the tidy test has checked bans, licences and sources"; fi
 
 format: ## formats the sources
-	cargo fmt --all
+	cargo fmt
 
 bench: build ## jobs per second, latency and CPU time of a running stack
 	@$(WITH_DEPS) scripts/bench.sh

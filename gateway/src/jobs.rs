@@ -56,7 +56,7 @@ impl World {
         let id = match text.parse::<JobId>() {
             Ok(id) => id,
             Err(_) => {
-                let Some(prefix) = prefix_of(text) else { return Ok(None) };
+                let Some(prefix) = prefix_of(text)? else { return Ok(None) };
                 match self.store.ids_like(member, &prefix).await?.as_slice() {
                     [] => return Ok(None),
                     [one] => *one,
@@ -181,14 +181,22 @@ fn parse_cursor(cursor: &str) -> Result<(u64, JobId), Problem> {
 }
 
 /// The beginning of full ids that a short form stands for; `None` where no id begins so.
-fn prefix_of(text: &str) -> Option<String> {
+///
+/// # Errors
+/// [`Code::Ambiguous`] where it is too short to look for.
+fn prefix_of(text: &str) -> Result<Option<String>, Problem> {
     let rest = match text.strip_prefix("job_") {
         Some(rest) => rest,
         None if text.starts_with(CID_TEXT_PREFIX) => &text[CID_TEXT_PREFIX.len()..],
         None => text,
     };
-    let fine = (PREFIX_MIN..=52).contains(&rest.len()) && rest.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'));
-    fine.then(|| format!("{CID_TEXT_PREFIX}{rest}"))
+    if rest.len() > 52 || !rest.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7')) {
+        return Ok(None);
+    }
+    if rest.len() < PREFIX_MIN {
+        return Err(Problem::new(Code::Ambiguous, format!("{text:?} may be any job; give at least {PREFIX_MIN} letters of its id")));
+    }
+    Ok(Some(format!("{CID_TEXT_PREFIX}{rest}")))
 }
 
 #[cfg(test)]
@@ -198,17 +206,18 @@ mod tests {
     #[test]
     fn beginnings_of_ids() {
         let cases = [
-            ("job_bm6jg3ux", Some("bafkreibm6jg3ux")),
-            ("bm6j", Some("bafkreibm6j")),
-            ("bafkreibm6jg", Some("bafkreibm6jg")),
-            ("job_", None),
-            ("bm6", None),
-            ("job_%", None),
-            ("job_BM6JG3UX", None),
-            ("job_nothere1", None),
+            ("job_bm6jg3ux", Ok(Some("bafkreibm6jg3ux"))),
+            ("bm6j", Ok(Some("bafkreibm6j"))),
+            ("bafkreibm6jg", Ok(Some("bafkreibm6jg"))),
+            ("job_", Err(Code::Ambiguous)),
+            ("bm6", Err(Code::Ambiguous)),
+            ("job_%", Ok(None)),
+            ("job_BM6JG3UX", Ok(None)),
+            ("job_nothere1", Ok(None)),
         ];
         for (text, expected) in cases {
-            assert_eq!(prefix_of(text).as_deref(), expected, "{text}");
+            let found = prefix_of(text).map_err(|problem| problem.code);
+            assert_eq!(found, expected.map(|prefix| prefix.map(str::to_owned)), "{text}");
         }
     }
 

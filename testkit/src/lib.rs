@@ -7,6 +7,7 @@ pub mod cli;
 pub mod http;
 pub mod postgres;
 pub mod proc;
+pub mod raw;
 pub mod stack;
 
 use std::future::Future;

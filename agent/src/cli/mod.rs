@@ -109,9 +109,13 @@ fn usage(error: &clap::Error) -> u8 {
         let _ = write!(anstream::stderr().lock(), "{text}");
         return 2;
     }
-    let text = error.to_string();
-    let first = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    Output::plain(format).fail(&Failure::new(bus_schemas::Code::Usage, first).next(help_of(&words)))
+    Output::plain(format).fail(&Failure::new(bus_schemas::Code::Usage, said(&error.to_string())).next(help_of(&words)))
+}
+
+/// What is wrong, in one line: the first paragraph of clap's text, which names missing arguments in lines of their own.
+fn said(text: &str) -> String {
+    let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
+    first.join(" ").trim_start_matches("error: ").to_owned()
 }
 
 /// Where all that is known to do next is about job files and the command is about none, its own help says more.
@@ -171,6 +175,15 @@ mod tests {
             assert_eq!(helped(Failure::new(code, ""), &cli.command, &words).body().next, [next], "{words:?}");
             let own = Failure::new(code, "").next("mesh status");
             assert_eq!(helped(own.clone(), &cli.command, &words), own);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_is_named_in_json_too() {
+        for (words, named) in [("mesh job show", "<JOB>"), ("mesh job run echo --texxt a", "'--texxt'"), ("mesh credit transfer", "<")] {
+            let error = Cli::try_parse_from(words.split(' ')).unwrap_err();
+            let text = said(&error.to_string());
+            assert!(text.contains(named) && !text.contains("Usage"), "{text}");
         }
     }
 

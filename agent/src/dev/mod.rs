@@ -51,24 +51,35 @@ pub struct DevArgs {
     pub ports: ports::PortArgs,
 }
 
+/// Between the choice of a free port and its use another program may take it; with ports that nobody chose, others do as well.
+const STARTS_MAX: u8 = 3;
+
 /// Runs the stack until a signal comes.
 ///
 /// # Errors
 /// What kept it from starting. What was started by then is stopped.
 pub async fn run(args: &DevArgs, output: &Output) -> Done {
     let mut stop = supervise::signals()?;
-    let mut stack = stack::Stack::new(args, output)?;
-    let started = tokio::select! {
-        started = stack.start() => started,
-        () = stop.requested() => Err(Failure::new(Code::Internal, "interrupted")),
-    };
-    if let Err(failure) = started {
+    let mut starts = 0;
+    let mut stack = loop {
+        starts += 1;
+        let mut stack = stack::Stack::new(args, output)?;
+        let started = tokio::select! {
+            started = stack.start() => started,
+            () = stop.requested() => Err(Failure::new(Code::Internal, "interrupted")),
+        };
+        let Err(failure) = started else { break stack };
         stack.stop(&mut stop).await;
         if stop.was_requested() {
             return Ok(End::Exit(crate::cli::failure::EXIT_INTERRUPTED));
         }
-        return Err(failure);
-    }
+        match stack.taken_port() {
+            Some(port) if args.random_ports && starts < STARTS_MAX => {
+                output.warn(&format!("{failure}; another program took port {port} meanwhile: starting again with others"));
+            }
+            Some(_) | None => return Err(failure),
+        }
+    };
     let ended = stack.supervise(&mut stop).await;
     stack.stop(&mut stop).await;
     ended.map(|()| End::Fine)

@@ -76,6 +76,14 @@ impl Ports {
     }
 }
 
+impl Ports {
+    /// One that somebody listens on. Asked once our own programs have ended, it is one that was lost to another.
+    pub fn taken(&self) -> Option<u16> {
+        let own = [self.gateway, self.hub, self.leaf, self.ws, self.monitor];
+        own.iter().chain(&self.devices).chain(&self.workers).copied().find(|port| TcpListener::bind(loopback(*port)).is_err())
+    }
+}
+
 pub fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from((Ipv4Addr::LOCALHOST, port))
 }
@@ -101,5 +109,17 @@ mod tests {
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 11);
+    }
+
+    #[test]
+    fn a_port_that_was_lost_is_found() {
+        let mut ports = Ports::choose(&PortArgs::default(), true, 2, 2).unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let lost = other.local_addr().unwrap().port();
+        ports.devices[1] = lost;
+        assert_eq!(ports.taken(), Some(lost));
+        drop(other);
+        ports.devices.truncate(1);
+        assert_ne!(ports.taken(), Some(lost));
     }
 }

@@ -150,6 +150,11 @@ impl<'a> Stack<'a> {
         self.finish(&member, devices, invite, version, url("mesh_reader"))
     }
 
+    /// A port of this stack, which has ended, that another program listens on.
+    pub fn taken_port(&self) -> Option<u16> {
+        self.ports.taken()
+    }
+
     /// Keeps what was started, and gives the rest on.
     fn keep<T>(&mut self, started: Started<T>) -> Result<T, Failure> {
         self.children.extend(started.children);
