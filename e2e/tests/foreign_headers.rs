@@ -49,10 +49,10 @@ async fn headers_of_a_stranger_harm_nobody() {
         // The next job is not kept waiting, and what was not a job is not one now.
         doors::http(&stack, &doors::echo("between"), &format!("between-{n}")).await;
     }
-    for n in 0..BLOCKS.len() {
+    for (n, block) in BLOCKS.iter().enumerate() {
         for door in ["member", "device", "local"] {
             let key = format!("{door}-{n}");
-            until(&format!("the end of {key} under {:?}", String::from_utf8_lossy(BLOCKS[n])), || async {
+            until(&format!("the end of {key} under {:?}", String::from_utf8_lossy(block)), || async {
                 completed(&stack, door, &key).await.then_some(())
             })
             .await;
