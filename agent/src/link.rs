@@ -32,6 +32,9 @@ pub struct Links {
     pub leaf: Option<Leaf>,
 }
 
+/// Where the agent hears answers of the local server: others' work is among them, and every program on this machine may read `_INBOX.>`.
+const LOCAL_INBOX: &str = "_AGENT";
+
 impl Links {
     /// Opens them as `device.toml` says: through a server of its own, or directly.
     ///
@@ -44,7 +47,7 @@ impl Links {
             Link::Leaf => {
                 let leaf = Leaf::start(home, device).await?;
                 let uplink = connect(&leaf.url(), leaf.uplink_login(), None, name("uplink"), inbox).await;
-                let local = connect(&leaf.url(), leaf.local_login(), None, name("local"), "_INBOX.agent".into()).await;
+                let local = connect(&leaf.url(), leaf.local_login(), None, name("local"), LOCAL_INBOX.into()).await;
                 match (uplink, local) {
                     (Ok(uplink), Ok(local)) => Ok(Self { uplink, local: Some(local), leaf: Some(leaf) }),
                     (Err(error), _) | (_, Err(error)) => {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, HeaderValue};
 use bus::batch::{self, Batching};
 use bus::pull::{self, Delivery};
 use bus::store::StoreError;
@@ -138,11 +138,12 @@ fn chunks(mut asked: Vec<Asked>) -> Vec<Vec<Asked>> {
 pub fn header<'a>(headers: Option<&'a HeaderMap>, name: &str) -> Option<&'a str> {
     headers.and_then(|headers| headers.get(name)).map(|value| value.as_str())
 }
-/// The headers of a message that say what it is.
+/// The headers of a message that say what it is. A key that was no UTF-8 is none: two such may look alike.
 pub fn headers_of(headers: Option<&HeaderMap>) -> Headers<'_> {
+    let key = |name| header(headers, name).map(|key| if key.contains(char::REPLACEMENT_CHARACTER) { "" } else { key });
     Headers {
-        job_key: header(headers, subject::header::JOB_KEY),
-        msg_id: header(headers, subject::header::NATS_MSG_ID),
+        job_key: key(subject::header::JOB_KEY),
+        msg_id: key(subject::header::NATS_MSG_ID),
         content_type: header(headers, "Content-Type"),
         mesh_type: header(headers, bus_schemas::envelope::HEADER_TYPE),
         mesh_key: header(headers, bus_schemas::envelope::HEADER_KEY),
@@ -494,7 +495,7 @@ async fn tell(world: &World, member: &MemberId, asker: &Asker, key: Option<&str>
 async fn publish_watch(world: &World, subject: String, asker: &Asker, key: Option<&str>, payload: Vec<u8>) {
     let mut headers = HeaderMap::new();
     headers.insert(subject::header::ASKER, asker.to_string());
-    if let Some(key) = key {
+    if let Some(key) = key.and_then(|key| key.parse::<HeaderValue>().ok()) {
         headers.insert(subject::header::JOB_KEY, key);
     }
     // A hint: who missed it reads the record.

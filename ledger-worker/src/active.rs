@@ -8,26 +8,30 @@ use bus::direct::ReadError;
 use bus::{Bus, Health};
 use bus_schemas::envelope;
 use bus_schemas::ledger::{Command, LedgerOutcome, LedgerReply};
-use bus_schemas::limits::BATCH_MAX;
+use bus_schemas::limits::{BATCH_MAX, Timings};
 use bus_schemas::replay::Wrong;
 use bus_schemas::{Signer, Verified, Verifier, stream::LEDGER};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
+use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::append::NotStored;
 use crate::crash;
+use crate::follow::Foreign;
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError};
 use crate::posting::{Evidence, Parts, Standing, clock};
 use crate::projector::Feed;
 use crate::recall::{self, Found};
+use crate::refused::{self, Refused};
 use crate::request::{self, Request};
 use crate::round::Round;
 use crate::store::{Apart, Store};
 use crate::told::{self, Told};
+use crate::whole::{unlike_the_table, whole};
 
 /// Requests taken into one round.
 pub const ROUND_REQUESTS_MAX: usize = 64;
@@ -37,7 +41,7 @@ const FRESH: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(2);
 /// What to do where LEDGER says nothing.
 pub const NO_LEDGER: &str = "(next: is the hub up? where LEDGER is gone: mesh-ledger reseed)";
-/// How often holds that outlived their jobs are looked for.
+/// How often holds that outlived their jobs are looked for, and whether LEDGER is still set up to keep facts.
 const SWEEP: Duration = Duration::from_secs(10);
 /// How often changed reputations are told.
 const TELL: Duration = Duration::from_secs(1);
@@ -66,6 +70,9 @@ pub enum TurnOver {
     /// The rows are not what the stream made: nobody writes before they are.
     #[error(transparent)]
     Apart(Apart),
+    /// LEDGER has lost facts, or is set up to lose them: nobody writes before it is put right.
+    #[error("{0}")]
+    Unfit(String),
     /// A fault of ours: the worker stops and keeps the evidence.
     #[error("a decision contradicts the books: {0}")]
     Wrong(#[from] Wrong),
@@ -88,11 +95,17 @@ pub struct Turn<'a> {
     pub signer: &'a Signer,
     pub parts: &'a Parts,
     pub verifier: &'a mut Verifier,
+    pub foreign: &'a mut Foreign,
     pub lease: &'a mut Lease,
     pub feed: &'a Feed,
     pub store: &'a Store,
     pub lookups: Lookups,
     pub health: &'a Health,
+    /// The stream's last refusal, until it takes something.
+    pub refused: &'a mut Option<Refused>,
+    /// Told when it does.
+    pub taken: &'a Notify,
+    pub timings: &'a Timings,
     /// Facts older than this are forgotten, in milliseconds.
     pub remember_ms: u64,
     /// How long an append without an answer is repeated.
@@ -246,6 +259,9 @@ impl Turn<'_> {
     }
 
     async fn sweep(&mut self) -> Result<(), TurnOver> {
+        if let Some(why) = unlike_the_table(self.bus, self.timings).await {
+            return Err(TurnOver::Unfit(why));
+        }
         let (now, place) = (self.bus.time.now_ms(), self.standing.books().place());
         let mut round = Round::new(self.standing, self.signer);
         let voided = round.expire(now, BATCH_MAX)?;
@@ -273,9 +289,10 @@ impl Turn<'_> {
         let end = tokio::time::timeout(LOOK, self.bus.stream_end(LEDGER)).await;
         match end.unwrap_or_else(|_| Err(ReadError::TimedOut(LEDGER.to_owned()))) {
             Ok(end) if end.created_ns != self.created_ns => Err(TurnOver::OtherStream),
+            Ok(end) if let Err(lost) = whole(&end) => Err(TurnOver::Unfit(lost)),
             Ok(end) if end.last_seq == self.standing.books().seq() => {
                 self.seen = asked;
-                self.health.set("ledger", Ok(()));
+                refused::tell(self.health, self.refused.as_ref());
                 Ok(asked.is_younger_than(FRESH))
             }
             Ok(end) if end.last_seq > self.standing.books().seq() => self.pass_over(end.last_seq).await.map(|()| false),

@@ -23,7 +23,7 @@ pub enum NotStored {
     /// What stands there counts for nothing, but what was to stand there states its place.
     #[error("somebody's message that counts for nothing stands where a checkpoint was to stand")]
     Crossed,
-    #[error("the stream refuses facts: {0}")]
+    #[error("the stream refuses facts: {0} (next: is its disk full? nats stream info LEDGER; mesh-gateway bootstrap streams)")]
     Refused(String),
     #[error("the stream gave no answer within {0:?}")]
     Silent(Duration),

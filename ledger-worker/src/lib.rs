@@ -4,8 +4,9 @@
 //! answer to each asker once they are stored, and rows in Postgres a moment later.
 //!
 //! `posting` decides and touches nothing; `round` packs what was decided; `append` stores it at its place in the stream, which
-//! fences a second writer; `lease` says who tries; `projector` writes rows, `sums` adds them up; `verify` makes them all again and compares;
-//! `reseed` gives a stream back what it lost, `rebuild` a database.
+//! fences a second writer; `lease` says who tries; `whole` whether the stream has all of it, `refused` that it takes no more;
+//! `projector` writes rows, `sums` adds them up; `verify` makes them all again and compares; `reseed` gives a stream back what it lost,
+//! `rebuild` a database.
 //!
 //! Not here: who may submit what (the gateway), what a receipt is worth as a result (the scheduler), invites and credentials.
 //! No consumer, no durable place in the stream but the one in Postgres; no price rule in replay, only legs.
@@ -25,6 +26,7 @@ pub mod project;
 pub mod projector;
 pub mod rebuild;
 pub mod recall;
+pub mod refused;
 pub mod request;
 pub mod reseed;
 pub mod round;
@@ -35,3 +37,4 @@ pub mod store;
 pub mod sums;
 pub mod told;
 pub mod verify;
+pub mod whole;

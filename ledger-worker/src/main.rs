@@ -1,5 +1,6 @@
 //! `mesh-ledger`.
 
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use bus::connect::Connect;
 use bus::{Bus, Health};
 use clap::{CommandFactory, Parser};
 use ledger_worker::run::Worker;
-use ledger_worker::settings::{Cli, Command, Output, Reseed, Run, Settings, Verify};
+use ledger_worker::settings::{Cli, Command, Output, Rebuild, Reseed, Run, Settings, Verify};
 use ledger_worker::{rebuild, reseed, verify};
 
 #[tokio::main(flavor = "current_thread")]
@@ -17,7 +18,7 @@ async fn main() -> ExitCode {
     let level = match &cli.command {
         Some(Command::Run(_)) => "info",
         // Long work tells how far it is.
-        Some(Command::Rebuild) => "warn,ledger_worker=info",
+        Some(Command::Rebuild(_)) => "warn,ledger_worker=info",
         _ => "warn",
     };
     let _logs = bus::telemetry::logs("mesh-ledger", None, level);
@@ -26,7 +27,7 @@ async fn main() -> ExitCode {
         Some(Command::Run(how)) => run(&cli.settings, how).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Verify(how)) => run_verify(&cli.settings, how).await,
         Some(Command::Reseed(how)) => run_reseed(&cli.settings, how).await.map(|()| ExitCode::SUCCESS),
-        Some(Command::Rebuild) => run_rebuild(&cli.settings).await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Rebuild(how)) => run_rebuild(&cli.settings, how).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Migrate) => migrate(&cli.settings).await.map(|()| ExitCode::SUCCESS),
         None => {
             let _ = Cli::command().print_help();
@@ -47,7 +48,7 @@ fn check_config(settings: &Settings) -> anyhow::Result<ExitCode> {
         let text = bus::keys::read_secret(creds)?;
         bus::connect::parse_creds(&text).with_context(|| format!("{} is no credentials file", creds.display()))?;
     }
-    println!("ok: network {}", network.network);
+    say(&format!("ok: network {}", network.network))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -88,8 +89,8 @@ async fn run_verify(settings: &Settings, how: &Verify) -> anyhow::Result<ExitCod
     let bus = Bus::connect(connect, &Health::default()).await?.with_api_prefix(&how.api_prefix);
     let report = verify::verify(&bus, &network, store.as_ref()).await?;
     match how.output {
-        Output::Json => println!("{}", serde_json::to_string(&report)?),
-        Output::Human => println!("{}", report.text()),
+        Output::Json => say(&serde_json::to_string(&report)?)?,
+        Output::Human => say(&report.text())?,
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -100,25 +101,32 @@ async fn run_reseed(settings: &Settings, how: &Reseed) -> anyhow::Result<()> {
     let bus = Bus::connect(connect, &Health::default()).await?;
     let done = reseed::reseed(&bus, &store, how.replicas).await?;
     let made = if done.made { "LEDGER was made anew; " } else { "" };
-    println!("{made}{} messages were there and are the same, {} were stored again", done.compared, done.published);
-    Ok(())
+    say(&format!("{made}{} messages were there and are the same, {} were stored again", done.compared, done.published))
 }
 
-async fn run_rebuild(settings: &Settings) -> anyhow::Result<()> {
+async fn run_rebuild(settings: &Settings, how: &Rebuild) -> anyhow::Result<()> {
     let (network, store) = (settings.network()?, settings.store()?);
     let bus = Bus::connect(Connect::new(&settings.bus, "mesh-ledger rebuild", "_INBOX.ledger"), &Health::default()).await?;
     let began = Instant::now();
-    let done = rebuild::rebuild(&bus, &network, &store).await?;
+    let done = rebuild::rebuild(&bus, &network, &store, how.discard_facts).await?;
     let digest: String = done.digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    println!("rebuilt {} facts up to sequence {} in {:.1} s\n  digest  {digest}", done.facts, done.seq, began.elapsed().as_secs_f64());
-    Ok(())
+    let took = began.elapsed().as_secs_f64();
+    say(&format!("rebuilt {} facts up to sequence {} in {took:.1} s\n  digest  {digest}", done.facts, done.seq))
 }
 
 async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     let applied = settings.store()?.migrate().await?;
     match applied.as_slice() {
-        [] => println!("the schema is up to date"),
-        applied => applied.iter().for_each(|migration| println!("applied {migration}")),
+        [] => say("the schema is up to date"),
+        applied => applied.iter().try_for_each(|migration| say(&format!("applied {migration}"))),
     }
-    Ok(())
+}
+
+/// Writes a line for whoever asked. Who closes the pipe has read enough.
+fn say(line: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{line}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("the answer cannot be written"),
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

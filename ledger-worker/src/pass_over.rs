@@ -15,7 +15,8 @@ use tokio::time::Instant;
 use crate::active::{NO_LEDGER, Turn, TurnOver};
 use crate::append::{NotStored, append};
 use crate::crash;
-use crate::follow::{READ_BATCH, foreign};
+use crate::follow::READ_BATCH;
+use crate::refused::{self, Refused};
 use crate::round::Message;
 
 /// A replica may not show yet what the stream's leader has refused an append for.
@@ -61,12 +62,19 @@ impl Turn<'_> {
                     self.step_aside(&place, &mut stored, between, &mut pending)?;
                     continue;
                 }
+                Err(refused @ NotStored::Refused(_)) => {
+                    *self.refused = Some(Refused::after(self.refused.take(), refused.to_string(), message.seq - 1));
+                    return Err(refused.into());
+                }
                 Err(error) => return Err(error.into()),
             }
             if *decided != message.seq {
                 moved.0.insert(*decided, message.seq);
             }
-            self.health.set("ledger", Ok(()));
+            if self.refused.take().is_some() {
+                self.taken.notify_one();
+            }
+            refused::tell(self.health, None);
             crash::at("after_append");
             metrics::histogram!("mesh_ledger_append_seconds").record(began.elapsed());
             metrics::counter!("mesh_ledger_facts_total").increment(u64::try_from(message.facts.len()).unwrap_or(0));
@@ -102,7 +110,7 @@ impl Turn<'_> {
         for (message, expected) in read.iter().zip(seq..) {
             let nothing = self.standing.books().counts_for_nothing(self.verifier, &message.payload, from);
             match nothing.filter(|_| message.seq == expected) {
-                Some(reason) => foreign(message.seq, &reason),
+                Some(reason) => self.foreign.tell(message.seq, &reason),
                 None => return Err(fenced.into()),
             }
         }

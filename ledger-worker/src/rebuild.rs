@@ -23,7 +23,7 @@ use crate::copy::{Sheet, sheets};
 use crate::fold::Fold;
 use crate::project::{ACCOUNT, CURSOR, told, write_seldom};
 use crate::rows::{Changing, Rows, Seldom, signed};
-use crate::store::{MIGRATION_LOCK, Place, SCHEMA, STREAM, Store, give_rights, migrate};
+use crate::store::{MIGRATION_LOCK, Place, SCHEMA, STREAM, Store, give_rights, migrate, position};
 
 /// Where the new rows stand until they are whole.
 const BESIDE: &str = "ledger_rebuild";
@@ -52,13 +52,17 @@ pub struct Rebuilt {
 }
 
 /// Makes the schema of the books again from the first message of LEDGER. Until the end the old rows stay as they are; a worker that
-/// projects meanwhile goes on with the new ones. Needs the schema's owner.
+/// projects meanwhile goes on with the new ones. Needs the schema's owner. Facts that only the old rows have are lost where
+/// `discard_facts` says so.
 ///
 /// # Errors
-/// Where the stream contradicts itself, or something is out of reach; the old rows stand then.
-pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store) -> anyhow::Result<Rebuilt> {
+/// Where the stream contradicts itself or has fewer facts than the rows, or something is out of reach; the old rows stand then.
+pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store, discard_facts: bool) -> anyhow::Result<Rebuilt> {
     let mut client = store.alone().await?;
     client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK]).await?;
+    if !discard_facts {
+        nothing_is_lost(bus, &client).await?;
+    }
     let empty = format!("drop schema if exists {BESIDE} cascade; create schema {BESIDE}");
     client.batch_execute(&empty).await.context("the role may not make a schema (next: run it as the owner of the books)")?;
     migrate(&mut client, BESIDE).await?;
@@ -105,6 +109,18 @@ pub async fn rebuild(bus: &Bus, network: &NetworkDocument, store: &Store) -> any
         client.batch_execute("rollback").await?;
     }
     Ok(Rebuilt { seq: books.seq(), facts: books.fact_count(), digest: books.digest() })
+}
+
+/// The old rows may be the only ones that have what a stream has lost. Where they do not say how far they are, there is nothing to keep.
+async fn nothing_is_lost(bus: &Bus, client: &Object) -> anyhow::Result<()> {
+    let Ok(rows) = position(client).await else { return Ok(()) };
+    let end = bus.stream_end(LEDGER).await?.last_seq;
+    ensure!(
+        rows.seq <= end,
+        "the database has facts up to sequence {}, LEDGER ends at {end}: they would be lost (next: mesh-ledger reseed; or mesh-ledger rebuild --discard-facts)",
+        rows.seq
+    );
+    Ok(())
 }
 
 /// Reads the stream to its end, some megabytes at a time.

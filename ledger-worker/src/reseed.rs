@@ -16,6 +16,7 @@ use crate::follow::READ_BATCH;
 use crate::round::Message;
 use crate::rows::signed;
 use crate::store::{Store, position};
+use crate::whole::whole;
 
 /// How long one message may take to be stored.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -31,7 +32,7 @@ pub struct Reseeded {
 }
 
 /// Stores in LEDGER what only the database has. LEDGER may be missing, empty or shorter; where it has other bytes than the database,
-/// or has lost its beginning, nothing is changed.
+/// or has lost its beginning or what lay between, nothing is changed.
 ///
 /// # Errors
 /// What does not fit, or cannot be reached.
@@ -46,12 +47,8 @@ pub async fn reseed(bus: &Bus, store: &Store, replicas: usize) -> anyhow::Result
         }
         Err(error) => return Err(error.into()),
     };
-    let beginning_lost = end.last_seq > 0 && (end.messages == 0 || end.first_seq > 1);
-    ensure!(
-        !beginning_lost,
-        "LEDGER has lost its beginning (it starts at sequence {}), and nothing can be put before what is there (next: keep a copy, delete LEDGER, run mesh-ledger reseed again)",
-        end.first_seq
-    );
+    // Nothing can be put before what is there, or between it.
+    whole(&end).map_err(anyhow::Error::msg)?;
     ensure!(
         end.last_seq <= goal.seq,
         "LEDGER is at sequence {}, the database at {}: nothing is lost (next: mesh-ledger run, or mesh-ledger rebuild)",

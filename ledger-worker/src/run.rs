@@ -1,6 +1,7 @@
 //! The life of one worker: stands by and follows the stream; takes its turn at writing when the lease is free; steps down and
 //! builds its books again when it finds that it is not the active one.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -11,17 +12,21 @@ use bus_schemas::network::NetworkDocument;
 use bus_schemas::replay::Books;
 use bus_schemas::stream::{KV_LEDGER, LEDGER};
 use bus_schemas::{InstanceId, Signer, Verifier, subject};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::active::{Lookups, NO_LEDGER, Turn, TurnOver};
+use crate::append::NotStored;
 use crate::balances::Snapshot;
-use crate::follow::{FollowError, catch_up};
+use crate::follow::{FollowError, Foreign, catch_up};
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError, Stand};
 use crate::posting::Standing;
 use crate::projector::{Feed, Projector, ahead, other_chain};
+use crate::refused::{self, Refused};
 use crate::settings::parts;
 use crate::store::{Apart, Position, Store};
+use crate::whole::{unlike_the_table, whole};
 
 /// How long the rows may take to catch up when the worker is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -31,7 +36,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// The same for one who knows that something is wrong with them.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
-/// How long the readers of the rows are told why nobody writes, and how often such an alarm is taken back.
+/// How long the readers of the rows are told why nobody writes, and how often a writer tells it or takes it back.
 const ALARM: Duration = Duration::from_secs(2);
 const NO_ALARM: Duration = Duration::from_secs(10);
 
@@ -57,6 +62,10 @@ struct Known {
     verifier: Verifier,
     /// Why the rows are not what the stream made, until they are seen to be.
     apart: Option<Apart>,
+    /// Why the stream took no facts, until it is seen to take some.
+    refused: Option<Refused>,
+    /// Messages that count for nothing were told of, up to here.
+    foreign: Foreign,
 }
 
 /// Why a worker does not become active now.
@@ -97,15 +106,8 @@ impl Worker {
                     metrics::gauge!("mesh_ledger_active").set(0.0);
                     // The books may be ahead of the stream: what was decided but not stored never happened.
                     known.standing = self.no_books();
-                    if let TurnOver::Apart(_) | TurnOver::Wrong(_) = &over {
-                        self.alarm(&over.to_string()).await;
-                    }
-                    if let TurnOver::Apart(why) = &over {
-                        // Said before the lease is free, so that nobody sees this worker well and idle.
-                        metrics::gauge!("mesh_ledger_stopped").set(1.0);
-                        self.health.set("ledger", Err(why.to_string()));
-                        known.apart = Some(why.clone());
-                    }
+                    // Before the lease is free, so that nobody sees this worker well and idle.
+                    self.tell_end(&over, &mut known).await;
                     lease.release().await;
                     match over {
                         TurnOver::Stop => break,
@@ -118,19 +120,25 @@ impl Worker {
                         | TurnOver::OtherStream
                         | TurnOver::Lease(_)
                         | TurnOver::Deaf
-                        | TurnOver::Apart(_) => {
+                        | TurnOver::Apart(_)
+                        | TurnOver::Unfit(_) => {
                             metrics::counter!("mesh_ledger_step_downs_total").increment(1);
                             tracing::warn!(why = %over, "stepped down; the books are built again from the stream");
                         }
                     }
+                    if let (TurnOver::NotStored(NotStored::Refused(_)), Some(refused)) = (&over, &known.refused) {
+                        wait_or(&stop, refused.pause).await;
+                    }
                 }
                 Err(NotYet::Standby(wait)) => {
-                    metrics::gauge!("mesh_ledger_stopped").set(0.0);
                     if said != "standby" {
                         tracing::info!("standing by: another worker writes");
                         "standby".clone_into(&mut said);
                     }
-                    self.health.set("ledger", Ok(()));
+                    refused::tell(&self.health, known.refused.as_ref());
+                    // The rows are the writer's work: what this one last saw of them is old.
+                    self.health.set("postgres", Ok(()));
+                    metrics::gauge!("mesh_ledger_projection_behind").set(0.0);
                     wait_or(&stop, wait).await;
                 }
                 Err(not_yet @ (NotYet::Missing(_) | NotYet::NotOne(_))) => {
@@ -156,12 +164,34 @@ impl Worker {
         Ok(())
     }
 
+    /// Tells readers and `/readyz` why a turn ended, where that keeps everybody from writing.
+    async fn tell_end(&self, over: &TurnOver, known: &mut Known) {
+        let stops = matches!(over, TurnOver::Apart(_) | TurnOver::Unfit(_) | TurnOver::NotStored(NotStored::Refused(_)));
+        if stops || matches!(over, TurnOver::Wrong(_)) {
+            self.alarm(&over.to_string()).await;
+        }
+        if stops {
+            metrics::gauge!("mesh_ledger_stopped").set(1.0);
+            self.health.set("ledger", Err(over.to_string()));
+        }
+        if let TurnOver::Apart(why) = over {
+            known.apart = Some(why.clone());
+        }
+    }
+
     fn remember_ms(&self) -> u64 {
         u64::try_from(self.remember.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn nothing(&self) -> Known {
-        Known { standing: self.no_books(), created_ns: 0, verifier: Verifier::default(), apart: None }
+        Known {
+            standing: self.no_books(),
+            created_ns: 0,
+            verifier: Verifier::default(),
+            apart: None,
+            refused: None,
+            foreign: Foreign::default(),
+        }
     }
 
     fn no_books(&self) -> Standing {
@@ -205,6 +235,9 @@ impl Worker {
         let rows = rows.map_err(|error| NotYet::Missing(format!("{error:#}")))?;
         self.health.set("postgres", Ok(()));
         self.fits(&known.standing, &rows).await.map_err(|error| NotYet::NotOne(format!("{error:#}")))?;
+        if let Some(why) = unlike_the_table(&self.bus, &self.timings).await {
+            return Err(NotYet::Missing(why));
+        }
         if known.standing.books().fact_count() == 0 {
             return Err(NotYet::Missing("LEDGER has no genesis yet (next: mesh-gateway bootstrap streams)".into()));
         }
@@ -238,9 +271,13 @@ impl Worker {
         let end = self.bus.stream_end(LEDGER).await.map_err(|error| NotYet::Missing(format!("{error} {NO_LEDGER}")))?;
         if known.created_ns != end.created_ns {
             (known.standing, known.created_ns) = (self.no_books(), end.created_ns);
+            (known.refused, known.foreign) = (None, Foreign::default());
         }
-        match catch_up(&self.bus, &mut known.standing, &mut known.verifier, self.remember_ms()).await {
-            Ok(_) => Ok(()),
+        match catch_up(&self.bus, &mut known.standing, &mut known.verifier, &mut known.foreign, self.remember_ms()).await {
+            Ok(_) => {
+                known.refused.take_if(|refused| known.standing.books().seq() > refused.end);
+                Ok(())
+            }
             Err(error @ FollowError::Read(_)) => Err(NotYet::Missing(format!("{error} {NO_LEDGER}"))),
             Err(error) => {
                 // What can be read is kept in rows: the way back may lead through them.
@@ -276,8 +313,19 @@ impl Worker {
         }
     }
 
-    /// Takes an alarm back while this worker writes; again and again, since another one's may arrive late.
-    async fn no_alarm(store: Store) {
+    /// While this worker writes: tells the readers of a stream that takes nothing, until it does (`taken`). Then takes alarms back; both
+    /// again and again, since another worker's word may arrive late.
+    async fn alarms(store: Store, refused: Option<String>, taken: Arc<Notify>) {
+        if let Some(why) = refused {
+            loop {
+                if let Err(error) = store.alarm(Some(&why)).await {
+                    tracing::debug!(error = format!("{error:#}"), "the readers were not told; trying again");
+                }
+                if tokio::time::timeout(NO_ALARM, taken.notified()).await.is_ok() {
+                    break;
+                }
+            }
+        }
         loop {
             if let Err(error) = store.alarm(None).await {
                 tracing::debug!(error = format!("{error:#}"), "an alarm was not taken back; trying again");
@@ -308,15 +356,11 @@ impl Worker {
         Ok((position, last))
     }
 
-    /// The database must be a part of this stream: not ahead of it, and its last message the same bytes. The stream must have its
-    /// beginning: nobody can rebuild anything from one that has not.
+    /// The database must be a part of this stream: not ahead of it, and its last message the same bytes. The stream must be whole: nobody
+    /// can rebuild anything from one that is not.
     async fn fits(&self, standing: &Standing, (position, last): &(Position, Option<Vec<u8>>)) -> anyhow::Result<()> {
         let end = self.bus.stream_end(LEDGER).await.map_err(|error| anyhow::anyhow!("{error} {NO_LEDGER}"))?;
-        anyhow::ensure!(
-            end.first_seq <= 1,
-            "LEDGER begins at sequence {}, what was before is lost (next: keep a copy of LEDGER, delete it, mesh-ledger reseed)",
-            end.first_seq
-        );
+        whole(&end).map_err(anyhow::Error::msg)?;
         anyhow::ensure!(position.seq <= end.last_seq, "{}", ahead(position.seq, end.last_seq));
         if position.seq > 0 {
             let row = last.as_ref().context("the database lacks its own last message (next: mesh-ledger verify, mesh-ledger rebuild)")?;
@@ -342,28 +386,33 @@ impl Worker {
         requests: bus::async_nats::Subscriber,
         stop: &CancellationToken,
     ) -> TurnOver {
-        let Known { standing, verifier, created_ns, .. } = known;
+        let Known { standing, verifier, created_ns, refused, foreign, .. } = known;
         let seq = standing.books().seq();
         let feed = Feed::new(seq);
         let over = CancellationToken::new();
         let mut projecting = tokio::spawn(self.projector(feed.clone(), standing.books()).run(over.clone()));
         let parts = parts(&self.network);
-        self.health.set("ledger", Ok(()));
-        metrics::gauge!("mesh_ledger_stopped").set(0.0);
+        refused::tell(&self.health, refused.as_ref());
         metrics::gauge!("mesh_ledger_active").set(1.0);
         metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(seq).unwrap_or(u32::MAX)));
         tracing::info!(seq, facts = standing.books().fact_count(), "active: this worker writes");
+        let taken = Arc::new(Notify::new());
+        let alarms = Self::alarms(self.store.clone(), refused.as_ref().map(|refused| refused.why.clone()), taken.clone());
         let mut turn = Turn {
             bus: &self.bus,
             standing,
             signer: &self.signer,
             parts: &parts,
             verifier,
+            foreign,
             lease,
             feed: &feed,
             store: &self.store,
             lookups: Lookups::new(),
             health: &self.health,
+            refused,
+            taken: &taken,
+            timings: &self.timings,
             remember_ms: self.remember_ms(),
             patience: self.timings.ack_wait,
             time_divisor: self.time_divisor,
@@ -371,9 +420,9 @@ impl Worker {
             seen: Moment::never(),
             created_ns: *created_ns,
         };
-        let well = tokio::spawn(Self::no_alarm(self.store.clone()));
+        let alarms = tokio::spawn(alarms);
         let ended = turn.serve(requests, stop).await;
-        well.abort();
+        alarms.abort();
         over.cancel();
         // Whoever writes next projects what is missing, so only an orderly stop waits for the rows.
         let patience = if matches!(ended, TurnOver::Stop) { DRAIN } else { Duration::ZERO };

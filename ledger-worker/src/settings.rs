@@ -33,8 +33,9 @@ pub enum Command {
     Verify(Verify),
     /// Stores in LEDGER again what it has lost, byte by byte from the database. Refuses where the two contradict each other.
     Reseed(Reseed),
-    /// Makes all rows again from LEDGER and lets them take the place of the old ones. Needs the owner of the schema.
-    Rebuild,
+    /// Makes all rows again from LEDGER and lets them take the place of the old ones. Needs the owner of the schema. Refuses where they
+    /// have facts that LEDGER has lost.
+    Rebuild(Rebuild),
     /// Brings the database schema to this version.
     Migrate,
 }
@@ -54,6 +55,13 @@ pub struct Reseed {
     /// Prefix under which answers may arrive.
     #[arg(long, default_value = "_INBOX.ledger")]
     pub inbox_prefix: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Rebuild {
+    /// Also where the database has facts that LEDGER has lost: they are gone for good then. `mesh-ledger reseed` keeps them.
+    #[arg(long)]
+    pub discard_facts: bool,
 }
 
 #[derive(Debug, Args)]

@@ -17,6 +17,8 @@ mod recoveries;
 mod support;
 #[path = "real_servers/turns.rs"]
 mod turns;
+#[path = "real_servers/unfit.rs"]
+mod unfit;
 
 use std::time::{Duration, Instant};
 

@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_named_in_json_too() {
-        for (words, named) in [("mesh job show", "<JOB>"), ("mesh job run echo --texxt a", "'--texxt'"), ("mesh credit transfer", "<")] {
+        for (words, named) in [("mesh job show", "<ID>"), ("mesh job run echo --texxt a", "'--texxt'"), ("mesh credit transfer", "<")] {
             let error = Cli::try_parse_from(words.split(' ')).unwrap_err();
             let text = said(&error.to_string());
             assert!(text.contains(named) && !text.contains("Usage"), "{text}");

@@ -26,7 +26,7 @@ pub async fn submit(State(world): State<Shared>, headers: HeaderMap, body: Body)
     let payload = whole(body, limits::SUBMISSION_BYTES_MAX).await;
     // Who asks comes first, and the body is read all the same, so that the answer is heard.
     let (member, payload) = (member?, payload?);
-    let answer = world.submit(&Asker::Member(member), submission(&headers), payload).await?;
+    let answer = world.submit(&Asker::Member(member), submission(&headers)?, payload).await?;
     let status = match &answer {
         Answer::Many(list) if list.iter().all(|each| matches!(each, Each::Wrong(_))) => StatusCode::BAD_REQUEST,
         Answer::One(_) | Answer::Many(_) => StatusCode::ACCEPTED,

@@ -10,12 +10,11 @@ use bus_schemas::api::ledger::{
 };
 use bus_schemas::id::Asker;
 use bus_schemas::ledger::LedgerReply;
-use bus_schemas::subject::header::JOB_KEY;
-use bus_schemas::{Code, Form, Problem, limits, strict};
+use bus_schemas::{Form, limits, strict};
 
 use super::Shared;
-use super::problem::{Nothing, Parameters, Refusal, shown, whole};
-use super::who::{IDEMPOTENCY_KEY, bearer};
+use super::problem::{Nothing, Parameters, Refusal, whole};
+use super::who::{bearer, one_key};
 use crate::ledger::orders;
 
 type Said<T> = Result<Json<T>, Refusal>;
@@ -86,57 +85,12 @@ pub async fn transfer(State(world): State<Shared>, headers: HeaderMap, body: Bod
         body.next = vec![TRANSFER.to_owned()];
         Refusal(body)
     })?;
-    let given = |name: &str| headers.get(name).map(|value| value.to_str().unwrap_or_default());
-    let headers = [IDEMPOTENCY_KEY, JOB_KEY].map(|name| (name, given(name)));
-    ask.key = one_key(ask.key.as_deref(), headers)?.map(str::to_owned);
+    ask.key = one_key(ask.key.as_deref(), &headers)?.map(str::to_owned);
     Ok(Json(world.credit_transfer(&Asker::Member(member), ask).await.map_err(|problem| Refusal(orders::told(&problem)))?))
-}
-
-/// The key under which a transfer happens once: in the body or in a header. Two that differ leave open which of them a repeat is to
-/// meet, so neither is taken.
-fn one_key<'a>(body: Option<&'a str>, headers: [(&'static str, Option<&'a str>); 2]) -> Result<Option<&'a str>, Refusal> {
-    let places = std::iter::once(("`key` in the body", body)).chain(headers);
-    let mut given = places.filter_map(|(place, key)| Some((place, key?)));
-    let Some((place, key)) = given.next() else { return Ok(None) };
-    let Some((other_place, other)) = given.find(|(_, other)| *other != key) else { return Ok(Some(key)) };
-    let detail = format!("{place} is \"{}\", {other_place} is \"{}\": a transfer has one key", shown(key), shown(other));
-    let mut body = Problem::new(Code::BadValue, detail).body();
-    body.next = vec!["send the same key in both places, or in one of them".to_owned()];
-    Err(Refusal(body))
 }
 
 /// The network key's signature inside says who orders; no token is asked for.
 pub async fn order(State(world): State<Shared>, body: Body) -> Said<LedgerReply> {
     let body = whole(body, limits::SUBMISSION_BYTES_MAX).await?;
     Ok(Json(world.ledger_order(body).await?))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_transfer_has_one_key() {
-        let key = |body, idempotency, job| one_key(body, [(IDEMPOTENCY_KEY, idempotency), (JOB_KEY, job)]).map_err(|Refusal(body)| body);
-        assert_eq!(key(None, None, None), Ok(None));
-        for (body, idempotency, job) in [
-            (Some("a"), None, None),
-            (None, Some("a"), None),
-            (None, None, Some("a")),
-            (Some("a"), Some("a"), None),
-            (Some("a"), Some("a"), Some("a")),
-        ] {
-            assert_eq!(key(body, idempotency, job), Ok(Some("a")));
-        }
-        for (body, idempotency, job, said) in [
-            (Some("a"), Some("b"), None, "`key` in the body is \"a\", Idempotency-Key is \"b\": a transfer has one key"),
-            (Some("a"), None, Some("b"), "`key` in the body is \"a\", Mesh-Job-Key is \"b\": a transfer has one key"),
-            (Some("a"), Some("a"), Some("b"), "`key` in the body is \"a\", Mesh-Job-Key is \"b\": a transfer has one key"),
-            (None, Some("a"), Some("b"), "Idempotency-Key is \"a\", Mesh-Job-Key is \"b\": a transfer has one key"),
-        ] {
-            let refused = key(body, idempotency, job).unwrap_err();
-            assert_eq!((refused.code, refused.detail.as_str()), (Code::BadValue, said));
-            assert!(!refused.next[0].contains("job"), "{refused:?}");
-        }
-    }
 }

@@ -9,23 +9,23 @@ use bus_schemas::subject;
 use crate::recoveries::{delete_stream, messages, replace_stream};
 use crate::support::{Proc, World, done, free_address, gateway, hold, http, job, said, until};
 
-const ALARM: &str = "select alarm from ledger.cursor";
+pub const ALARM: &str = "select alarm from ledger.cursor";
 
 /// Two workers, one of them active.
-struct Pair {
+pub struct Pair {
     addresses: [String; 2],
-    _workers: [Proc; 2],
+    pub workers: [Proc; 2],
 }
 impl Pair {
-    async fn start(world: &World) -> Self {
+    pub async fn start(world: &World) -> Self {
         let addresses = [free_address(), free_address()];
         let workers = addresses.each_ref().map(|address| world.worker_at(address));
         world.people().await;
         until("one to stand by", async || workers.iter().any(|worker| worker.says("standing by")).then_some(())).await;
-        Self { addresses, _workers: workers }
+        Self { addresses, workers }
     }
     /// Waits until both say this in `/readyz`.
-    async fn stopped(&self, named: &str) {
+    pub async fn stopped(&self, named: &str) {
         for address in &self.addresses {
             let mut last = String::new();
             until(&format!("{address} to say: {named}"), async || {
@@ -41,7 +41,7 @@ impl Pair {
             .await;
         }
     }
-    async fn ready(&self) {
+    pub async fn ready(&self) {
         for address in &self.addresses {
             until("it to be ready", async || (http(address, "/readyz").await?.0 == 200).then_some(())).await;
         }
@@ -49,7 +49,7 @@ impl Pair {
 }
 
 /// Two workers, with four open holds in the stream and in the rows.
-async fn four_held() -> (World, Pair) {
+pub async fn four_held() -> (World, Pair) {
     let world = World::start().await;
     let pair = Pair::start(&world).await;
     for n in 0..4 {
@@ -64,7 +64,7 @@ async fn end(world: &World) -> u64 {
 }
 
 /// Asks once; nobody answers, and nothing is written.
-async fn refused_by_silence(world: &World, op: Op) {
+pub async fn refused_by_silence(world: &World, op: Op) {
     let before = end(world).await;
     let answer: Result<LedgerReply, _> =
         world.bus.ask(subject::LEDGER_DO.into(), &world.request(&gateway(), vec![op]), Duration::from_secs(3)).await;

@@ -4,7 +4,7 @@ use crate::support::{World, done, free_address, hold, http, signal, until};
 use crate::{all_there_once, steady};
 
 /// A server with all its processes.
-fn signal_all(pid: u32, name: &str) {
+pub fn signal_all(pid: u32, name: &str) {
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     for child in children.split_whitespace().filter_map(|child| child.parse().ok()).chain([pid]) {
         signal(child, name);

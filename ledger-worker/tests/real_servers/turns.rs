@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use bus::Health;
 use bus_schemas::Verifier;
+use bus_schemas::limits::Timings;
 use bus_schemas::subject;
 use ledger_worker::active::{Lookups, Turn, TurnOver};
 use ledger_worker::append::NotStored;
-use ledger_worker::follow::catch_up;
+use ledger_worker::follow::{Foreign, catch_up};
 use ledger_worker::freshness::Moment;
 use ledger_worker::lease::Lease;
 use ledger_worker::posting::Standing;
 use ledger_worker::projector::Feed;
 use ledger_worker::settings::parts;
 use ledger_worker::store::Store;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::all_there_once;
@@ -36,10 +38,10 @@ async fn of_two_writers_one_is_fenced_and_no_fact_is_lost_or_doubled() {
     let turn = async |name: &str| {
         let bus = connect(&world.nats_url).await;
         let mut standing = Standing::new(net(), [key.public()].into());
-        let mut verifier = Verifier::default();
+        let (mut verifier, mut foreign) = (Verifier::default(), Foreign::default());
         let requests = bus.client.subscribe(subject::LEDGER_DO).await.unwrap();
         bus.client.flush().await.unwrap();
-        catch_up(&bus, &mut standing, &mut verifier, DAY_MS).await.unwrap();
+        catch_up(&bus, &mut standing, &mut verifier, &mut foreign, DAY_MS).await.unwrap();
         // Who looks at a lease that another one holds and writes it all the same has it: nothing fences but the appends.
         let mut lease = Lease::new(bus.clone(), name.parse().unwrap(), LONG);
         lease.look().await.unwrap();
@@ -51,11 +53,15 @@ async fn of_two_writers_one_is_fenced_and_no_fact_is_lost_or_doubled() {
             signer: &key,
             parts: &parts,
             verifier: &mut verifier,
+            foreign: &mut foreign,
             lease: &mut lease,
             feed: &feed,
             store: &store,
             lookups: Lookups::new(),
             health: &health,
+            refused: &mut None,
+            taken: &Notify::new(),
+            timings: &Timings::default(),
             remember_ms: DAY_MS,
             patience: Duration::from_secs(10),
             time_divisor: 1,

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::phases::Phases;
-use super::{repeat, watch_subject};
+use super::{is_told, repeat, watch_subject};
 use crate::cli::client::Session;
 use crate::cli::duration;
 use crate::cli::failure::Failure;
@@ -150,7 +150,7 @@ impl<'a> Follow<'a> {
             };
             tokio::select! {
                 message = live => match message {
-                    Some(message) if message.subject.contains(&token) => {
+                    Some(message) if message.subject.contains(&token) && is_told(&message) => {
                         self.is_known();
                         if let Some(ended) = self.told(message.subject.as_str(), &message.payload) {
                             return Ok(ended);
