@@ -42,7 +42,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// What to do where LEDGER says nothing.
 pub const NO_LEDGER: &str = "(next: is the hub up? where LEDGER is gone: mesh-ledger reseed)";
 /// How often holds that outlived their jobs are looked for, and whether LEDGER is still set up to keep facts.
-const SWEEP: Duration = Duration::from_secs(10);
+pub const SWEEP: Duration = Duration::from_secs(10);
 /// How often changed reputations are told.
 const TELL: Duration = Duration::from_secs(1);
 /// A checkpoint is made of new facts at the first sweep after this: 60 s after a fact at the latest.

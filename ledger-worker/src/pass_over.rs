@@ -12,12 +12,13 @@ use bus_schemas::stream::LEDGER;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use crate::active::{NO_LEDGER, Turn, TurnOver};
+use crate::active::{NO_LEDGER, SWEEP, Turn, TurnOver};
 use crate::append::{NotStored, append};
 use crate::crash;
 use crate::follow::READ_BATCH;
 use crate::refused::{self, Refused};
 use crate::round::Message;
+use crate::whole::until_unlike;
 
 /// A replica may not show yet what the stream's leader has refused an append for.
 const AGAIN: Duration = Duration::from_millis(5);
@@ -55,7 +56,14 @@ impl Turn<'_> {
             let began = Instant::now();
             crash::at("before_append");
             let silent = |error: &str| self.health.set("ledger", Err(format!("an append to LEDGER got no answer: {error} {NO_LEDGER}")));
-            match append(self.bus, message, self.patience, silent).await {
+            let unlike = until_unlike(self.bus, self.timings, SWEEP / self.time_divisor.max(1));
+            let appended = tokio::select! {
+                biased;
+                appended = append(self.bus, message, self.patience, silent) => appended,
+                // It may be why there is no answer.
+                why = unlike => return Err(TurnOver::Unfit(why)),
+            };
+            match appended {
                 Ok(seen) => self.seen = seen,
                 Err(fenced @ NotStored::Fenced(_)) if Instant::now() < patience => {
                     let between = self.between(message.seq, from, fenced).await?;

@@ -157,8 +157,9 @@ pub fn depends_on(standing: &Standing, op: &Op) -> Vec<FactId> {
 fn may_ask(parts: &Parts, by: &PublicKey, op: &Op) -> Result<(), Refusal> {
     let allowed = match op {
         Op::Open { .. } | Op::BindDevice { .. } | Op::Hold { .. } | Op::Transfer { .. } => parts.gateway.contains(by),
-        Op::Mint { .. } | Op::AttestTier { .. } | Op::RevokeDevice { .. } => parts.gateway.contains(by) || parts.operator.contains(by),
-        Op::Fee { .. }
+        Op::AttestTier { .. } | Op::RevokeDevice { .. } => parts.gateway.contains(by) || parts.operator.contains(by),
+        Op::Mint { .. }
+        | Op::Fee { .. }
         | Op::Flag { .. }
         | Op::ReviewRelease { .. }
         | Op::ReviewSeize { .. }

@@ -26,7 +26,7 @@ use crate::projector::{Feed, Projector, ahead, other_chain};
 use crate::refused::{self, Refused};
 use crate::settings::parts;
 use crate::store::{Apart, Position, Store};
-use crate::whole::{unlike_the_table, whole};
+use crate::whole::{is_unlike, unlike_the_table, whole};
 
 /// How long the rows may take to catch up when the worker is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -74,7 +74,7 @@ enum NotYet {
     Standby(Duration),
     /// Something is missing; the sentence says what.
     Missing(String),
-    /// Nobody writes, and these rows and the stream are not one; the sentence says why.
+    /// Nobody writes: these rows and the stream are not one, or the stream is not set up to keep facts; the sentence says why.
     NotOne(String),
 }
 
@@ -84,6 +84,9 @@ impl Worker {
     /// # Errors
     /// Where a decision of ours contradicts the books: a person must look.
     pub async fn run(&self, stop: CancellationToken) -> anyhow::Result<()> {
+        // Said from the first moment, so that an alarm on them finds them.
+        metrics::gauge!("mesh_ledger_active").set(0.0);
+        metrics::gauge!("mesh_ledger_stopped").set(0.0);
         self.prepare("postgres", &stop, async || {
             let applied = self.store.migrate().await?;
             if !applied.is_empty() {
@@ -93,11 +96,17 @@ impl Worker {
         })
         .await;
         let lease_stream = format!("KV_{KV_LEDGER}");
-        self.prepare("ledger", &stop, async || self.bus.check_streams(&self.timings, &[LEDGER, &lease_stream], &[]).await).await;
+        self.prepare("ledger", &stop, async || {
+            match self.bus.check_streams(&self.timings, &[LEDGER, &lease_stream], &[]).await {
+                // Told with an alarm, below.
+                Err(error) if is_unlike(&error) => Ok(()),
+                checked => checked,
+            }
+        })
+        .await;
         let mut lease = Lease::new(self.bus.clone(), self.instance.clone(), self.timings.ledger_lease);
         let mut known = self.nothing();
         let mut said = String::new();
-        metrics::gauge!("mesh_ledger_active").set(0.0);
         while !stop.is_cancelled() {
             match self.become_active(&mut lease, &mut known).await {
                 Ok(requests) => {
@@ -222,6 +231,10 @@ impl Worker {
     /// Without the database nobody becomes active: it may know facts that the stream has lost, and writing on would fork the
     /// books. One who is active goes on without it.
     async fn become_active(&self, lease: &mut Lease, known: &mut Known) -> Result<bus::async_nats::Subscriber, NotYet> {
+        // First, since a stream that is set up otherwise may not even be readable.
+        if let Some(why) = unlike_the_table(&self.bus, &self.timings).await {
+            return Err(NotYet::NotOne(why));
+        }
         self.follow(known).await?;
         let away = |error: LeaseError| {
             NotYet::Missing(format!("{error} (next: is the hub up? where KV_{KV_LEDGER} is gone: mesh-gateway bootstrap streams)"))
@@ -235,9 +248,6 @@ impl Worker {
         let rows = rows.map_err(|error| NotYet::Missing(format!("{error:#}")))?;
         self.health.set("postgres", Ok(()));
         self.fits(&known.standing, &rows).await.map_err(|error| NotYet::NotOne(format!("{error:#}")))?;
-        if let Some(why) = unlike_the_table(&self.bus, &self.timings).await {
-            return Err(NotYet::Missing(why));
-        }
         if known.standing.books().fact_count() == 0 {
             return Err(NotYet::Missing("LEDGER has no genesis yet (next: mesh-gateway bootstrap streams)".into()));
         }

@@ -9,8 +9,8 @@ use bus_schemas::stream::LEDGER;
 
 /// How long the hub may take to say how LEDGER is set up.
 const LOOK: Duration = Duration::from_secs(2);
-/// So `check_streams` says that a stream is there, but another one than the table wants.
-const UNLIKE: &str = "is not as the table says";
+/// So `check_streams` says that LEDGER is there, but another one than the table wants.
+const UNLIKE: &str = "stream LEDGER is not as the table says";
 
 /// Every message from the first on: from anything else nobody can make the books again.
 ///
@@ -25,17 +25,32 @@ pub fn whole(end: &StreamEnd) -> Result<(), String> {
     Err(format!("LEDGER has lost facts: it {lost} (next: keep a copy of LEDGER, delete it, mesh-ledger reseed)"))
 }
 
+/// Is this about a LEDGER that is set up otherwise than the table says?
+pub fn is_unlike(error: &anyhow::Error) -> bool {
+    format!("{error:#}").contains(UNLIKE)
+}
+
 /// How LEDGER is not what the table of streams says, where that may cost facts. `None`: it is, or it cannot be seen now.
 pub async fn unlike_the_table(bus: &Bus, timings: &Timings) -> Option<String> {
     let seen = tokio::time::timeout(LOOK, bus.check_streams(timings, &[LEDGER], &[])).await;
     let error = seen.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {LOOK:?}"))).err()?;
-    let text = format!("{error:#}");
-    if !text.contains(UNLIKE) {
-        tracing::warn!(error = text, "how LEDGER is set up cannot be seen");
+    if !is_unlike(&error) {
+        tracing::debug!(error = format!("{error:#}"), "how LEDGER is set up cannot be seen");
         return None;
     }
+    let text = format!("{error:#}");
     let what = text.split("; run:").next().unwrap_or_default();
     Some(format!("{what} (next: mesh-gateway bootstrap streams)"))
+}
+
+/// Ends, with the reason, when LEDGER is seen to be set up otherwise.
+pub async fn until_unlike(bus: &Bus, timings: &Timings, every: Duration) -> String {
+    loop {
+        tokio::time::sleep(every).await;
+        if let Some(why) = unlike_the_table(bus, timings).await {
+            return why;
+        }
+    }
 }
 
 #[cfg(test)]

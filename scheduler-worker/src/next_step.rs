@@ -3,7 +3,7 @@
 use bus_schemas::eligibility::Needs;
 use bus_schemas::history::{Back, EndedAttempt};
 use bus_schemas::ledger::{HoldState, VoidReason};
-use bus_schemas::limits::{ATTEMPTS_MAX, BACKOFF_MS};
+use bus_schemas::limits::{ATTEMPTS_MAX, BACKOFF_MS, STEP_MAX};
 use bus_schemas::receipt::FailureClass;
 use bus_schemas::{AttemptId, Code, DeviceId, MilliMana, Problem, ReceiptId};
 
@@ -104,6 +104,13 @@ pub fn counts(class: FailureClass) -> bool {
     }
 }
 
+/// Attempts of all kinds: one below what a settlement may name as ended before it. An owner takes his device back now and then; what says
+/// no so often will say it for ever.
+const ENDED_MAX: usize = STEP_MAX - 1;
+/// After a device's no: the first is made good at once, each further one in a row waits twice as long as the one before.
+const NO_MS: u64 = 250;
+const NO_MS_MAX: u64 = 60_000;
+
 /// Decides after the last of `ended` (oldest first).
 pub fn after_failure(ended: &[EndedAttempt]) -> Retry {
     let counted = ended.iter().filter(|one| counts(one.failure.class)).count();
@@ -115,11 +122,17 @@ pub fn after_failure(ended: &[EndedAttempt]) -> Retry {
         let each: Vec<String> = ended.iter().filter(|one| counts(one.failure.class)).map(said).collect();
         return Retry::GiveUp(Problem::new(Code::JobFailed, format!("{counted} attempts failed: {}", each.join("; "))));
     }
+    if ended.len() >= ENDED_MAX {
+        let detail = format!("{} attempts ended without a result, the last: {}", ended.len(), said(last));
+        return Retry::GiveUp(Problem::new(Code::JobFailed, detail));
+    }
     if counts(last.failure.class) {
         let ms = BACKOFF_MS.get(counted.saturating_sub(1)).or(BACKOFF_MS.last()).copied().unwrap_or(0);
-        Retry::After { ms }
-    } else {
-        Retry::After { ms: 0 }
+        return Retry::After { ms };
+    }
+    match ended.iter().rev().take_while(|one| !counts(one.failure.class)).count() {
+        0 | 1 => Retry::After { ms: 0 },
+        in_a_row => Retry::After { ms: (NO_MS << (in_a_row - 2).min(16)).min(NO_MS_MAX) },
     }
 }
 
@@ -220,8 +233,13 @@ mod tests {
             (all(&[DeviceDisconnect]), after(250)),
             (all(&[DeviceDisconnect, Timeout]), after(500)),
             (all(&[DeviceDisconnect, Timeout, ExecutionError]), after(1000)),
-            (all(&[DeviceDeclined; 9]), after(0)),
-            (all(&[Timeout, DeviceDeclined, DeviceDeclined]), after(0)),
+            (all(&[DeviceDeclined]), after(0)),
+            (all(&[DeviceDeclined; 2]), after(250)),
+            (all(&[DeviceDeclined; 9]), after(32_000)),
+            (all(&[DeviceDeclined; 40]), after(60_000)),
+            (all(&[Timeout, DeviceDeclined]), after(0)),
+            (all(&[Timeout, DeviceDeclined, DeviceDeclined]), after(250)),
+            (all(&[DeviceDeclined, DeviceDeclined, Timeout, DeviceDeclined]), after(0)),
             (all(&[DeviceDeclined, DeviceDeclined, Timeout]), after(250)),
         ];
         for (ended, expected) in cases {
@@ -230,6 +248,8 @@ mod tests {
         let Retry::GiveUp(problem) = after_failure(&all(&[Timeout; 4])) else { panic!("four are enough") };
         assert!(problem.code == Code::JobFailed && problem.detail.starts_with("4 attempts failed: Timeout on dev_"), "{problem:?}");
         assert!(matches!(after_failure(&[ended(ExecutionError, false)]), Retry::GiveUp(_)));
+        let Retry::GiveUp(problem) = after_failure(&all(&[DeviceDeclined; 63])) else { panic!("a settlement may name 64") };
+        assert!(problem.detail.starts_with("63 attempts ended without a result, the last: DeviceDeclined on dev_"), "{problem:?}");
     }
 
     #[test]
@@ -254,10 +274,12 @@ mod tests {
         }
 
         #[test]
-        fn retries_end(classes in proptest::collection::vec(0_usize..3, 0..12)) {
-            let counting = [FailureClass::DeviceDisconnect, FailureClass::Timeout, FailureClass::ExecutionError];
-            let all: Vec<EndedAttempt> = classes.iter().map(|c| ended(counting[*c], true)).collect();
-            prop_assert_eq!(matches!(after_failure(&all), Retry::GiveUp(_)), all.len() >= 4);
+        fn retries_end(classes in proptest::collection::vec(0_usize..4, 0..70)) {
+            use FailureClass::{DeviceDeclined, DeviceDisconnect, ExecutionError, Timeout};
+            let all: Vec<EndedAttempt> =
+                classes.iter().map(|c| ended([DeviceDeclined, DeviceDisconnect, Timeout, ExecutionError][*c], true)).collect();
+            let counted = all.iter().filter(|one| counts(one.failure.class)).count();
+            prop_assert_eq!(matches!(after_failure(&all), Retry::GiveUp(_)), counted >= 4 || all.len() >= 63);
         }
     }
 }

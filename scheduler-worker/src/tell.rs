@@ -10,6 +10,7 @@ use bus_schemas::api::{BlobRef, ReceiptView, ResultView, WatchState};
 use bus_schemas::event::Progress;
 use bus_schemas::history::{Assigned, HistoryEvent, Verdict};
 use bus_schemas::job::{AdmittedJob, JobState};
+use bus_schemas::limits::INLINE_RESULT_MAX;
 use bus_schemas::receipt::{Receipt, ResultRef};
 use bus_schemas::subject::{self, header};
 use bus_schemas::{Cid, JobId, Problem, Proof, PublicKey, ReceiptId, UnixMs};
@@ -27,7 +28,7 @@ const LASTS: Duration = Duration::from_millis(500);
 /// The result as it is told: what the executor made, verbatim, or where it lies.
 ///
 /// # Errors
-/// A sentence where the bytes beside the receipt are not the ones it signs, or no JSON.
+/// A sentence where the bytes beside the receipt are not the ones it signs, too many to be told, or no JSON.
 pub fn result_json(signed: &ResultRef, inline: Option<&[u8]>) -> Result<Box<RawValue>, String> {
     let Some(bytes) = inline else {
         let large = BlobRef { cid: signed.cid, bytes: signed.bytes };
@@ -35,6 +36,9 @@ pub fn result_json(signed: &ResultRef, inline: Option<&[u8]>) -> Result<Box<RawV
     };
     if Cid::of(bytes) != signed.cid || bytes.len() as u64 != signed.bytes {
         return Err("the result beside the receipt is not the one that it signs".into());
+    }
+    if bytes.len() > INLINE_RESULT_MAX {
+        return Err(format!("the result beside the receipt has {} bytes, more than {INLINE_RESULT_MAX} are a blob", bytes.len()));
     }
     let text = std::str::from_utf8(bytes).map_err(|_| "the result is not UTF-8".to_owned())?;
     RawValue::from_string(text.to_owned()).map_err(|error| format!("the result is not JSON: {error}"))
@@ -193,6 +197,9 @@ mod tests {
         let text = b"no json";
         let wrong = ResultRef { cid: Cid::of(text), bytes: text.len() as u64 };
         assert!(result_json(&wrong, Some(text)).unwrap_err().contains("not JSON"));
+        let long = format!("\"{}\"", "x".repeat(INLINE_RESULT_MAX));
+        let long_signed = ResultRef { cid: Cid::of(long.as_bytes()), bytes: long.len() as u64 };
+        assert!(result_json(&long_signed, Some(long.as_bytes())).unwrap_err().contains("more than 32768 are a blob"));
         let large = result_json(&signed, None).unwrap();
         assert_eq!(large.get(), format!(r#"{{"cid":"{}","bytes":{}}}"#, signed.cid, bytes.len()));
     }

@@ -25,6 +25,15 @@ use crate::world::{Done, World};
 /// Missing from so many full heartbeats in a row, a job has ended on its device.
 const ABSENT_MAX: u8 = 2;
 
+/// What a device says of a failure, and the characters of it that are passed on: it stands in records and on screens.
+const SAID_CHARS: usize = 500;
+
+fn plain(said: &str) -> String {
+    // Bidirectional marks would turn around what stands behind them.
+    let odd = |sign: char| sign.is_control() || matches!(sign, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    said.chars().take(SAID_CHARS).map(|sign| if odd(sign) { ' ' } else { sign }).collect()
+}
+
 /// A receipt for a job that is not in hand here.
 #[derive(Clone, Copy)]
 pub struct Stray {
@@ -126,7 +135,10 @@ impl World {
                     self.failed_there(&receipt, failure, is_current, now);
                 }
             },
-            Outcome::Failed(failure) => self.failed_there(&receipt, failure, is_current, now),
+            Outcome::Failed(failure) => {
+                let failure = Failure { message: plain(&failure.message), ..failure };
+                self.failed_there(&receipt, failure, is_current, now);
+            }
             // The member asked for it, and what was used until then is paid.
             Outcome::Cancelled if receipt.claimed_ms > 0 && self.jobs.get(&receipt.job).is_some_and(|job| job.cancelled) => {
                 self.settle(receipt, id, evidence, None, carried, now);
@@ -318,5 +330,16 @@ impl World {
             }
         }
         self.need_tick(Instant::now());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_device_says_is_one_line_of_bounded_length() {
+        assert_eq!(plain("out of\nmemory\u{1b}[2J \u{202e}é"), "out of memory [2J  é");
+        assert_eq!(plain(&"x".repeat(60_000)).chars().count(), SAID_CHARS);
     }
 }

@@ -243,7 +243,7 @@ fn refuse(what: &str, differences: &[Difference]) -> anyhow::Result<()> {
     let hard: Vec<String> = differences.iter().filter(|d| d.weight == Weight::Refuse).map(|d| format!("  {d}")).collect();
     anyhow::ensure!(
         hard.is_empty(),
-        "error[M0206]: {what} is not as the table says, and is left as it is:\n{}\nnext: move its messages away and delete it, or set it right by hand",
+        "error[M0206]: {what} is not as the table says, and is left as it is:\n{}\nnext: set it right by hand, or move its messages away and delete it",
         hard.join("\n")
     );
     Ok(())

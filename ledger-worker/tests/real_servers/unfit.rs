@@ -11,13 +11,18 @@ use crate::faults::signal_all;
 use crate::recoveries::{delete_stream, replace_stream, some_books};
 use crate::support::{HUNG, World, done, free_address, hold, http, said, until};
 
-/// What an operator's `nats stream edit LEDGER` does.
-async fn change(world: &World, how: impl FnOnce(&mut Config)) {
+/// What an operator's `nats stream edit LEDGER` does; the configuration before.
+async fn change(world: &World, how: impl FnOnce(&mut Config)) -> Config {
     let context = jetstream::new(world.bus.client.clone());
-    let mut config = context.get_stream(LEDGER).await.unwrap().cached_info().config.clone();
+    let before = context.get_stream(LEDGER).await.unwrap().cached_info().config.clone();
+    let mut config = before.clone();
     how(&mut config);
     context.update_stream(config).await.unwrap();
+    before
 }
+
+/// What to do about a stream that is not as the table says.
+const BOOTSTRAP: &str = "(next: mesh-gateway bootstrap streams)";
 
 async fn alarm(world: &World) -> Option<String> {
     world.postgres.client().await.query_one(ALARM, &[]).await.unwrap().get(0)
@@ -26,17 +31,20 @@ async fn alarm(world: &World) -> Option<String> {
 #[tokio::test]
 async fn a_stream_that_loses_facts_stops_the_active_worker_and_whoever_follows() {
     type Change = fn(&mut Config);
-    let cases: [(&str, &str, Change); 2] = [
-        ("its oldest", "LEDGER has lost facts: it begins at sequence ", |config| config.max_messages = 3),
-        ("all of them", "LEDGER has lost facts: it holds 0 of ", |config| {
+    let cases: [(u64, &str, Change); 2] = [
+        (3, "LEDGER has lost facts: it begins at sequence ", |config| config.max_messages = 3),
+        (0, "LEDGER has lost facts: it holds 0 of ", |config| {
             (config.max_age, config.duplicate_window) = (Duration::from_secs(1), Duration::from_secs(1));
         }),
     ];
-    for (what, named, how) in cases {
-        println!("it loses {what}");
+    for (left, named, how) in cases {
+        println!("{left} are left");
         let (world, pair) = four_held().await;
         pair.ready().await;
-        change(&world, how).await;
+        let before = change(&world, how).await;
+        until("facts to be lost", async || (world.bus.stream_end(LEDGER).await.unwrap().messages == left).then_some(())).await;
+        // Set up as it was: what is lost stays lost.
+        change(&world, |config| *config = before).await;
         // The one that was active says it in these words; who reads the stream again, how far it comes.
         until("a worker to say it", async || pair.workers.iter().any(|worker| worker.says(named)).then_some(())).await;
         pair.stopped("(next: keep a copy of LEDGER, delete it, mesh-ledger reseed)").await;
@@ -57,17 +65,36 @@ async fn a_stream_that_is_set_up_to_lose_facts_stops_all_until_it_is_as_before()
     let mut world = World::start().await;
     world.divisor = 10;
     let pair = Pair::start(&world).await;
-    assert_eq!(done(&world.ask(vec![hold(0)]).await), 1);
-    world.projected().await;
-    pair.ready().await;
-    change(&world, |config| config.max_messages = 1_000_000).await;
-    pair.stopped("max_msgs is 1000000 instead of -1 (next: mesh-gateway bootstrap streams)").await;
-    until("the readers to be told", async || alarm(&world).await.filter(|why| why.contains("max_msgs"))).await;
-    refused_by_silence(&world, hold(100)).await;
-    change(&world, |config| config.max_messages = -1).await;
-    assert_eq!(done(&world.ask(vec![hold(1)]).await), 1, "it goes on by itself");
-    pair.ready().await;
-    until("the alarm to be taken back", async || alarm(&world).await.is_none().then_some(())).await;
+    type Change = fn(&mut Config);
+    let cases: [(&str, Change); 3] = [
+        ("max_msgs is 1000000 instead of -1", |config| config.max_messages = 1_000_000),
+        ("allow_direct", |config| config.allow_direct = false),
+        ("subjects", |config| config.subjects = vec!["mesh.v1.ledger.other".into()]),
+    ];
+    for (n, (named, how)) in (0_u64..).zip(cases) {
+        println!("{named}");
+        assert_eq!(done(&world.ask(vec![hold(2 * n)]).await), 1);
+        world.projected().await;
+        pair.ready().await;
+        let before = change(&world, how).await;
+        pair.stopped(BOOTSTRAP).await;
+        refused_by_silence(&world, hold(100)).await;
+        until("the readers to be told", async || alarm(&world).await.filter(|why| why.contains(named) && why.contains(BOOTSTRAP))).await;
+        // One that begins now says the same.
+        let address = free_address();
+        let third = world.worker_at(&address);
+        until("it to say so", async || {
+            let ((status, body), metrics) = (http(&address, "/readyz").await?, http(&address, "/metrics").await?.1);
+            let told = ["mesh_ledger_stopped 1", "mesh_ledger_active 0"].into_iter().all(|gauge| metrics.contains(gauge));
+            (status == 503 && body.contains(named) && told).then_some(())
+        })
+        .await;
+        drop(third);
+        change(&world, |config| *config = before).await;
+        assert_eq!(done(&world.ask(vec![hold(2 * n + 1)]).await), 1, "it goes on by itself");
+        pair.ready().await;
+        until("the alarm to be taken back", async || alarm(&world).await.is_none().then_some(())).await;
+    }
 }
 
 #[tokio::test]

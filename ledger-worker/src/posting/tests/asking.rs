@@ -75,7 +75,7 @@ fn one_of_each() -> Vec<(&'static str, Op)> {
     let void = |reason| Op::Void { job: job(1), reason, ended: vec![] };
     vec![
         ("g", Op::Open { member: m, did: member }),
-        ("go", Op::Mint { member: m, amount_mmana, reason: reason.clone(), key: "k".into() }),
+        ("o", Op::Mint { member: m, amount_mmana, reason: reason.clone(), key: "k".into() }),
         ("g", Op::BindDevice { device: d, did: device, member: m }),
         ("go", Op::AttestTier { device: d, tier: 1 }),
         ("go", Op::RevokeDevice { device: d, receipts_seq: 1 }),

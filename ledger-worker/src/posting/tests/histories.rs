@@ -272,7 +272,9 @@ impl Pair {
         };
         let by = match step {
             Step::Work { .. } | Step::Void { .. } => SCHEDULER,
-            Step::Fee { .. } | Step::Flag { .. } | Step::Review { .. } | Step::Rules { .. } | Step::Correct { .. } => OPERATOR,
+            Step::Mint { .. } | Step::Fee { .. } | Step::Flag { .. } | Step::Review { .. } | Step::Rules { .. } | Step::Correct { .. } => {
+                OPERATOR
+            }
             _ => GATEWAY,
         };
         let (reason, note) = (String::new(), String::new());

@@ -562,13 +562,13 @@ fn may(by: Asker, op: &Op) -> bool {
     use Asker::{Gateway, Operator, Scheduler};
     let who: &[Asker] = match op {
         Op::Open { .. } | Op::BindDevice { .. } | Op::Hold { .. } | Op::Transfer { .. } => &[Gateway],
-        Op::Mint { .. } | Op::AttestTier { .. } | Op::RevokeDevice { .. } => &[Gateway, Operator],
+        Op::AttestTier { .. } | Op::RevokeDevice { .. } => &[Gateway, Operator],
         Op::Settle { .. } => &[Scheduler],
         Op::Void { reason: VoidReason::Cancelled | VoidReason::NotAdmitted, .. } => &[Gateway, Scheduler],
         Op::Void { reason: VoidReason::Failed | VoidReason::NotPlaced, .. } => &[Scheduler],
         Op::Void { reason: VoidReason::Expired, .. } => &[],
         Op::Fee { .. } | Op::Flag { .. } | Op::ReviewRelease { .. } | Op::ReviewSeize { .. } => &[Operator],
-        Op::SetPolicy { .. } | Op::Correct { .. } => &[Operator],
+        Op::Mint { .. } | Op::SetPolicy { .. } | Op::Correct { .. } => &[Operator],
         Op::Look { .. } => &[Gateway, Scheduler, Operator],
     };
     who.contains(&by)

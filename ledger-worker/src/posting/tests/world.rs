@@ -101,7 +101,8 @@ impl World {
         let by = match &op {
             Op::Settle { .. } => SCHEDULER,
             Op::Void { reason: VoidReason::Failed | VoidReason::NotPlaced, .. } => SCHEDULER,
-            Op::Fee { .. }
+            Op::Mint { .. }
+            | Op::Fee { .. }
             | Op::Flag { .. }
             | Op::ReviewRelease { .. }
             | Op::ReviewSeize { .. }
