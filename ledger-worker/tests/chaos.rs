@@ -211,6 +211,11 @@ impl Mortal {
         let log = self.proc.log.lock().unwrap();
         log.matches("active: this worker writes").count() > log.matches("stepped down").count()
     }
+    fn last_words(&self) -> String {
+        let log = self.proc.log.lock().unwrap();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
     fn is_dead(&mut self) -> bool {
         matches!(self.proc.child.try_wait(), Ok(Some(_)))
     }
@@ -246,7 +251,11 @@ async fn killed_again_and_again_the_books_are_those_of_a_quiet_day() {
     let mut postgres = 0;
     let deaths = Deaths::default();
     for kill in 1..=kills {
-        load.goes_on(1 + dice.below(60)).await;
+        if tokio::time::timeout(HUNG - Duration::from_secs(5), load.goes_on(1 + dice.below(60))).await.is_err() {
+            let postgres = tokio_postgres::connect(&world.postgres.url_of("mesh"), tokio_postgres::NoTls).await.is_ok();
+            let said: Vec<String> = workers.iter().map(Mortal::last_words).collect();
+            panic!("hung: the load does not go on before kill {kill}; Postgres answers: {postgres}\n{}", said.join("\n---\n"));
+        }
         if kill % 10 == 5 {
             deaths.note("Postgres was killed");
             kill_postgres(&mut world).await;
