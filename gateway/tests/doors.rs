@@ -247,7 +247,7 @@ async fn who_asks(desk: &Desk, me: &Guest, other: &Guest) {
         ("GET", "/api/v1/ledger/consistency?from=1", 400, "M0110"),
         ("GET", "/api/v1/credit/history?limit=0", 400, "M0116"),
         ("GET", "/api/v1/jobs/nothere", 404, "M0501"),
-        ("GET", "/api/v1/jobs/bafkrei", 404, "M0501"),
+        ("GET", "/api/v1/jobs/bafkrei", 409, "M0507"),
         ("POST", "/api/v1/jobs/job_bbbbbbbb/cancel", 404, "M0501"),
         ("GET", "/api/v1/devices/dev_x", 404, "M0506"),
         ("GET", "/api/v1/blobs/x", 404, "M0509"),
