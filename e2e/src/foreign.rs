@@ -1,4 +1,6 @@
-//! What only strangers write.
+//! What only strangers write, and the login of one: a device that is not run by its agent.
+
+use std::path::{Path, PathBuf};
 
 /// Header blocks that are none, and first lines that only a server may write.
 pub const BLOCKS: [&[u8]; 20] = [
@@ -23,3 +25,11 @@ pub const BLOCKS: [&[u8]; 20] = [
     b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
     b"NATS/1.0 503\r\n\r\n",
 ];
+
+/// The credentials of the device at home here: of the two files that its agent renews in turn, the one that is there first.
+///
+/// # Panics
+/// Where there is none.
+pub fn creds_of(home: &Path) -> PathBuf {
+    ["creds-a.creds", "creds-b.creds"].map(|name| home.join(name)).into_iter().find(|path| path.is_file()).expect("credentials")
+}

@@ -1,12 +1,10 @@
 //! The server stores and passes on header bytes as a publisher wrote them: whatever they are, nobody who receives them is harmed,
 //! and the message counts as if they were not there.
 
-use std::path::{Path, PathBuf};
-
 use bus::connect::Login;
 use bus_schemas::subject;
 use e2e::doors;
-use e2e::foreign::BLOCKS;
+use e2e::foreign::{self, BLOCKS};
 use serde_json::json;
 use testkit::raw::Raw;
 use testkit::{Stack, http, until};
@@ -21,7 +19,7 @@ async fn headers_of_a_stranger_harm_nobody() {
     let (member, inbox) = (stack.text("/member/id"), stack.text("/member/inbox_prefix"));
     let mut by_member = Raw::connect(&hub, Some(&stack.path("/member/creds"))).await;
     let device = stack.text("/devices/0/id");
-    let mut by_device = Raw::connect(&hub, Some(&creds_of(&stack.path("/devices/0/home")))).await;
+    let mut by_device = Raw::connect(&hub, Some(&foreign::creds_of(&stack.path("/devices/0/home")))).await;
     let mut on_device = Raw::connect(&stack.text("/devices/1/local_url"), None).await;
     let scheduler = scheduler_of(&stack).await;
     let mut by_ledger = Raw::connect(&hub, Some(&data.join("network/creds/ledger.creds"))).await;
@@ -73,15 +71,6 @@ async fn headers_of_a_stranger_harm_nobody() {
     // The books: what a stranger stored counts for nothing, and the writer is the same.
     let verified = stack.cli.ok_async(&["credit", "balance"]).await;
     assert!(verified["available_mmana"].is_u64(), "{verified}");
-}
-
-/// Of the two files that an agent renews in turn, the one that is there first.
-fn creds_of(home: &Path) -> PathBuf {
-    ["creds-a.creds", "creds-b.creds"]
-        .map(|name| home.join(name))
-        .into_iter()
-        .find(|path| path.is_file())
-        .expect("the device's credentials")
 }
 
 /// Has the job with this key ended as it should? Whoever it belongs to is asked: the member, or the device's owner.

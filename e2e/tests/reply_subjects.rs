@@ -7,6 +7,7 @@ use std::time::Duration;
 use bus_schemas::api::ask::BlobGet;
 use bus_schemas::envelope;
 use e2e::doors;
+use e2e::foreign::creds_of;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use testkit::raw::Raw;
@@ -29,9 +30,7 @@ async fn an_answer_sent_to_anothers_watch_subject_ends_no_wait() {
     bus.client.flush().await.expect("a flush");
 
     let (device, home) = (stack.text("/devices/0/id"), stack.path("/devices/0/home"));
-    let creds =
-        ["creds-a.creds", "creds-b.creds"].map(|name| home.join(name)).into_iter().find(|path| path.is_file()).expect("credentials");
-    let mut stranger = Raw::connect(&stack.text("/nats/url"), Some(&creds)).await;
+    let mut stranger = Raw::connect(&stack.text("/nats/url"), Some(&creds_of(&home))).await;
     let forged = json!({"id": id, "state": "Failed", "at": 1});
     let ask = question(&put_blob(&stack, &home, forged.to_string()).await);
     // The wait has begun at some moment of these; each would end it.
