@@ -77,7 +77,11 @@ pub fn watch(member: &MemberId, job: &JobId, what: &str) -> String {
     format!("mesh.v1.watch.{member}.{job}.{what}")
 }
 pub fn watch_all(member: &MemberId) -> String {
-    format!("mesh.v1.watch.{member}.*.*")
+    watch_jobs(member, "*")
+}
+/// One `what` of all jobs.
+pub fn watch_jobs(member: &MemberId, what: &str) -> String {
+    format!("mesh.v1.watch.{member}.*.{what}")
 }
 /// `noun.verb`: job.submit, job.ls, …
 pub fn api(asker: &Asker, call: &str) -> String {

@@ -247,7 +247,7 @@ impl Bus {
     /// name what they use, and need `STREAM.INFO` and `CONSUMER.INFO` of exactly that.
     ///
     /// # Errors
-    /// Where one is missing, or differs in a way that nobody can have meant; the text names every difference.
+    /// Where one is missing, or differs in a way that nobody can have meant: then an [`Unlike`], which names every difference.
     pub async fn check_streams(&self, timings: &Timings, streams: &[&str], consumers: &[(&str, &str)]) -> anyhow::Result<()> {
         let context = async_nats::jetstream::new(self.client.clone());
         let table = wanted(timings, 1);
@@ -259,7 +259,7 @@ impl Bus {
                 .await
                 .map_err(|error| anyhow::anyhow!("{error}"))
                 .with_context(|| format!("stream {name} is not there; run: mesh-gateway bootstrap streams"))?;
-            refuse(&format!("stream {name}"), &compare(&wanted.config, &found.cached_info().config))?;
+            refuse(format!("stream {name}"), compare(&wanted.config, &found.cached_info().config))?;
         }
         for (stream, name) in consumers {
             let wanted = table
@@ -273,7 +273,7 @@ impl Bus {
                 .await
                 .map_err(|error| anyhow::anyhow!("{error}"))
                 .with_context(|| format!("consumer {name} of stream {stream} is not there; run: mesh-gateway bootstrap streams"))?;
-            refuse(&format!("consumer {name} of stream {stream}"), &compare_consumer(wanted, &found.cached_info().config))?;
+            refuse(format!("consumer {name} of stream {stream}"), compare_consumer(wanted, &found.cached_info().config))?;
         }
         // What waits in the streams does not tell what time it is there; the server itself does.
         if let Some(stream) = streams.first() {
@@ -283,10 +283,24 @@ impl Bus {
     }
 }
 
-fn refuse(what: &str, differences: &[Difference]) -> anyhow::Result<()> {
-    let list: Vec<String> = differences.iter().filter(|d| d.weight != Weight::Mild).map(ToString::to_string).collect();
-    anyhow::ensure!(list.is_empty(), "{what} is not as the table says: {}; run: mesh-gateway bootstrap streams", list.join(", "));
-    Ok(())
+/// Something is there, but not as the table says: in a way that nobody can have meant, or that a running part cannot rely on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} is not as the table says: {}; run: mesh-gateway bootstrap streams", list(.differences))]
+pub struct Unlike {
+    /// Which stream or consumer.
+    pub what: String,
+    /// Those that weigh.
+    pub differences: Vec<Difference>,
+}
+
+/// Differences in one line.
+pub fn list(differences: &[Difference]) -> String {
+    differences.iter().map(ToString::to_string).collect::<Vec<String>>().join(", ")
+}
+
+fn refuse(what: String, mut differences: Vec<Difference>) -> Result<(), Unlike> {
+    differences.retain(|difference| difference.weight != Weight::Mild);
+    if differences.is_empty() { Ok(()) } else { Err(Unlike { what, differences }) }
 }
 
 #[cfg(test)]

@@ -78,6 +78,23 @@ pub enum TurnOver {
     Wrong(#[from] Wrong),
 }
 
+impl TurnOver {
+    /// Are the books still what the stream made? Elsewhere they may be ahead of it: what was decided but not stored never happened. Who
+    /// only lost the lease had nothing undecided, and would lose it again while it reads everything anew on a busy machine.
+    pub fn keeps_books(&self) -> bool {
+        match self {
+            Self::Lease(_) | Self::Deaf => true,
+            Self::Stop
+            | Self::NotStored(_)
+            | Self::Behind { .. }
+            | Self::OtherStream
+            | Self::Apart(_)
+            | Self::Unfit(_)
+            | Self::Wrong(_) => false,
+        }
+    }
+}
+
 /// A request that was checked and waits for its answer.
 pub struct Asked {
     reply: Subject,

@@ -26,7 +26,7 @@ use crate::projector::{Feed, Projector, ahead, other_chain};
 use crate::refused::{self, Refused};
 use crate::settings::parts;
 use crate::store::{Apart, Position, Store};
-use crate::whole::{is_unlike, unlike_the_table, whole};
+use crate::whole::{unlike, unlike_the_table, whole};
 
 /// How long the rows may take to catch up when the worker is told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -99,7 +99,7 @@ impl Worker {
         self.prepare("ledger", &stop, async || {
             match self.bus.check_streams(&self.timings, &[LEDGER, &lease_stream], &[]).await {
                 // Told with an alarm, below.
-                Err(error) if is_unlike(&error) => Ok(()),
+                Err(error) if unlike(&error).is_some() => Ok(()),
                 checked => checked,
             }
         })
@@ -113,8 +113,9 @@ impl Worker {
                     said.clear();
                     let over = self.turn(&mut lease, &mut known, requests, &stop).await;
                     metrics::gauge!("mesh_ledger_active").set(0.0);
-                    // The books may be ahead of the stream: what was decided but not stored never happened.
-                    known.standing = self.no_books();
+                    if !over.keeps_books() {
+                        known.standing = self.no_books();
+                    }
                     // Before the lease is free, so that nobody sees this worker well and idle.
                     self.tell_end(&over, &mut known).await;
                     lease.release().await;
@@ -132,7 +133,8 @@ impl Worker {
                         | TurnOver::Apart(_)
                         | TurnOver::Unfit(_) => {
                             metrics::counter!("mesh_ledger_step_downs_total").increment(1);
-                            tracing::warn!(why = %over, "stepped down; the books are built again from the stream");
+                            let books = if over.keeps_books() { "go on from where they are" } else { "are built again from the stream" };
+                            tracing::warn!(why = %over, "stepped down; the books {books}");
                         }
                     }
                     if let (TurnOver::NotStored(NotStored::Refused(_)), Some(refused)) = (&over, &known.refused) {

@@ -4,13 +4,12 @@ use std::time::Duration;
 
 use bus::Bus;
 use bus::direct::StreamEnd;
+use bus::streams::{Unlike, list};
 use bus_schemas::limits::Timings;
 use bus_schemas::stream::LEDGER;
 
 /// How long the hub may take to say how LEDGER is set up.
 const LOOK: Duration = Duration::from_secs(2);
-/// So `check_streams` says that LEDGER is there, but another one than the table wants.
-const UNLIKE: &str = "stream LEDGER is not as the table says";
 
 /// Every message from the first on: from anything else nobody can make the books again.
 ///
@@ -25,22 +24,20 @@ pub fn whole(end: &StreamEnd) -> Result<(), String> {
     Err(format!("LEDGER has lost facts: it {lost} (next: keep a copy of LEDGER, delete it, mesh-ledger reseed)"))
 }
 
-/// Is this about a LEDGER that is set up otherwise than the table says?
-pub fn is_unlike(error: &anyhow::Error) -> bool {
-    format!("{error:#}").contains(UNLIKE)
+/// What `check_streams` found: a LEDGER that is set up otherwise than the table says?
+pub fn unlike(error: &anyhow::Error) -> Option<&Unlike> {
+    error.downcast_ref::<Unlike>().filter(|unlike| unlike.what == format!("stream {LEDGER}"))
 }
 
 /// How LEDGER is not what the table of streams says, where that may cost facts. `None`: it is, or it cannot be seen now.
 pub async fn unlike_the_table(bus: &Bus, timings: &Timings) -> Option<String> {
     let seen = tokio::time::timeout(LOOK, bus.check_streams(timings, &[LEDGER], &[])).await;
     let error = seen.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {LOOK:?}"))).err()?;
-    if !is_unlike(&error) {
+    let Some(Unlike { what, differences }) = unlike(&error) else {
         tracing::debug!(error = format!("{error:#}"), "how LEDGER is set up cannot be seen");
         return None;
-    }
-    let text = format!("{error:#}");
-    let what = text.split("; run:").next().unwrap_or_default();
-    Some(format!("{what} (next: mesh-gateway bootstrap streams)"))
+    };
+    Some(format!("{what} is not as the table says: {} (next: mesh-gateway bootstrap streams)", list(differences)))
 }
 
 /// Ends, with the reason, when LEDGER is seen to be set up otherwise.

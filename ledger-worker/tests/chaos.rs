@@ -224,8 +224,10 @@ impl Mortal {
 /// Kills the server and all that it started, as a power cut of the database alone would.
 async fn kill_postgres(world: &mut World) {
     let pid = world.postgres.pid();
-    // Stopped first: a child that it starts meanwhile would live on, and keep the next server from starting.
+    // Stopped first, and seen to be: a child that it starts meanwhile would live on, and keep the next server from starting.
     signal(pid, "STOP");
+    let stopped = || std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") T") || stat.contains(") Z"));
+    until("Postgres to stand still", async || stopped().then_some(())).await;
     let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
     signal(pid, "KILL");
     let children: Vec<u32> = children.split_whitespace().filter_map(|child| child.parse().ok()).collect();

@@ -225,7 +225,12 @@ async fn a_frozen_writer_neither_writes_nor_refuses_from_stale_books() {
         assert_eq!(done(&outcomes), 1, "{outcomes:?}");
     }
     until("the first to step down", async || first.says("stepped down").then_some(())).await;
-    all_there_once(&world, 30).await;
+    // What it knew was right, only old: it goes on from there, and has all of it when it is its turn again.
+    assert!(first.says("the books go on from where they are"), "{}", first.log.lock().unwrap());
+    signal(second.pid(), "KILL");
+    steady(&world, 30..40, |_| {}).await;
+    assert_eq!(done(&world.ask(vec![Op::Open { member: late.member_id(), did: late }]).await), 1, "it has heard of this member meanwhile");
+    all_there_once(&world, 40).await;
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use crate::cli::client::Session;
 use crate::cli::failure::Failure;
+use crate::cli::job::is_told;
 
 /// No result for so long means that something hangs.
 const STALL: Duration = Duration::from_secs(30);
@@ -62,7 +63,7 @@ impl Load {
         let member = session.context.member.id;
         let bus = session.bus.clone();
         let failed = |error: String| Failure::new(Code::Unavailable, error);
-        let results = bus.client.subscribe(format!("mesh.v1.watch.{member}.*.result")).await.map_err(|error| failed(error.to_string()))?;
+        let results = bus.client.subscribe(subject::watch_jobs(&member, "result")).await.map_err(|error| failed(error.to_string()))?;
         bus.client.flush().await.map_err(|error| failed(error.to_string()))?;
         let shared = Shared {
             bus,
@@ -116,6 +117,9 @@ impl Load {
     }
 
     fn take(&self, message: &async_nats::Message, done: &mut u32, latencies: &mut Vec<Duration>) {
+        if !is_told(message) {
+            return;
+        }
         let id = message.subject.split('.').nth(4).and_then(|id| id.parse::<JobId>().ok());
         let began = id.and_then(|id| self.shared.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
         // Somebody else's job of the same member, or a result told twice: neither counts.

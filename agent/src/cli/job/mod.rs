@@ -210,7 +210,7 @@ async fn finish(ended: follow::Ended, command: &'static str, session: &Session, 
 
 /// Was this message told by the network? It says who submitted the job. Without that, somebody named our subject as the place for an
 /// answer to a question of his own, which no server refuses.
-fn is_told(message: &async_nats::Message) -> bool {
+pub fn is_told(message: &async_nats::Message) -> bool {
     message.headers.as_ref().is_some_and(|headers| headers.get(header::ASKER).is_some())
 }
 
