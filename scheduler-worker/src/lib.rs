@@ -29,6 +29,7 @@ pub mod next_step;
 pub mod ready;
 pub mod run;
 pub mod settle;
+pub mod stored;
 pub mod sweep;
 pub mod take;
 pub mod tell;

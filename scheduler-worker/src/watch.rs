@@ -19,7 +19,8 @@ use crate::job::{Evidence, Phase};
 use crate::measure;
 use crate::next_step::{Retry, after_failure, avoided};
 use crate::settle::Carried;
-use crate::tell::{receipt_view, result_json};
+use crate::stored::Completed;
+use crate::tell::result_json;
 use crate::world::{Done, World};
 
 /// Missing from so many full heartbeats in a row, a job has ended on its device.
@@ -115,7 +116,7 @@ impl World {
             }
             return;
         };
-        let (assignment, since, is_current) = (attempt.evidence.clone(), attempt.at, job.current == Some(attempt.id));
+        let (member, since, is_current) = (job.admitted.member, attempt.at, job.current == Some(attempt.id));
         let evidence = Evidence { proof: Arc::new(proof), batch: Some(Arc::clone(batch)) };
         measure::receipt(now.duration_since(since));
         if is_current && job.phase == Phase::Assigning {
@@ -125,10 +126,8 @@ impl World {
         match receipt.outcome.clone() {
             Outcome::Completed(signed) => match result_json(&signed, result.as_deref()) {
                 Ok(told) => {
-                    let view = receipt_view(&receipt, id, did, &evidence.proof, &assignment.proof);
-                    self.tell_result(&receipt.job, told, view);
-                    crash::at("after_tell");
-                    self.settle(receipt, id, evidence, result, carried, now);
+                    let completed = Completed { receipt, id, did, evidence, result, told, carried: Arc::clone(carried) };
+                    if completed.result.is_some() { self.completed(completed, now) } else { self.seek_blob(completed, signed, member) }
                 }
                 Err(what) => {
                     let failure = Failure { class: FailureClass::ExecutionError, message: what, retryable: true };
@@ -152,7 +151,7 @@ impl World {
     }
 
     /// A receipt that is not paid.
-    fn failed_there(&mut self, receipt: &Receipt, failure: Failure, is_current: bool, now: Instant) {
+    pub fn failed_there(&mut self, receipt: &Receipt, failure: Failure, is_current: bool, now: Instant) {
         let closed = Closed { attempt: receipt.attempt, paid_mmana: None, not_paid: Some(failure.message.clone()) };
         self.closed.insert(closed.clone());
         self.closing.tell_closed(receipt.device, closed);

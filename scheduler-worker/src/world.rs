@@ -48,6 +48,7 @@ pub enum Done {
         jobs: Vec<(JobId, bool)>,
     },
     Strays(StrayAnswers),
+    Sought(Box<crate::stored::Sought>),
     Refreshed(crate::run::Refreshed),
     /// Something was sent or stored that nobody waits for.
     Sent,
@@ -303,6 +304,7 @@ impl World {
             Done::Ended(ended) => self.ended(ended, now),
             Done::Renewed { asked, jobs } => self.renewed(asked, &jobs),
             Done::Strays(answers) => self.strays_answered(answers),
+            Done::Sought(sought) => self.sought(*sought, now),
             Done::Refreshed(refreshed) => self.refreshed(refreshed, now),
             Done::Sent => (),
         }

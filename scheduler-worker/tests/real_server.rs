@@ -6,14 +6,15 @@ mod network;
 
 use std::time::{Duration, Instant};
 
+use bus_schemas::api::BlobInfo;
 use bus_schemas::history::HistoryEvent;
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, VoidReason};
 use bus_schemas::offer::Decline;
-use bus_schemas::receipt::{Failure, FailureClass};
-use bus_schemas::{Code, JobId, MilliMana, Signer, subject};
+use bus_schemas::receipt::{Failure, FailureClass, ResultRef};
+use bus_schemas::{Code, JobId, MilliMana, Signer, stream, subject};
 use network::device::{OnAssign, OnOffer, Script, completed};
-use network::{Network, gateway, next, result_text, until};
+use network::{HUNG, Network, cid, gateway, member, next, result_text, until};
 
 const ECHO: &str = r#"{"kind":"echo","text":"hello"}"#;
 
@@ -210,6 +211,37 @@ async fn a_job_that_cannot_work_fails_at_once_and_one_that_may_is_tried_four_tim
     assert_eq!(network.bus.stream_end("DLQ").await.unwrap().messages, 2, "dead letters are kept");
     until("the device to be told", async || (device.closed().len() == 5).then_some(())).await;
     assert!(device.closed().iter().all(|closed| closed.not_paid.as_deref() == Some("out of paper")));
+}
+
+#[tokio::test]
+async fn a_large_result_is_paid_once_its_member_can_read_it() {
+    let network = Network::start().await;
+    let blob = ResultRef { cid: cid(b"a large one"), bytes: 300_000 };
+    let device = network.device(1, Script::echo().that(OnAssign::Claim(blob))).await;
+    let _scheduler = network.scheduler();
+    let mut results = network.results().await;
+    let lost = network.admit_one("a", ECHO).await;
+    let end = network.end_of(lost).await;
+    assert_eq!((end.state, end.attempts), (JobState::Failed, 4), "it says so of each attempt");
+    let said = end.problem.unwrap().detail;
+    assert!(said.contains(&format!("its result {} was never stored", blob.cid)), "{said}");
+    // As the gateway lists it, but another size than the receipt says; then the right one.
+    let info = |bytes| serde_json::to_vec(&BlobInfo { bytes, chunks: vec![blob.cid] }).unwrap();
+    let listed = stream::blob::info(&blob.cid, &member().public().member_id());
+    network.bus.store(listed, None, info(1).into(), HUNG).await.unwrap();
+    let small = network.end_of(network.admit_one("b", ECHO).await).await;
+    assert_eq!(small.state, JobState::Failed);
+    assert!(small.problem.unwrap().detail.contains("has 1 bytes, the receipt says 300000"));
+    let there = ResultRef { cid: cid(b"another"), bytes: 300_000 };
+    let listed = stream::blob::info(&there.cid, &member().public().member_id());
+    network.bus.store(listed, None, info(there.bytes).into(), HUNG).await.unwrap();
+    device.script(|script| script.on_assign = OnAssign::Claim(there));
+    let good = network.admit_one("c", ECHO).await;
+    assert_eq!(network.end_of(good).await.state, JobState::Completed);
+    let told: serde_json::Value = serde_json::from_slice(&next(&mut results).await.payload).unwrap();
+    assert_eq!((told["id"].as_str(), told["result"]["bytes"].as_u64()), (Some(good.to_string().as_str()), Some(there.bytes)), "and nothing before");
+    network.jobs_are_gone().await;
+    assert_eq!(network.books.closed(), (1, 2));
 }
 
 #[tokio::test]

@@ -100,6 +100,7 @@ pub const SCHEDULER: Role = Role {
         ("$JS.API.DIRECT.GET.EVENTS", "what a device told about an attempt"),
         ("$JS.API.DIRECT.GET.EVENTS.>", "the last of it"),
         ("$JS.API.DIRECT.GET.LEDGER", "follows the facts: attested tiers, revoked devices"),
+        ("$JS.API.DIRECT.GET.BLOBS", "whether a large result is there before it is paid"),
         ("$JS.API.DIRECT.GET.KV_devices", "who is enrolled"),
         ("$JS.API.DIRECT.GET.KV_devices.>", "one device"),
         ("$JS.API.DIRECT.GET.KV_reputation", "all reputations"),

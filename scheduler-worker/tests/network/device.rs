@@ -37,6 +37,8 @@ pub enum OnAssign {
     /// Ends at once with the job's text.
     Echo,
     Fail(Failure),
+    /// Ends at once, with a result that is said to be a blob.
+    Claim(ResultRef),
     Decline(Decline),
     /// Takes it and keeps it until told.
     Keep,
@@ -276,6 +278,7 @@ impl Hands {
                 }
                 OnAssign::Echo => Some(completed(&text)),
                 OnAssign::Fail(failure) => Some(Outcome::Failed(failure.clone())),
+                OnAssign::Claim(blob) => Some(Outcome::Completed(*blob)),
                 OnAssign::Keep => None,
             };
             let receipt = outcome.map(|outcome| receipt(&assignment, attempt, outcome));
@@ -296,7 +299,7 @@ impl Hands {
             let state = self.state.lock().unwrap();
             for kept in attempts.iter().filter_map(|attempt| state.kept.get(attempt)) {
                 let Some(receipt) = kept.receipt.clone() else { continue };
-                let inline = matches!(receipt.outcome, Outcome::Completed(_)).then(|| ByteBuf::from(echo_result(&kept.text)));
+                let inline = (receipt.outcome == completed(&kept.text)).then(|| ByteBuf::from(echo_result(&kept.text)));
                 let to = by_scheduler.entry(kept.to.clone()).or_default();
                 to.0.push(receipt);
                 to.1.push(inline);
