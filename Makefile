@@ -5,6 +5,8 @@ export CARGO_TARGET_DIR := $(abspath $(or $(CARGO_TARGET_DIR),$(MESH_CACHE)/targ
 export MESH_BIN_DIR := $(CARGO_TARGET_DIR)/release
 # A panic says where it happened; the frames of the runtime below it would bury what it says.
 export RUST_BACKTRACE := 0
+# ONNX Runtime, as it is published, would keep an id of the machine and events for its makers in the home folder.
+export ORT_DISABLE_TELEMETRY := 1
 export PATH := $(PATH):$(or $(CARGO_HOME),$(HOME)/.cargo)/bin
 
 PROGRAMS := mesh mesh-gateway mesh-scheduler mesh-ledger

@@ -116,7 +116,13 @@ impl Memory {
             Err(error) => return Err(bad(error.to_string())),
         };
         let seen: Seen = serde_json::from_str(&text).map_err(|error| bad(format!("no remembered checkpoint ({error})")))?;
-        if seen.network == *network { Ok(Some(seen)) } else { Err(bad(format!("it is of {}", seen.network))) }
+        if seen.network != *network {
+            return Err(bad(format!("it is of {}", seen.network)));
+        }
+        if seen.seq == 0 || seen.seq.checked_add(1) != Some(seen.message_seq) {
+            return Err(bad(format!("no checkpoint covers sequence {} and stands at {}", seen.seq, seen.message_seq)));
+        }
+        Ok(Some(seen))
     }
     /// Keeps the newer one; agent and command line share the file.
     ///

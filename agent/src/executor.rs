@@ -19,6 +19,31 @@ use crate::home::Settings;
 pub mod echo;
 pub mod embed;
 
+/// What an engine tells while it works.
+pub enum Step {
+    Progress(Progress),
+    Part(Part),
+}
+
+/// A part of the result that can be kept: another device could go on behind it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// [`bus_schemas::api::PartialResult`] as JSON.
+    pub bytes: Vec<u8>,
+    pub cid: Cid,
+    /// Texts of the job that are done with it.
+    pub units: u32,
+}
+
+/// What an engine made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// The result's JSON.
+    pub bytes: Vec<u8>,
+    /// Texts that were computed here; what was kept by others is not.
+    pub units: u32,
+}
+
 /// What an engine is told after each step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Control {
@@ -61,11 +86,12 @@ pub trait Executor: Send {
     /// # Errors
     /// Why it cannot.
     fn prepare(&mut self) -> Result<(), Ended>;
-    /// Computes: the texts in, the result's JSON out.
+    /// Computes: the texts in, the result's JSON out. `kept` are the parts that earlier attempts have left, the first texts first; what
+    /// cannot be used of them is computed again.
     ///
     /// # Errors
     /// Why there is no result.
-    fn run(&mut self, texts: &[String], tell: &mut dyn FnMut(Progress) -> Control) -> Result<Vec<u8>, Ended>;
+    fn run(&mut self, texts: &[String], kept: &[Vec<u8>], tell: &mut dyn FnMut(Step) -> Control) -> Result<Made, Ended>;
     /// Frees what it loaded.
     fn release(&mut self);
     fn is_loaded(&self) -> bool;
@@ -99,6 +125,8 @@ pub struct Order {
     pub attempt: AttemptId,
     pub kind: String,
     pub texts: Vec<String>,
+    /// What earlier attempts have left.
+    pub kept: Vec<Vec<u8>>,
     /// It must have ended by then.
     pub deadline: Instant,
     pub reins: Reins,
@@ -127,10 +155,17 @@ impl Reins {
     }
 }
 
+/// What comes back from the engines' threads.
+pub enum Reported {
+    Part(AttemptId, Part),
+    Finished(Finished),
+}
+
 /// How an order ended.
 pub struct Finished {
     pub attempt: AttemptId,
     pub kind: String,
+    /// Texts that were computed.
     pub units: u32,
     /// The result's bytes and their content id.
     pub result: Result<(Vec<u8>, Cid), Ended>,
@@ -148,18 +183,18 @@ pub struct Engines {
 const IDLE_MAX: Duration = Duration::from_secs(300);
 
 impl Engines {
-    /// Starts `slots` threads; each calls `done` for every order.
+    /// Starts `slots` threads; each calls `report` for every order, and for every part of one.
     ///
     /// # Errors
     /// Where the system gives no thread.
-    pub fn start(settings: &Settings, slots: usize, done: impl Fn(Finished) + Send + Sync + 'static) -> std::io::Result<Self> {
+    pub fn start(settings: &Settings, slots: usize, report: impl Fn(Reported) + Send + Sync + 'static) -> std::io::Result<Self> {
         let (orders, receiver) = channel();
         let receiver = Arc::new(Mutex::new(receiver));
-        let done = Arc::new(done);
+        let report = Arc::new(report);
         let loaded = Arc::new(AtomicBool::new(false));
         for slot in 0..slots.max(1) {
-            let (receiver, done, loaded, settings) = (receiver.clone(), done.clone(), loaded.clone(), settings.clone());
-            let work = move || Worker { settings, engines: vec![], loaded }.work(&receiver, &*done);
+            let (receiver, report, loaded, settings) = (receiver.clone(), report.clone(), loaded.clone(), settings.clone());
+            let work = move || Worker { settings, engines: vec![], loaded }.work(&receiver, &*report);
             std::thread::Builder::new().name(format!("engine-{slot}")).spawn(work)?;
         }
         Ok(Self { orders, loaded })
@@ -181,7 +216,7 @@ struct Worker {
 }
 
 impl Worker {
-    fn work(mut self, orders: &Mutex<Receiver<Order>>, done: &dyn Fn(Finished)) {
+    fn work(mut self, orders: &Mutex<Receiver<Order>>, report: &dyn Fn(Reported)) {
         lower_priority();
         loop {
             let order = {
@@ -193,7 +228,10 @@ impl Worker {
                 }
             };
             match order {
-                Ok(order) => done(self.run(order)),
+                Ok(order) => {
+                    let finished = self.run(order, report);
+                    report(Reported::Finished(finished));
+                }
                 Err(RecvTimeoutError::Timeout) => {
                     self.engines.iter_mut().for_each(|engine| engine.release());
                     self.loaded.store(false, Ordering::Relaxed);
@@ -204,17 +242,17 @@ impl Worker {
         }
     }
 
-    fn run(&mut self, order: Order) -> Finished {
-        let units = u32::try_from(order.texts.len()).unwrap_or(u32::MAX);
-        let (result, took) = self.result(&order);
-        let result = result.map(|bytes| {
-            let cid = Cid::of(&bytes);
-            (bytes, cid)
+    fn run(&mut self, order: Order, report: &dyn Fn(Reported)) -> Finished {
+        let (made, took) = self.result(&order, report);
+        let units = made.as_ref().map_or(0, |made| made.units);
+        let result = made.map(|made| {
+            let cid = Cid::of(&made.bytes);
+            (made.bytes, cid)
         });
         Finished { attempt: order.attempt, kind: order.kind, units, result, took }
     }
 
-    fn result(&mut self, order: &Order) -> (Result<Vec<u8>, Ended>, Duration) {
+    fn result(&mut self, order: &Order, report: &dyn Fn(Reported)) -> (Result<Made, Ended>, Duration) {
         let reins = &order.reins;
         let prepared = self.engine(&order.kind).and_then(|engine| engine.prepare());
         if let Err(ended) = prepared {
@@ -223,16 +261,19 @@ impl Worker {
         self.loaded.store(self.engines.iter().any(|engine| engine.is_loaded()), Ordering::Relaxed);
         let start = Instant::now();
         let mut late = false;
-        let mut tell = |progress: Progress| {
-            reins.tell(progress);
+        let mut tell = |step: Step| {
+            match step {
+                Step::Progress(progress) => reins.tell(progress),
+                Step::Part(part) => report(Reported::Part(order.attempt, part)),
+            }
             late = late || Instant::now() > order.deadline;
             if late || reins.is_stopped() { Control::Stop } else { Control::Continue }
         };
-        if tell(Progress::default()) == Control::Stop {
+        if tell(Step::Progress(Progress::default())) == Control::Stop {
             return (Err(stopped(late)), Duration::ZERO);
         }
         let result = match self.engine(&order.kind) {
-            Ok(engine) => engine.run(&order.texts, &mut tell),
+            Ok(engine) => engine.run(&order.texts, &order.kept, &mut tell),
             Err(ended) => Err(ended),
         };
         let result = match result {
@@ -280,11 +321,16 @@ mod tests {
     fn a_thread_runs_orders_and_stops_them() {
         let (sender, receiver) = channel();
         let sender = Mutex::new(sender);
-        let engines = Engines::start(&Settings::default(), 1, move |finished| sender.lock().unwrap().send(finished).unwrap()).unwrap();
+        let engines = Engines::start(&Settings::default(), 1, move |reported| {
+            let Reported::Finished(finished) = reported else { return };
+            sender.lock().unwrap().send(finished).unwrap();
+        })
+        .unwrap();
         let order = |kind: &str, deadline: Instant, reins: Reins| Order {
             attempt: AttemptId(Cid::of(kind.as_bytes())),
             kind: kind.into(),
             texts: vec!["hi \"there\"".into()],
+            kept: vec![],
             deadline,
             reins,
         };

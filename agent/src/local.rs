@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Stor
 use bus::Bus;
 use bus_schemas::api::{ErrorBody, WatchState};
 use bus_schemas::assignment::Payload;
+use bus_schemas::event::Checkpoint;
 use bus_schemas::id::Asker;
 use bus_schemas::job::JobState;
 use bus_schemas::subject::{header, local};
@@ -37,6 +38,9 @@ pub struct Kept {
     pub s: InstanceId,
     pub assignment: Proof,
     pub payload: Payload,
+    /// How far this device has come with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Checkpoint>,
 }
 
 impl Local {
@@ -75,20 +79,37 @@ impl Local {
         Ok(Self { bus, work, outbox, outbox_id })
     }
 
-    /// Keeps an accepted job; its sequence, to forget it by.
+    /// Keeps an accepted job.
     ///
     /// # Errors
     /// Why it could not be kept.
-    pub async fn keep(&self, attempt: &AttemptId, kept: &Kept) -> Result<u64, Problem> {
+    pub async fn keep(&self, attempt: &AttemptId, kept: &Kept) -> Result<(), Problem> {
         let payload = bus_schemas::envelope::encode(kept).into();
         let stored = self.bus.store_once(format!("work.{attempt}"), None, payload, std::time::Duration::from_secs(5)).await;
-        stored.map(|stored| stored.seq).map_err(|error| Problem::new(Code::Unavailable, format!("the local store: {error}")))
+        stored.map(|_| ()).map_err(|error| Problem::new(Code::Unavailable, format!("the local store: {error}")))
+    }
+    /// Notes how far a kept job is; the note takes the place of what was kept.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`]; the job is kept as before then.
+    pub async fn keep_on(&self, attempt: &AttemptId, resume: Checkpoint) -> Result<(), Problem> {
+        let away = |error: &dyn std::fmt::Display| Problem::new(Code::Unavailable, format!("the local store: {error}"));
+        let found = self.bus.last_by_subject(local::WORK, &format!("work.{attempt}")).await.map_err(|error| away(&error))?;
+        let message = found.ok_or_else(|| away(&"the job is not there"))?;
+        let kept: Kept = strict::decode(Form::Msgpack, &message.payload, limits::BATCH_BYTES_MAX)?;
+        self.keep(attempt, &Kept { resume: Some(resume), ..kept }).await
     }
     /// Forgets a job that has ended.
+    pub async fn done(&self, attempt: &AttemptId) {
+        if let Err(error) = self.work.purge().filter(format!("work.{attempt}")).await {
+            // It would be taken up again after a restart, and its receipt would be a second one: harmless, but say so.
+            tracing::warn!(%error, %attempt, "an ended job stays in WORK");
+        }
+    }
+    /// Forgets what is no job that can be taken up.
     pub async fn forget(&self, seq: u64) {
         if let Err(error) = self.work.delete_message(seq).await {
-            // It would be taken up again after a restart, and its receipt would be a second one: harmless, but say so.
-            tracing::warn!(%error, seq, "an ended job stays in WORK");
+            tracing::warn!(%error, seq, "what cannot be taken up stays in WORK");
         }
     }
     /// Every job that was kept, oldest first, with its sequence.

@@ -28,6 +28,7 @@ mod auction;
 mod books;
 mod control;
 mod owner;
+pub mod parts;
 mod pulse;
 mod resume;
 mod state;
@@ -221,7 +222,9 @@ impl Agent {
     async fn on_happened(&mut self, happened: Happened) {
         match happened {
             Happened::Kept(kept) => self.on_kept(kept).await,
-            Happened::Fetched { attempt, texts } => self.on_fetched(attempt, texts),
+            Happened::Fetched { attempt, input } => self.on_fetched(attempt, input),
+            Happened::Part(attempt, part) => self.on_part(attempt, part),
+            Happened::PartStored(attempt, checkpoint) => self.on_part_stored(attempt, checkpoint),
             Happened::Finished(finished) => self.on_finished(finished),
             Happened::Uploaded { attempt, result } => self.on_uploaded(attempt, result),
             Happened::Sent { number, stored } => self.on_sent(number, stored),

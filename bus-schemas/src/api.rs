@@ -130,8 +130,25 @@ pub enum ResultJson {
     Large(BlobRef),
 }
 
+/// A part of an `embed` result, kept while the job runs; told on `mesh.v1.watch.<m>.<j>.out` as its [`crate::event::Checkpoint`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PartialResult {
+    pub model: String,
+    pub dims: u32,
+    /// The first text of this part, counted from 0.
+    pub from: u32,
+    /// One vector per text.
+    pub vectors: Vec<Vec<f32>>,
+    /// Texts of the job that were cut, among those of this part.
+    pub truncated: Vec<u32>,
+    /// The part before this one; absent in the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<BlobRef>,
+}
+
 /// What stands in `result` for a large one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BlobRef {
     pub cid: Cid,
@@ -171,10 +188,32 @@ pub struct WatchState {
     pub bids: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<u32>,
+    /// Texts that earlier attempts have done: the device goes on behind them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_units: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorBody>,
+}
+
+impl WatchState {
+    /// A change of state, with nothing else to say.
+    pub fn of(id: JobId, state: JobState, at: UnixMs) -> Self {
+        Self {
+            id,
+            state,
+            at,
+            device: None,
+            device_name: None,
+            price_mmana: None,
+            bids: None,
+            rejected: None,
+            resumed_units: None,
+            why: None,
+            error: None,
+        }
+    }
 }
 
 /// `job explain`.
@@ -205,6 +244,9 @@ pub struct AttemptView {
     pub device: DeviceId,
     pub class: String,
     pub message: String,
+    /// Texts of the job that were done and kept when it ended: the next one went on behind them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_units: Option<u32>,
 }
 
 /// A device as `node ls` and `/api/v1/devices` give it.

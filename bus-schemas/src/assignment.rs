@@ -5,6 +5,7 @@ use serde_bytes::ByteBuf;
 
 use crate::UnixMs;
 use crate::envelope::{Batch, Body, Form, Proof};
+use crate::event::Checkpoint;
 use crate::id::{AttemptId, Cid, DeviceId, InstanceId, JobId, MemberId, NetworkId};
 use crate::mana::MilliMana;
 use crate::offer::Decline;
@@ -32,6 +33,9 @@ pub struct Assignment {
     pub timeout_ms: u64,
     /// Content id of the job's body, which travels beside.
     pub payload: Cid,
+    /// What earlier attempts have kept: the device goes on behind it where it can, and from the start where it cannot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<Checkpoint>,
 }
 impl Body for Assignment {
     const KIND: &'static str = "assignment";

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::UnixMs;
 use crate::envelope::Body;
-use crate::id::{AttemptId, DeviceId, JobId, NetworkId};
+use crate::id::{AttemptId, Cid, DeviceId, JobId, NetworkId};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
@@ -26,6 +26,8 @@ impl Body for Event {
 pub enum EventKind {
     Started,
     Progress(Progress),
+    /// A part of the result is kept: another device could go on behind it.
+    Checkpoint(Checkpoint),
     /// The device gave the job back before it ended.
     Dropped {
         reason: String,
@@ -36,9 +38,20 @@ impl EventKind {
         match self {
             Self::Started => "started",
             Self::Progress(_) => "progress",
+            Self::Checkpoint(_) => "checkpoint",
             Self::Dropped { .. } => "dropped",
         }
     }
+}
+
+/// How far a job is kept: a blob of its member, which names the one before it, back to the first text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Checkpoint {
+    /// The newest part: [`crate::api::PartialResult`] as JSON.
+    pub cid: Cid,
+    pub bytes: u64,
+    /// Texts of the job that are done, from the first on.
+    pub units: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]

@@ -6,6 +6,7 @@ use serde_bytes::ByteBuf;
 use crate::UnixMs;
 use crate::code::Problem;
 use crate::envelope::{Body, Form, Proof};
+use crate::event::Checkpoint;
 use crate::id::{Asker, AttemptId, DeviceId, JobId, MemberId, NetworkId, ReceiptId};
 use crate::job::{JobState, SignedBy};
 use crate::mana::MilliMana;
@@ -97,6 +98,9 @@ pub struct AttemptEnded {
     pub assigned_at: UnixMs,
     pub failure: Failure,
     pub decision: Decision,
+    /// How much of the job was kept when it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Checkpoint>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -193,6 +197,9 @@ pub struct Back {
     /// The device that holds an attempt without an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<DeviceId>,
+    /// The last checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Checkpoint>,
 }
 impl Body for Back {
     const KIND: &'static str = "back";

@@ -108,7 +108,7 @@ impl std::fmt::Display for Decline {
             Self::QueueFull => f.write_str("its queue is full"),
             Self::KindNotOffered => f.write_str("the kind is not offered there"),
             Self::Resources(what) => write!(f, "not enough free: {what}"),
-            Self::Price => f.write_str("it would cost more than the job may cost"),
+            Self::Price => f.write_str("it would cost more than the job may cost (cost_mana)"),
             Self::Paused => f.write_str("paused by its owner"),
             Self::Draining => f.write_str("it is shutting down"),
             Self::NotAllowed(what) => write!(f, "not allowed by its owner: {what}"),

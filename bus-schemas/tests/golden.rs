@@ -130,6 +130,7 @@ fn every_message_is_written_as_ever() {
         tier: 1,
         timeout_ms: 900_000,
         payload: Cid::of(b"body"),
+        resume: None,
     };
     body(&signer, &assignment, &Assignment { attempt: 2, ..assignment.clone() });
     let assignments = signer.batch(&[assignment]);

@@ -13,7 +13,7 @@ use schemars::{Schema, schema_for};
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
-    let schemas: [(&str, Schema); 21] = [
+    let schemas: [(&str, Schema); 23] = [
         ("job-spec", schema_for!(JobSpec)),
         ("submitted", schema_for!(api::Submitted)),
         ("job", schema_for!(api::JobView)),
@@ -22,6 +22,8 @@ fn the_published_schemas_are_those_of_the_types() {
         ("receipt", schema_for!(api::ReceiptView)),
         ("explanation", schema_for!(api::Explanation)),
         ("watch-state", schema_for!(api::WatchState)),
+        ("watch-out", schema_for!(bus_schemas::event::Checkpoint)),
+        ("partial-result", schema_for!(api::PartialResult)),
         ("device-list", schema_for!(api::DeviceList)),
         ("balance", schema_for!(api::BalanceView)),
         ("credit-history", schema_for!(api::CreditHistory)),

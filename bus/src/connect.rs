@@ -62,6 +62,15 @@ impl Connect {
     }
 }
 
+/// Addresses separated by commas.
+///
+/// # Errors
+/// Where one is none.
+pub fn addresses(urls: &str) -> anyhow::Result<Vec<async_nats::ServerAddr>> {
+    let addresses: Result<Vec<_>, _> = urls.split(',').map(|url| url.trim().parse()).collect();
+    addresses.with_context(|| format!("not a list of NATS addresses: {urls}"))
+}
+
 impl Bus {
     /// Connects, trying until `wait` is over, and refuses a server that is too old.
     ///
@@ -69,12 +78,7 @@ impl Bus {
     /// Where no server answers, the login is refused, or the server is older than [`SERVER_MIN`].
     pub async fn connect(how: Connect, health: &Health) -> anyhow::Result<Self> {
         install_tls();
-        let addresses = how
-            .urls
-            .split(',')
-            .map(|url| url.trim().parse::<async_nats::ServerAddr>())
-            .collect::<Result<Vec<_>, _>>()
-            .with_context(|| format!("not a list of NATS addresses: {}", how.urls))?;
+        let addresses = addresses(&how.urls)?;
         let deadline = tokio::time::Instant::now() + how.wait;
         let client = loop {
             match options(&how, health)?.connect(addresses.clone()).await {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context as _;
 use bus_schemas::limits::Timings;
 
 /// How to reach the hub, and as whom.
@@ -22,6 +23,22 @@ pub struct BusSettings {
 }
 
 impl BusSettings {
+    /// Looks at the files that these settings name, as `--check-config` does; whether anybody answers is not asked.
+    ///
+    /// # Errors
+    /// The first that is missing, open to others, or not what it should be.
+    pub fn check(&self) -> anyhow::Result<()> {
+        crate::connect::addresses(&self.nats_url)?;
+        if let Some(path) = &self.creds {
+            let text = crate::keys::read_secret(path)?;
+            crate::connect::parse_creds(&text).with_context(|| format!("{} is no credentials file", path.display()))?;
+        }
+        if let Some(path) = &self.ca {
+            std::fs::File::open(path).with_context(|| format!("failed to read {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     pub fn timings(&self) -> Timings {
         Timings::divided(self.time_divisor)
     }

@@ -21,8 +21,8 @@ pub fn logs(program: &str, folder: Option<&Path>, level_default: &str) -> Logs {
     let filter = || EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new(format!("{level_default},async_nats=error")));
     let stderr = fmt::layer().with_writer(std::io::stderr).with_ansi(false).with_target(false).with_filter(filter());
     let daily = RollingFileAppender::builder().rotation(Rotation::DAILY).filename_prefix(format!("{program}.log")).max_log_files(DAYS_KEPT);
-    // A folder that cannot be written must not keep a program from running: it speaks on stderr.
-    let (file, guard) = match folder.map(|folder| daily.build(folder)) {
+    // A folder that is not there or cannot be written must not keep a program from running: it speaks on stderr.
+    let (file, guard) = match folder.filter(|folder| folder.is_dir()).map(|folder| daily.build(folder)) {
         Some(Ok(appender)) => {
             let (writer, guard) = tracing_appender::non_blocking(appender);
             let filter = EnvFilter::try_from_env("MESH_LOG").unwrap_or_else(|_| EnvFilter::new("info,async_nats=error"));

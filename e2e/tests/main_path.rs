@@ -22,6 +22,7 @@ async fn the_main_path() {
     let mut stack = Stack::start(&["--agents", "2"], &[]);
     let member = stack.member().await;
     five_doors_one_result(&stack, &member).await;
+    assert!(!stack.cache().join("Microsoft").exists(), "the runtime of the models keeps nothing for its makers");
     the_same_key_is_the_same_job(&stack, &member).await;
     explain_names_every_device(&stack).await;
     a_long_job_has_its_reason_while_it_runs(&stack).await;
@@ -29,6 +30,7 @@ async fn the_main_path() {
     a_large_result_is_a_blob(&stack).await;
     the_books_balance(&stack).await;
     the_hub_may_be_away(&stack).await;
+    the_ledger_may_be_away(&stack).await;
     a_second_terminal_joins(&stack).await;
     let took = stack.stop();
     assert!(took < Duration::from_secs(10), "stopping took {took:?}");
@@ -297,6 +299,32 @@ async fn the_books_balance(stack: &Stack) {
         .members()
         .filter(|member| replayed.books.member_balance(member).is_some_and(|balance| balance.available_mmana > 1_000_000_000));
     assert!(earned.count() >= 1, "a device's owner earned something");
+}
+
+/// What is acknowledged while no ledger answers is known at once: it can be looked at, and cancelled, and costs nothing then.
+async fn the_ledger_may_be_away(stack: &Stack) {
+    let before = stack.cli.ok_async(&["credit", "balance"]).await["available_mmana"].clone();
+    let ledger = stack.pids("ledger")[0];
+    proc::signal(ledger, "STOP");
+    let submitted = stack.cli.ok_async(&["job", "submit", "echo", "--text", "kept", "--key", "no ledger"]).await;
+    let (id, short) = (submitted["id"].as_str().expect("an id"), submitted["short"].as_str().expect("a short id"));
+    for name in [id, short] {
+        let shown = stack.cli.ok_async(&["job", "show", name]).await;
+        assert_eq!((&shown["id"], &shown["state"], &shown["key"]), (&json!(id), &json!("Submitted"), &json!("no ledger")), "{shown}");
+        assert!(shown["waiting"].as_str().expect("why").contains("once the ledger has made its hold"), "{shown}");
+    }
+    let explained = stack.cli.ok_async(&["job", "explain", id]).await;
+    assert!(explained["summary"].as_str().expect("a summary").contains("once the ledger has made its hold"), "{explained}");
+    let (_, refused) = doors::get(stack, &format!("/jobs/{id}/result")).await;
+    assert_eq!(refused["code"], "M0504", "it has not finished: {refused}");
+    let (status, refused) = doors::get(stack, &format!("/jobs/{}", "bafkreib3nstyox5yalqeqoktvmb5scrowmar2m7vnxeggaugqbdsvpvf4a")).await;
+    assert_eq!((status, &refused["code"]), (404, &json!("M0501")), "what nobody submitted is no job");
+    stack.cli.ok_async(&["job", "cancel", id]).await;
+    proc::signal(ledger, "CONT");
+    until("the job to be cancelled", || async { (stack.cli.ok_async(&["job", "show", id]).await["state"] == "Cancelled").then_some(()) })
+        .await;
+    until("the hold to return", || async { (stack.cli.ok_async(&["credit", "balance"]).await["available_mmana"] == before).then_some(()) })
+        .await;
 }
 
 async fn the_hub_may_be_away(stack: &Stack) {

@@ -111,6 +111,14 @@ impl EnrolContext {
         })
     }
 
+    /// Looks at the files that the settings name.
+    ///
+    /// # Errors
+    /// Where a role key cannot be read.
+    pub fn check_files(settings: &EnrolSettings) -> anyhow::Result<()> {
+        Minter::read(&settings.role_device_key, &settings.role_member_key, &settings.edge_pub).map(|_| ())
+    }
+
     fn check(&self, body: &[u8], signed: Signed) -> Result<Checked, Problem> {
         let mut verifier = self.verifier.lock().unwrap_or_else(PoisonError::into_inner);
         check(&mut verifier, body, &self.net, self.bus.time.now_ms(), signed)

@@ -11,7 +11,7 @@ use bus_schemas::eligibility::{DeviceView, Needs, nothing_fits, reasons_against,
 use bus_schemas::envelope::Batch;
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::history::Decision;
-use bus_schemas::id::{DeviceId, JobId};
+use bus_schemas::id::{DeviceId, JobId, MemberId};
 use bus_schemas::network::DeviceRecord;
 use bus_schemas::replay::Reputation;
 use bus_schemas::{stream, subject, time_of_day};
@@ -64,6 +64,11 @@ impl Fleet {
     }
     pub fn record(&self, device: &DeviceId) -> Option<DeviceRecord> {
         lock(&self.0).records.get(device).cloned()
+    }
+    /// The devices that belong to a member.
+    pub fn devices_of(&self, member: &MemberId) -> Vec<DeviceId> {
+        let inner = lock(&self.0);
+        inner.records.values().filter(|record| record.member == *member && !record.revoked).map(|record| record.device).collect()
     }
     /// The last heartbeats and the bucket were read.
     pub fn is_read(&self) -> bool {

@@ -137,6 +137,7 @@ fn known(seq: u64, record: HistoryRecord) -> Known {
                 device: ended.device,
                 class: ended.failure.class.name().to_owned(),
                 message: ended.failure.message,
+                kept_units: ended.kept.map(|kept| kept.units),
             }],
             decisions: vec![ended.decision],
             ..base

@@ -151,6 +151,12 @@ pub fn headers_of(headers: Option<&HeaderMap>) -> Headers<'_> {
     }
 }
 
+/// The key of a job that names none: the one that its door made, or its place in SUBMIT.
+pub fn fallback_key(headers: Option<&HeaderMap>, seq: u64) -> String {
+    let made = header(headers, DOOR_KEY).or_else(|| header(headers, subject::header::OUTBOX_KEY));
+    made.map_or_else(|| format!("submit:{seq}"), str::to_owned)
+}
+
 async fn sort(world: &World, batch: &[Delivery], failed: &mut BTreeSet<usize>) -> Vec<Item> {
     let mut items = Vec::new();
     for (message, delivery) in batch.iter().enumerate() {
@@ -170,8 +176,7 @@ async fn sort(world: &World, batch: &[Delivery], failed: &mut BTreeSet<usize>) -
                 continue;
             }
         };
-        let made = header(headers, DOOR_KEY).or_else(|| header(headers, subject::header::OUTBOX_KEY));
-        let fallback = made.map_or_else(|| format!("submit:{}", delivery.stream_seq), str::to_owned);
+        let fallback = fallback_key(headers, delivery.stream_seq);
         let submission = Submission {
             net: world.net,
             member,
@@ -300,8 +305,12 @@ async fn admit(world: &World, chunk: Vec<Asked>, announced: Option<&AnnouncedJob
             continue;
         }
         if let Some(decision) = &funded.nothing_fits {
-            watch(world, &funded.job, WatchState { why: Some(decision.why.clone()), ..state(funded.job.job, JobState::Submitted, now) })
-                .await;
+            watch(
+                world,
+                &funded.job,
+                WatchState { why: Some(decision.why.clone()), ..WatchState::of(funded.job.job, JobState::Submitted, now) },
+            )
+            .await;
         }
         step.records.push(record(world.net, funded, now));
     }
@@ -441,16 +450,12 @@ fn transition(to: JobState, at: UnixMs, cause: impl Into<String>) -> Transition 
     Transition { to, at, cause: cause.into(), actor: "gateway".to_owned() }
 }
 
-fn state(id: JobId, state: JobState, at: UnixMs) -> WatchState {
-    WatchState { id, state, at, device: None, device_name: None, price_mmana: None, bids: None, rejected: None, why: None, error: None }
-}
-
 /// Tells the member at once, and makes the record.
 async fn refuse(world: &World, asker: Asker, member: MemberId, refused: Refused) -> HistoryRecord {
     metrics::counter!("mesh_jobs_rejected_total").increment(1);
     let Refused { job, key, kind, problem } = refused;
     let now = world.now();
-    let told = WatchState { error: Some(problem.body()), ..state(job, JobState::Rejected, now) };
+    let told = WatchState { error: Some(problem.body()), ..WatchState::of(job, JobState::Rejected, now) };
     tell(world, &member, &asker, key.as_deref(), told).await;
     HistoryRecord {
         net: world.net,
@@ -475,7 +480,8 @@ async fn tell_again(world: &World, again: Vec<Again>) {
             Err(problem) => match world.job_show(&member, &id).await {
                 Ok(view) if view.state.is_final() => {
                     let error = view.error.or_else(|| Some(problem.body()));
-                    serde_json::to_vec(&WatchState { error, ..state(job, view.state, world.now()) }).map(|payload| ("state", payload))
+                    serde_json::to_vec(&WatchState { error, ..WatchState::of(job, view.state, world.now()) })
+                        .map(|payload| ("state", payload))
                 }
                 // Its end is told when it is here.
                 Ok(_) | Err(_) => continue,

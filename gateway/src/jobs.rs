@@ -39,6 +39,9 @@ impl World {
                 return Ok(found);
             }
             if up_to_date || tokio::time::Instant::now() >= deadline {
+                if let Some(found) = self.look_at_awaited(member, text).await? {
+                    return Ok(found);
+                }
                 let shown: String = text.chars().take(80).collect();
                 return Err(Problem::new(Code::NoSuchJob, format!("you have no job {shown}")));
             }
@@ -49,6 +52,16 @@ impl World {
                 Ok(end) => end.last_seq == 0 || self.store.has_applied(end.last_seq).await?,
                 Err(_) => false,
             };
+        }
+    }
+
+    async fn look_at_awaited(&self, member: &MemberId, text: &str) -> Result<Option<(JobId, Known)>, Problem> {
+        match text.parse::<JobId>() {
+            Ok(id) => self.awaited(member, |job| *job == id).await,
+            Err(_) => match prefix_of(text)? {
+                Some(prefix) => self.awaited(member, |job| job.to_string().starts_with(&prefix)).await,
+                None => Ok(None),
+            },
         }
     }
 

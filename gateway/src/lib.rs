@@ -21,6 +21,7 @@ pub mod admission;
 pub mod intake;
 pub mod recorder;
 
+pub mod awaited;
 pub mod blobs;
 pub mod credit;
 pub mod jobs;

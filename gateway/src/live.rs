@@ -96,6 +96,8 @@ impl Live {
             EventKind::Progress(progress) => {
                 running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress: Some(progress.clone()) });
             }
+            // The scheduler tells what is kept, once it can be read.
+            EventKind::Checkpoint(_) => {}
             EventKind::Dropped { .. } => {
                 running.remove(&event.job);
             }

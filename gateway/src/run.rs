@@ -103,6 +103,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     );
     let secret = settings.invite_file.as_deref().map(read_secret).transpose()?;
     if settings.check_config {
+        settings.bus.check()?;
+        EnrolContext::check_files(&settings.enrol())?;
         println!("ok: network {} ({})", document.name, document.network);
         return Ok(());
     }

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::admission::{self, Candidate, Headers, Sorted, Submission};
+use crate::awaited::WHY;
 use crate::history::Rank;
 use crate::intake::DOOR_KEY;
 use crate::live::Told;
@@ -147,7 +148,7 @@ impl World {
             },
             state = looked => Ok(views::submitted(admit.job, &admit.key, state, None)),
             () = tokio::time::sleep_until(deadline) => {
-                let waiting = Some("it is stored, and becomes a job once the ledger has made its hold".to_owned());
+                let waiting = Some(WHY.to_owned());
                 Ok(views::submitted(admit.job, &admit.key, JobState::Submitted, waiting))
             }
             else => Ok(views::submitted(admit.job, &admit.key, JobState::Submitted, None)),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use async_nats::jetstream::{self};
 use bus_schemas::limits::Timings;
-use bus_schemas::{MilliMana, stream};
+use bus_schemas::stream;
 use gateway::bootstrap::streams::{StreamsArgs, streams};
 use support::Hub;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -112,7 +112,7 @@ async fn an_old_server_is_refused_in_one_sentence() {
             });
         }
     });
-    let args = StreamsArgs { nats_url: format!("nats://{address}"), grant_mana: MilliMana::ZERO, ..hub.streams_args(1) };
+    let args = StreamsArgs { nats_url: format!("nats://{address}"), grant_mana: None, ..hub.streams_args(1) };
     let error = streams(&args).await.unwrap_err().to_string();
     assert!(error.starts_with("error[M0207]") && error.contains("2.9.10") && !error.contains('\n'), "{error}");
     server.abort();

@@ -294,6 +294,7 @@ async fn end(desk: &Desk, me: &Guest, job: JobId, result: &[u8]) -> (Proof, Proo
         tier: 1,
         timeout_ms: 1000,
         payload: Cid::of(ECHO.as_bytes()),
+        resume: None,
     };
     let assignment_proof = scheduler.batch(&[assignment]).proof(0).unwrap();
     let attempt = AttemptId(Cid::of(&assignment_proof.b));

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bus::connect::Connect;
+use bus::direct::ReadError;
 use bus::{Bus, Health};
 use clap::{CommandFactory, Parser};
 use ledger_worker::run::Worker;
-use ledger_worker::settings::{Cli, Command, Output, Rebuild, Reseed, Run, Settings, Verify};
+use ledger_worker::settings::{API_PREFIX, Cli, Command, Output, Rebuild, Reseed, Run, Settings, Verify};
 use ledger_worker::{rebuild, reseed, verify};
 
 #[tokio::main(flavor = "current_thread")]
@@ -23,7 +24,7 @@ async fn main() -> ExitCode {
     };
     let _logs = bus::telemetry::logs("mesh-ledger", None, level);
     let done = match &cli.command {
-        _ if cli.check_config => check_config(&cli.settings),
+        command if cli.check_config => check_config(&cli.settings, command.as_ref()),
         Some(Command::Run(how)) => run(&cli.settings, how).await.map(|()| ExitCode::SUCCESS),
         Some(Command::Verify(how)) => run_verify(&cli.settings, how).await,
         Some(Command::Reseed(how)) => run_reseed(&cli.settings, how).await.map(|()| ExitCode::SUCCESS),
@@ -40,15 +41,31 @@ async fn main() -> ExitCode {
     })
 }
 
-fn check_config(settings: &Settings) -> anyhow::Result<ExitCode> {
-    let network = settings.network()?;
-    settings.signer(&network)?;
-    settings.store()?;
-    if let Some(creds) = &settings.bus.creds {
-        let text = bus::keys::read_secret(creds)?;
-        bus::connect::parse_creds(&text).with_context(|| format!("{} is no credentials file", creds.display()))?;
-    }
-    say(&format!("ok: network {}", network.network))?;
+/// What each command needs, and nothing else.
+fn check_config(settings: &Settings, command: Option<&Command>) -> anyhow::Result<ExitCode> {
+    let network = || settings.network().map(|network| format!("network {}", network.network));
+    let about = match command {
+        Some(Command::Run(_)) | None => {
+            let network = settings.network()?;
+            settings.signer(&network)?;
+            settings.store()?;
+            format!("network {}", network.network)
+        }
+        Some(Command::Verify(_)) => {
+            settings.database_url.is_some().then(|| settings.store()).transpose()?;
+            network()?
+        }
+        Some(Command::Rebuild(_)) => {
+            settings.store()?;
+            network()?
+        }
+        Some(Command::Reseed(_) | Command::Migrate) => {
+            settings.store()?;
+            "the database's address".to_owned()
+        }
+    };
+    settings.bus.check()?;
+    say(&format!("ok: {about}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -87,7 +104,16 @@ async fn run_verify(settings: &Settings, how: &Verify) -> anyhow::Result<ExitCod
     let store = settings.database_url.is_some().then(|| settings.store()).transpose()?;
     let connect = Connect::new(&settings.bus, "mesh-ledger verify", &how.inbox_prefix);
     let bus = Bus::connect(connect, &Health::default()).await?.with_api_prefix(&how.api_prefix);
-    let report = verify::verify(&bus, &network, store.as_ref()).await?;
+    // A login that may not ask like this is told nothing: it only hears no answer.
+    let unread = |error: anyhow::Error| {
+        match error.downcast_ref::<ReadError>() {
+        Some(ReadError::TimedOut(_)) if how.api_prefix == API_PREFIX => error.context(
+            "LEDGER could not be read (next: with an auditor's credentials add --api-prefix mesh.v1.audit --inbox-prefix _INBOX.auditor; is the hub up?)",
+        ),
+        _ => error,
+    }
+    };
+    let report = verify::verify(&bus, &network, store.as_ref()).await.map_err(unread)?;
     match how.output {
         Output::Json => say(&serde_json::to_string(&report)?)?,
         Output::Human => say(&report.text())?,

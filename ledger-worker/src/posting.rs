@@ -18,12 +18,10 @@ use std::collections::BTreeMap;
 
 use bus_schemas::assignment::Assignment;
 use bus_schemas::ledger::{Account, Command, Ended, Fact, HoldView, Leg, Op, RefusalKind, VoidReason, What, fact_id};
-use bus_schemas::limits::{
-    COST_DEFAULT, EXP_MAX_MS, KEY_CHARS_MAX, MAX_EXECUTION_WAIT_MS_MAX, SKEW_MS, TIER_RATES, TIMEOUT_MS_MAX, hold_expires,
-};
+use bus_schemas::limits::{COST_DEFAULT, EXP_MAX_MS, MAX_EXECUTION_WAIT_MS_MAX, SKEW_MS, TIER_RATES, TIMEOUT_MS_MAX, hold_expires};
 use bus_schemas::mana::MAX_MMANA;
 use bus_schemas::receipt::Receipt;
-use bus_schemas::{Cid, Code, DeviceId, FactId, JobId, MemberId, MilliMana, PublicKey, UnixMs, Verified};
+use bus_schemas::{Cid, Code, DeviceId, FactId, JobId, MemberId, MilliMana, Problem, PublicKey, UnixMs, Verified};
 
 pub use standing::Standing;
 
@@ -408,10 +406,6 @@ fn check_reason(reason: &str) -> Result<(), Refusal> {
 }
 
 fn check_key(key: &str) -> Result<(), Refusal> {
-    if (1..=KEY_CHARS_MAX).contains(&key.chars().count()) {
-        Ok(())
-    } else {
-        let detail = format!("the key must have 1 to {KEY_CHARS_MAX} characters");
-        Err(Refusal::new(RefusalKind::NotAllowed, Code::BadKey, detail))
-    }
+    let bad = |problem: Problem| Refusal::new(RefusalKind::NotAllowed, problem.code, format!("the key must have {}", problem.detail));
+    bus_schemas::job::check_key(key).map_err(bad)
 }

@@ -64,12 +64,15 @@ pub struct Rebuild {
     pub discard_facts: bool,
 }
 
+/// Of JetStream, where nothing stands before it.
+pub const API_PREFIX: &str = "$JS.API";
+
 #[derive(Debug, Args)]
 pub struct Verify {
     #[arg(short, long, value_enum, default_value_t = Output::Human)]
     pub output: Output,
     /// Prefix of the JetStream API; `mesh.v1.audit` with an auditor's credentials.
-    #[arg(long, default_value = "$JS.API")]
+    #[arg(long, default_value = API_PREFIX)]
     pub api_prefix: String,
     /// Prefix under which answers may arrive.
     #[arg(long, default_value = "_INBOX.ledger")]
@@ -86,7 +89,7 @@ pub enum Output {
 pub struct Settings {
     #[command(flatten)]
     pub bus: BusSettings,
-    /// The ledger's identity key (not needed by verify and migrate).
+    /// The ledger's identity key (only needed by run).
     #[arg(long, env = "MESH_KEY", global = true)]
     pub key: Option<PathBuf>,
     /// The network document.

@@ -81,6 +81,7 @@ impl World {
                 tier,
                 timeout_ms: job.timeout_ms,
                 payload: job.payload,
+                resume: job.kept,
             });
             payloads.push(Payload { form: job.admitted.form, body: job.admitted.body.clone() });
             ids.push((id, quote));
@@ -106,6 +107,7 @@ impl World {
                     started: None,
                     start_by,
                     absent: 0,
+                    resumed: assignment.resume.map(|resume| resume.units),
                     cancel_sent: None,
                 });
             }

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bus_schemas::eligibility::Needs;
-use bus_schemas::history::{Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
+use bus_schemas::event::Checkpoint;
+use bus_schemas::history::{Back, Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::job::{AdmittedJob, Class, JobState};
 use bus_schemas::ledger::Ended;
 use bus_schemas::offer::{Offer, Quote};
 use bus_schemas::{AttemptId, Batch, Cid, DeviceId, JobId, MemberId, MilliMana, NetworkId, Proof, UnixMs};
+
+use crate::next_step::avoided;
 
 /// The un-acked message.
 #[derive(Debug, Clone)]
@@ -50,6 +53,8 @@ pub struct Attempt {
     pub start_by: Instant,
     /// Full heartbeats in a row that did not name it.
     pub absent: u8,
+    /// Texts that were done before it.
+    pub resumed: Option<u32>,
     /// A cancel was sent.
     pub cancel_sent: Option<Instant>,
 }
@@ -133,6 +138,8 @@ pub struct Job {
     pub ended: Vec<EndedAttempt>,
     /// Left out as long as others fit.
     pub avoid: Vec<DeviceId>,
+    /// How far it is kept.
+    pub kept: Option<Checkpoint>,
     pub last_number: u32,
     pub waited: u32,
     /// Auctions in which nobody said a word.
@@ -164,11 +171,28 @@ impl Job {
     pub fn note(&mut self, to: JobState, at: UnixMs, cause: impl Into<String>, actor: impl Into<String>) {
         self.transitions.push(Transition { to, at, cause: cause.into(), actor: actor.into() });
     }
+    /// Takes in what an earlier holder knew.
+    pub fn recall(&mut self, back: Back) {
+        self.last_number = self.last_number.max(back.last_attempt);
+        self.waited = back.waited;
+        self.avoid = avoided(&self.needs, &back.ended);
+        self.ended = back.ended;
+        self.keep(back.kept);
+    }
+    /// The checkpoint that is further of two.
+    pub fn keep(&mut self, other: Option<Checkpoint>) {
+        let units = |kept: Option<Checkpoint>| kept.map_or(0, |kept| kept.units);
+        if units(other) > units(self.kept) && units(other) < self.units {
+            self.kept = other;
+        }
+    }
     /// What devices are told of it.
     pub fn brief(&self) -> Brief {
         let AdmittedJob { job, member, class, hold_mmana, ref body, .. } = *self.admitted;
         let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
-        Brief { job, member, class, hold: hold_mmana, bytes, units: self.units, timeout_ms: self.timeout_ms, needs: self.needs.clone() }
+        // What is kept is not computed, and not paid, again.
+        let units = self.units.saturating_sub(self.kept.map_or(0, |kept| kept.units));
+        Brief { job, member, class, hold: hold_mmana, bytes, units, timeout_ms: self.timeout_ms, needs: self.needs.clone() }
     }
     /// A record of HISTORY about this job; it covers every change of state since the last one.
     pub fn record(&mut self, net: NetworkId, at: UnixMs, what: HistoryEvent) -> HistoryRecord {

@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use bus_schemas::history::Back;
 use bus_schemas::{JobId, subject};
 
 use crate::job::Phase;
@@ -59,19 +58,7 @@ impl World {
 
     /// Gives a job back: what is known about it goes into BACK first, so that whoever takes it goes on at once.
     pub fn give_back(&mut self, id: &JobId, delay: Duration) {
-        let at = self.hub_ms();
-        let Some(job) = self.jobs.get(id) else { return };
-        let back = Back {
-            net: self.net,
-            job: *id,
-            at,
-            ended: job.ended.clone(),
-            waited: job.waited,
-            last_attempt: job.last_number,
-            delivered: job.lease.delivered,
-            // A past that was not looked up is not vouched for: the device that may have it is still to be found.
-            on: job.current().map(|attempt| attempt.device),
-        };
+        let (Some(job), Some(back)) = (self.jobs.get(id), self.back(id)) else { return };
         let knows = job.phase != Phase::Looking && job.phase != Phase::Closing;
         let (bus, signer, ack) = (self.bus.clone(), std::sync::Arc::clone(&self.config.signer), job.lease.ack.clone());
         let subject = subject::back(id);

@@ -17,6 +17,7 @@ pub mod assign;
 pub mod auction;
 pub mod bidding;
 pub mod cancel;
+pub mod checkpoint;
 pub mod config;
 pub mod crash;
 pub mod fleet;

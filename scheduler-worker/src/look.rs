@@ -17,7 +17,7 @@ use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, stream, subj
 use crate::fleet::Device;
 use crate::job::{Attempt, Evidence, Phase};
 use crate::measure;
-use crate::next_step::{Past, Step, avoided, next_step};
+use crate::next_step::{Past, Step, next_step};
 use crate::settle::ask_device;
 use crate::world::{Done, World};
 
@@ -239,6 +239,7 @@ impl World {
                 started: None,
                 start_by: now + silence,
                 absent: 0,
+                resumed: assignment.resume.map(|resume| resume.units),
                 cancel_sent: None,
             });
             job.last_number = job.last_number.max(assignment.attempt);
@@ -255,8 +256,12 @@ impl World {
             job.current = Some(id);
             let cancelled = job.cancelled;
             self.put_on_device(&held.job, device);
-            for group in self.looks.values_mut() {
-                group.jobs.remove(&held.job);
+            let found = self.looks.values_mut().filter_map(|group| group.jobs.remove(&held.job)).filter_map(|found| found.back).last();
+            if let Some(job) = self.jobs.get_mut(&held.job) {
+                if let Some(back) = found {
+                    job.recall(back);
+                }
+                job.keep(assignment.resume);
             }
             tracing::info!(job = ?held.job, %device, attempt = assignment.attempt, state = ?held.state, "taken over");
             if cancelled {
@@ -346,10 +351,7 @@ impl World {
             Step::Auction { known } => {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
                 if let Some(back) = known {
-                    job.last_number = job.last_number.max(back.last_attempt);
-                    job.waited = back.waited;
-                    job.avoid = avoided(&job.needs, &back.ended);
-                    job.ended = back.ended;
+                    job.recall(back);
                 }
                 if job.cancelled { self.close_cancelled(id) } else { self.make_ready(id) }
             }

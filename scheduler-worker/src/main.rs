@@ -25,6 +25,7 @@ async fn main() -> anyhow::Result<()> {
     let _logs = bus::telemetry::logs("mesh-scheduler", None, "info");
     let config = args.check()?;
     if args.check_config {
+        args.bus.check()?;
         println!("ok: network {} ({}), at {}", config.network.name, config.network.network, args.bus.nats_url);
         return Ok(());
     }

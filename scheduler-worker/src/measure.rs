@@ -11,6 +11,7 @@ pub fn describe() {
     describe_counter!("mesh_jobs_assigned_total", "Assignments that a device accepted");
     describe_counter!("mesh_jobs_completed_total", "Jobs whose result was told");
     describe_counter!("mesh_jobs_failed_total", "Jobs that ended without a result");
+    describe_counter!("mesh_job_checkpoints_total", "Parts of results that a next attempt can go on behind");
     describe_histogram!("mesh_job_assignment_seconds", "From submission to the accepted assignment");
     describe_histogram!("mesh_job_process_seconds", "From the assignment to the receipt");
     describe_gauge!("mesh_jobs_pending", "Jobs in hand that wait for an auction or a device");
@@ -22,6 +23,7 @@ pub fn describe() {
         "mesh_jobs_assigned_total",
         "mesh_jobs_completed_total",
         "mesh_jobs_failed_total",
+        "mesh_job_checkpoints_total",
     ] {
         counter!(name).increment(0);
     }
@@ -45,6 +47,9 @@ pub fn completed() {
 }
 pub fn failed() {
     counter!("mesh_jobs_failed_total").increment(1);
+}
+pub fn checkpoint() {
+    counter!("mesh_job_checkpoints_total").increment(1);
 }
 /// A message that could not be used.
 pub fn refused(what: &'static str) {

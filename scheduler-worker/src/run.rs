@@ -124,7 +124,8 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
 /// Compares what this part uses with the table, again and again until it fits: nobody waits for another part to start.
 async fn wait_for_streams(world: &World, health: &Health, stop: &CancellationToken) -> bool {
     let buckets = [stream::KV_DEVICES, stream::KV_REPUTATION].map(|bucket| format!("KV_{bucket}"));
-    let plain = [stream::JOBS, stream::RECEIPTS, stream::HISTORY, stream::BACK, stream::CANCELS, stream::HEARTBEATS, stream::DLQ, stream::BLOBS];
+    let plain =
+        [stream::JOBS, stream::RECEIPTS, stream::HISTORY, stream::BACK, stream::CANCELS, stream::HEARTBEATS, stream::DLQ, stream::BLOBS];
     let streams: Vec<&str> = plain.into_iter().chain(buckets.iter().map(String::as_str)).collect();
     let consumers = Class::ALL.map(|class| (stream::JOBS, stream::jobs_consumer(class)));
     let mut said = String::new();

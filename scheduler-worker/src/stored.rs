@@ -57,7 +57,8 @@ impl World {
         let is_current = job.current == Some(completed.receipt.attempt);
         match missing {
             None => self.completed(completed, now),
-            Some(message) => {
+            Some(missing) => {
+                let message = format!("its result does not count: {missing}");
                 tracing::warn!(device = %completed.receipt.device, message, "a receipt is not paid");
                 let failure = Failure { class: FailureClass::ExecutionError, message, retryable: true };
                 self.failed_there(&completed.receipt, failure, is_current, now);
@@ -77,7 +78,8 @@ impl World {
     }
 }
 
-async fn missing(bus: &Bus, signed: &ResultRef, member: &MemberId) -> Option<String> {
+/// Why the blob that a device speaks of does not count; `None`: the member can read it.
+pub async fn missing(bus: &Bus, signed: &ResultRef, member: &MemberId) -> Option<String> {
     let subject = blob::info(&signed.cid, member);
     let mut looks = 0;
     loop {
@@ -88,7 +90,7 @@ async fn missing(bus: &Bus, signed: &ResultRef, member: &MemberId) -> Option<Str
             Err(error) => tracing::debug!(%error, "looking for a result again"),
         }
         if looks >= LOOKS {
-            return Some(format!("its result {} was never stored", signed.cid));
+            return Some(format!("blob {} was never stored", signed.cid));
         }
         tokio::time::sleep(PAUSE).await;
     }
@@ -97,8 +99,8 @@ async fn missing(bus: &Bus, signed: &ResultRef, member: &MemberId) -> Option<Str
 fn unlike(signed: &ResultRef, info: &[u8]) -> Option<String> {
     match serde_json::from_slice::<BlobInfo>(info) {
         Ok(info) if info.bytes == signed.bytes => None,
-        Ok(info) => Some(format!("its result has {} bytes, the receipt says {}", info.bytes, signed.bytes)),
-        Err(error) => Some(format!("what is stored for its result cannot be read: {error}")),
+        Ok(info) => Some(format!("blob {} has {} bytes, not {}", signed.cid, info.bytes, signed.bytes)),
+        Err(error) => Some(format!("what is stored of blob {} cannot be read: {error}", signed.cid)),
     }
 }
 
@@ -113,7 +115,7 @@ mod tests {
         let info = |bytes| serde_json::to_vec(&BlobInfo { bytes, chunks: vec![cid] }).unwrap();
         let signed = ResultRef { cid, bytes: 7 };
         assert_eq!(unlike(&signed, &info(7)), None);
-        assert_eq!(unlike(&signed, &info(8)).unwrap(), "its result has 8 bytes, the receipt says 7");
+        assert_eq!(unlike(&signed, &info(8)).unwrap(), format!("blob {cid} has 8 bytes, not 7"));
         assert!(unlike(&signed, b"{}").unwrap().contains("cannot be read"));
     }
 }

@@ -79,6 +79,7 @@ impl World {
             current: None,
             ended: Vec::new(),
             avoid: Vec::new(),
+            kept: None,
             last_number: 0,
             waited: 0,
             unanswered: 0,

@@ -76,22 +76,6 @@ pub fn message(admitted: &AdmittedJob, what: &str, body: &impl serde::Serialize)
     Some(Out { subject, reply: None, headers: Some(headers(admitted)), payload: payload.into() })
 }
 
-/// A change of state, with nothing else to say.
-pub fn state(job: JobId, state: JobState, at: UnixMs) -> WatchState {
-    WatchState {
-        id: job,
-        state,
-        at,
-        device: None,
-        device_name: None,
-        price_mmana: None,
-        bids: None,
-        rejected: None,
-        why: None,
-        error: None,
-    }
-}
-
 /// Who got the job, for how much, and against how many.
 fn matched(job: &Job, at: UnixMs, name: String) -> Option<WatchState> {
     let attempt = job.current()?;
@@ -102,10 +86,11 @@ fn matched(job: &Job, at: UnixMs, name: String) -> Option<WatchState> {
         device: Some(attempt.device),
         device_name: Some(name),
         price_mmana: Some(attempt.price),
+        resumed_units: attempt.resumed,
         bids: count(|verdict| matches!(verdict, Verdict::Bid { .. })),
         rejected: count(|verdict| matches!(verdict, Verdict::Out { .. } | Verdict::Declined { .. } | Verdict::NoAnswer)),
         why: job.decision.as_ref().map(|decision| decision.why.clone()),
-        ..state(job.admitted.job, told, at)
+        ..WatchState::of(job.admitted.job, told, at)
     })
 }
 
@@ -134,7 +119,7 @@ impl World {
     pub fn tell_waiting(&mut self, id: &JobId, why: &str) {
         let at = self.hub_ms();
         let Some(job) = self.jobs.get(id) else { return };
-        let told = WatchState { why: Some(why.to_owned()), ..state(*id, JobState::Submitted, at) };
+        let told = WatchState { why: Some(why.to_owned()), ..WatchState::of(*id, JobState::Submitted, at) };
         self.out.extend(message(&job.admitted, "state", &told));
     }
 
@@ -180,7 +165,7 @@ impl World {
 
 /// The last word on a job without a result.
 pub fn ended_without_result(admitted: &AdmittedJob, to: JobState, at: UnixMs, problem: &Problem) -> Option<Out> {
-    let told = WatchState { error: Some(problem.body().about(&admitted.job.short())), ..state(admitted.job, to, at) };
+    let told = WatchState { error: Some(problem.body().about(&admitted.job.short())), ..WatchState::of(admitted.job, to, at) };
     message(admitted, "state", &told)
 }
 

@@ -181,6 +181,7 @@ impl World {
             device: attempt.device,
             assigned_at: attempt.assigned_at,
             failure,
+            kept: job.kept,
             decision: job.decision.take().unwrap_or_else(|| crate::wait::no_decision(at)),
         };
         let record = job.record(self.net, at, HistoryEvent::AttemptEnded(Box::new(ended)));
@@ -223,8 +224,12 @@ impl World {
                 measure::refused("event");
                 continue;
             }
-            let Some(job) = self.jobs.get_mut(&event.job).filter(|job| job.current == Some(event.attempt)) else { continue };
             let id = event.job;
+            if let EventKind::Checkpoint(checkpoint) = event.what {
+                self.hear_checkpoint(device, id, event.attempt, checkpoint);
+                continue;
+            }
+            let Some(job) = self.jobs.get_mut(&id).filter(|job| job.current == Some(event.attempt)) else { continue };
             match &event.what {
                 EventKind::Started => {
                     let Some(attempt) = job.current_mut().filter(|attempt| attempt.started.is_none()) else { continue };
@@ -237,6 +242,8 @@ impl World {
                     let progress = progress.clone();
                     self.tell_progress(&id, &progress);
                 }
+                // Above.
+                EventKind::Checkpoint(_) => {}
                 EventKind::Dropped { reason } => {
                     let failure = Failure { class: FailureClass::DeviceDeclined, message: reason.clone(), retryable: true };
                     self.attempt_ended(&id, failure, now);

@@ -49,6 +49,7 @@ pub enum Done {
     },
     Strays(StrayAnswers),
     Sought(Box<crate::stored::Sought>),
+    Kept(Box<crate::checkpoint::Seen>),
     Refreshed(crate::run::Refreshed),
     /// Something was sent or stored that nobody waits for.
     Sent,
@@ -305,6 +306,7 @@ impl World {
             Done::Renewed { asked, jobs } => self.renewed(asked, &jobs),
             Done::Strays(answers) => self.strays_answered(answers),
             Done::Sought(sought) => self.sought(*sought, now),
+            Done::Kept(seen) => self.checkpoint_seen(*seen, now),
             Done::Refreshed(refreshed) => self.refreshed(refreshed, now),
             Done::Sent => (),
         }

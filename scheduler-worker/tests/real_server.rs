@@ -7,12 +7,13 @@ mod network;
 use std::time::{Duration, Instant};
 
 use bus_schemas::api::BlobInfo;
+use bus_schemas::event::{Checkpoint, EventKind};
 use bus_schemas::history::HistoryEvent;
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, VoidReason};
 use bus_schemas::offer::Decline;
 use bus_schemas::receipt::{Failure, FailureClass, ResultRef};
-use bus_schemas::{Code, JobId, MilliMana, Signer, stream, subject};
+use bus_schemas::{AttemptId, Code, JobId, MilliMana, Signer, stream, subject};
 use network::device::{OnAssign, OnOffer, Script, completed};
 use network::{HUNG, Network, cid, gateway, member, next, result_text, until};
 
@@ -217,31 +218,95 @@ async fn a_job_that_cannot_work_fails_at_once_and_one_that_may_is_tried_four_tim
 async fn a_large_result_is_paid_once_its_member_can_read_it() {
     let network = Network::start().await;
     let blob = ResultRef { cid: cid(b"a large one"), bytes: 300_000 };
-    let device = network.device(1, Script::echo().that(OnAssign::Claim(blob))).await;
+    let device = network.device(1, Script::echo().that(OnAssign::Claim(blob.clone()))).await;
     let _scheduler = network.scheduler();
     let mut results = network.results().await;
     let lost = network.admit_one("a", ECHO).await;
     let end = network.end_of(lost).await;
     assert_eq!((end.state, end.attempts), (JobState::Failed, 4), "it says so of each attempt");
     let said = end.problem.unwrap().detail;
-    assert!(said.contains(&format!("its result {} was never stored", blob.cid)), "{said}");
+    assert!(said.contains(&format!("its result does not count: blob {} was never stored", blob.cid)), "{said}");
     // As the gateway lists it, but another size than the receipt says; then the right one.
     let info = |bytes| serde_json::to_vec(&BlobInfo { bytes, chunks: vec![blob.cid] }).unwrap();
     let listed = stream::blob::info(&blob.cid, &member().public().member_id());
     network.bus.store(listed, None, info(1).into(), HUNG).await.unwrap();
     let small = network.end_of(network.admit_one("b", ECHO).await).await;
     assert_eq!(small.state, JobState::Failed);
-    assert!(small.problem.unwrap().detail.contains("has 1 bytes, the receipt says 300000"));
+    assert!(small.problem.unwrap().detail.contains("has 1 bytes, not 300000"));
     let there = ResultRef { cid: cid(b"another"), bytes: 300_000 };
     let listed = stream::blob::info(&there.cid, &member().public().member_id());
     network.bus.store(listed, None, info(there.bytes).into(), HUNG).await.unwrap();
-    device.script(|script| script.on_assign = OnAssign::Claim(there));
+    device.script(|script| script.on_assign = OnAssign::Claim(there.clone()));
     let good = network.admit_one("c", ECHO).await;
     assert_eq!(network.end_of(good).await.state, JobState::Completed);
     let told: serde_json::Value = serde_json::from_slice(&next(&mut results).await.payload).unwrap();
-    assert_eq!((told["id"].as_str(), told["result"]["bytes"].as_u64()), (Some(good.to_string().as_str()), Some(there.bytes)), "and nothing before");
+    assert_eq!(
+        (told["id"].as_str(), told["result"]["bytes"].as_u64()),
+        (Some(good.to_string().as_str()), Some(there.bytes)),
+        "and nothing before"
+    );
     network.jobs_are_gone().await;
     assert_eq!(network.books.closed(), (1, 2));
+}
+
+#[tokio::test]
+async fn the_next_attempt_goes_on_behind_the_last_checkpoint() {
+    let network = Network::start().await;
+    let script = || Script { kinds: vec!["embed".into()], ..Script::echo().that(OnAssign::Keep) };
+    let first = network.device(1, script()).await;
+    let scheduler = network.scheduler();
+    let mut parts = network.bus.client.subscribe(subject::watch_jobs(&member().public().member_id(), "out")).await.unwrap();
+    let job = network.admit_one("a", r#"{"kind":"embed","text":["0","1","2","3","4","5","6","7","8","9"]}"#).await;
+    let attempt = until("an attempt", async || first.assigned().first().copied()).await;
+    let at = |units: u32| {
+        let info = serde_json::to_vec(&BlobInfo { bytes: 7, chunks: vec![] }).unwrap();
+        let checkpoint = Checkpoint { cid: cid(&units.to_be_bytes()), bytes: 7, units };
+        (checkpoint, stream::blob::info(&checkpoint.cid, &member().public().member_id()), info)
+    };
+    let stored = async |units| {
+        let (checkpoint, listed, info) = at(units);
+        network.bus.store(listed, None, info.into(), HUNG).await.unwrap();
+        checkpoint
+    };
+    let tell = async |attempt, checkpoint, by: &Signer| first.tells(job, attempt, EventKind::Checkpoint(checkpoint), by).await;
+    // Of what is no checkpoint nobody hears, and nobody goes on behind it.
+    let stranger = Signer::from_seed(&[9; 32]);
+    tell(attempt, stored(9).await, &stranger).await;
+    tell(AttemptId(cid(b"another")), stored(8).await, first.signer()).await;
+    tell(attempt, stored(10).await, first.signer()).await;
+    tell(attempt, stored(0).await, first.signer()).await;
+    tell(attempt, Checkpoint { bytes: u64::MAX, ..at(7).0 }, first.signer()).await;
+    tell(attempt, at(6).0, first.signer()).await;
+    tell(attempt, stored(4).await, first.signer()).await;
+    let told: Checkpoint = serde_json::from_slice(&next(&mut parts).await.payload).unwrap();
+    assert_eq!(told, at(4).0);
+    tell(attempt, stored(3).await, first.signer()).await;
+    for refusal in [
+        "10 texts are done, the job has 10",
+        "0 texts are done, 0 were before",
+        "it has 18446744073709551615 bytes",
+        "was never stored",
+        "3 texts are done, 4 were before",
+    ] {
+        until(refusal, async || scheduler.says(refusal).then_some(())).await;
+    }
+    // The scheduler dies, another one takes the job over, and then its device dies.
+    drop(scheduler);
+    let other = network.scheduler();
+    until("it to be taken over", async || other.says("taken over").then_some(())).await;
+    let second = network.device(2, script()).await;
+    first.die();
+    until("another attempt", async || second.assigned().first().copied()).await;
+    assert_eq!((second.resumed(), second.offered_units().last().copied()), (vec![Some(4)], Some(6)), "six texts are left, and bid for");
+    second.finish(completed).await;
+    let end = network.end_of(job).await;
+    assert_eq!((end.state, end.attempts), (JobState::Completed, 2));
+    let kept = network.history(job).await.into_iter().find_map(|record| match record.what {
+        HistoryEvent::AttemptEnded(ended) => ended.kept,
+        _ => None,
+    });
+    assert_eq!(kept, Some(at(4).0));
+    assert!(futures::FutureExt::now_or_never(futures::StreamExt::next(&mut parts)).is_none(), "nothing else was told as kept");
 }
 
 #[tokio::test]

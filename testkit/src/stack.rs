@@ -27,6 +27,9 @@ pub struct Stack {
     launch: Launch,
 }
 
+/// Where its programs keep what they could make again.
+const CACHE: &str = "cache";
+
 /// How a stack is started, beside `mesh dev --random-ports -o json --data-dir DIR`.
 #[derive(Debug, Clone, Default)]
 pub struct Launch {
@@ -62,6 +65,9 @@ impl Launch {
             .args(&self.args)
             .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .env("MESH_CONFIG_HOME", &cli.config_home)
+            .env("XDG_CACHE_HOME", folder.join(CACHE))
+            // As most people have it.
+            .env_remove("ORT_DISABLE_TELEMETRY")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log);
@@ -102,6 +108,10 @@ struct Begun {
 }
 
 impl Stack {
+    /// The folder in which its programs keep what they could make again.
+    pub fn cache(&self) -> PathBuf {
+        self.folder.path().join(CACHE)
+    }
     /// Starts `mesh dev --random-ports -o json` with more arguments and variables, and waits until it is ready.
     ///
     /// # Panics

@@ -24,7 +24,7 @@ pub async fn run(cli: &Cli, command: &CreditCommand, output: &Output) -> Done {
         CreditCommand::Balance => {
             let session = Session::open(cli).await?;
             let balance: BalanceView = session.ask("credit.balance", &serde_json::json!({})).await?;
-            books::look(&session, output).await?;
+            books::look(&session).await?;
             let human = || {
                 format!(
                     "{}   context: {}\n  available  {} mana\n  held       {} mana\n  vesting    {} mana",
@@ -38,7 +38,7 @@ pub async fn run(cli: &Cli, command: &CreditCommand, output: &Output) -> Done {
             let session = Session::open(cli).await?;
             let question = serde_json::json!({ "limit": limit, "cursor": cursor });
             let history: CreditHistory = session.ask("credit.history", &question).await?;
-            books::look(&session, output).await?;
+            books::look(&session).await?;
             output.print_list("credit.history", &history, &history.entries, |entry| entry.seq.to_string(), || history_text(&history));
             Ok(End::Fine)
         }

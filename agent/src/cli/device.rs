@@ -45,7 +45,8 @@ pub async fn init(args: &InitArgs, output: &Output) -> Done {
             Ok(_) if running(&home).is_some() => "mesh status",
             Ok(_) => "mesh start",
         };
-        let human = || format!("{}   {}\n  keys are in {}\nnext: {next}", keys.device.id, keys.device.did, keys.home.display());
+        let human =
+            || format!("{}   {}\n  keys are in {}\nnext: {next}", keys.device.id, keys.device.did, keys.home.join("keys").display());
         output.print("init", &keys, || keys.device.id.to_string(), human);
         return Ok(End::Fine);
     };
@@ -117,6 +118,20 @@ fn host_name() -> String {
     if name.is_empty() { "device".into() } else { name }
 }
 
+/// ONNX Runtime, as it is published, makes an id of the machine and a store of events to be sent to its makers in the home of whoever
+/// runs it, before it can be told not to; with this in the environment it does not.
+const NO_TELEMETRY: &str = "ORT_DISABLE_TELEMETRY";
+
+/// Takes this program's place once more where that is not set: what a member lends a machine for is nobody else's business.
+fn tell_nobody() -> Result<(), Failure> {
+    use std::os::unix::process::CommandExt;
+    if std::env::var_os(NO_TELEMETRY).is_some() {
+        return Ok(());
+    }
+    let error = std::process::Command::new(std::env::current_exe()?).args(std::env::args_os().skip(1)).env(NO_TELEMETRY, "1").exec();
+    Err(Failure::ours(format!("{} could not be set: {error}", NO_TELEMETRY)))
+}
+
 /// `mesh start`.
 pub async fn start(args: &StartArgs, output: &Output) -> Done {
     let home = Home::discover();
@@ -133,6 +148,7 @@ pub async fn start(args: &StartArgs, output: &Output) -> Done {
     }
     let started = |pid: u32| Started { device: device.device.id, name: device.name.clone(), pid, home: home.root().to_owned() };
     if !args.detach {
+        tell_nobody()?;
         let stop = bus::shutdown::on_signal()?;
         if output.format.is_json() {
             let started = started(std::process::id());
@@ -149,7 +165,7 @@ pub async fn start(args: &StartArgs, output: &Output) -> Done {
     let mut child = {
         use std::os::unix::process::CommandExt;
         let mut command = std::process::Command::new(exe);
-        command.arg("start").env("MESH_HOME", home.root()).env_remove("MESH_STOP_WITH_PARENT");
+        command.arg("start").env("MESH_HOME", home.root()).env_remove("MESH_STOP_WITH_PARENT").env(NO_TELEMETRY, "1");
         command.stdin(Stdio::null()).stdout(file.try_clone().map_err(bad)?).stderr(file).process_group(0).spawn()?
     };
     let pid = child.id();

@@ -334,7 +334,7 @@ async fn books(session: &Session) -> Finding {
     match session.ask::<_, BalanceView>("credit.balance", &serde_json::json!({})).await {
         Ok(balance) => match followed(session).await {
             Ok(()) => pass(GROUP, "books", format!("told up to sequence {}", balance.ledger_seq)),
-            Err(failure) if failure.code() == Code::BooksWrong => failed(GROUP, "books", &failure),
+            Err(failure) if matches!(failure.code(), Code::BooksWrong | Code::BadFile) => failed(GROUP, "books", &failure),
             Err(failure) => {
                 let detail = format!("the last checkpoint could not be compared: {}", failure.body().detail);
                 Finding { verdict: Verdict::Warn, detail, ..failed(GROUP, "books", &failure) }

@@ -75,7 +75,7 @@ async fn set(session: &Session, file: &Path, dry_run: bool, network_key: Option<
     if !set.changes.is_empty() {
         set.version = rules.version;
         if !dry_run {
-            look(session, output).await?;
+            look(session).await?;
             let signer = operator(session, network_key)?;
             let done = order(session, &signer, Op::SetPolicy { rules }).await?;
             (set.done, set.seq) = (true, Some(done.seq));

@@ -1,10 +1,9 @@
 //! `echo`: gives the text back. For tests, and to see how fast everything else is.
 
-use bus_schemas::event::Progress;
 use bus_schemas::resources::Resources;
 use serde::Serialize;
 
-use super::{Control, Ended, Executor};
+use super::{Control, Ended, Executor, Made, Step};
 
 pub const KIND: &str = "echo";
 
@@ -33,8 +32,8 @@ impl Executor for Echo {
     fn prepare(&mut self) -> Result<(), Ended> {
         Ok(())
     }
-    fn run(&mut self, texts: &[String], _tell: &mut dyn FnMut(Progress) -> Control) -> Result<Vec<u8>, Ended> {
-        Ok(result(texts.first().map_or("", String::as_str)))
+    fn run(&mut self, texts: &[String], _kept: &[Vec<u8>], _tell: &mut dyn FnMut(Step) -> Control) -> Result<Made, Ended> {
+        Ok(Made { bytes: result(texts.first().map_or("", String::as_str)), units: 1 })
     }
     fn release(&mut self) {}
     fn is_loaded(&self) -> bool {

@@ -8,7 +8,8 @@ use bus_schemas::receipt::{FailureClass, Outcome, Receipt, ResultRef};
 use bus_schemas::{AttemptId, Cid, Code, InstanceId, Problem, limits, subject};
 use bytes::Bytes;
 
-use super::state::{Agent, Happened, Held, Stage};
+use super::parts;
+use super::state::{Agent, Happened, Held, Input, Stage};
 use crate::blobs::{self, Blobs};
 use crate::executor::{Ended, Finished, Order, failure};
 use crate::receipts::{self, Draft, Number, is_inline};
@@ -38,23 +39,32 @@ impl Agent {
         };
         held.started = Some(Instant::now());
         let Some(spec) = held.spec.take() else { return self.fail(&attempt, FailureClass::ExecutionError, "its body is gone", true) };
+        let resume = held.resume;
         match (spec.text, spec.inputs.first().copied()) {
-            (Some(text), _) => {
-                let texts = text.as_slice().to_vec();
-                self.compute(attempt, spec.kind, texts);
+            (Some(text), _) if resume.is_none() => {
+                let input = Input { texts: text.as_slice().to_vec(), kept: vec![] };
+                self.compute(attempt, spec.kind, input);
             }
-            (None, Some(cid)) => {
+            (None, None) => self.fail(&attempt, FailureClass::ExecutionError, "the job has no input", false),
+            (text, cid) => {
                 held.stage = Stage::Fetching;
                 let Some(blobs) = self.blobs(&attempt) else { return };
                 let happened = self.happened.clone();
                 let told = spec.units.unwrap_or(1);
                 tokio::spawn(async move {
-                    let texts = blobs.get(cid).await.and_then(|bytes| blobs::texts(&bytes, told));
-                    let _ = happened.send(Happened::Fetched { attempt, texts });
+                    let texts = match (text, cid) {
+                        (Some(text), _) => Ok(text.as_slice().to_vec()),
+                        (None, Some(cid)) => blobs.get(cid).await.and_then(|bytes| blobs::texts(&bytes, told)),
+                        (None, None) => Ok(vec![]),
+                    };
+                    let input = match texts {
+                        Ok(texts) => Ok(Input { kept: parts::fetch(&blobs, resume).await, texts }),
+                        Err(problem) => Err(problem),
+                    };
+                    let _ = happened.send(Happened::Fetched { attempt, input });
                 });
                 self.remember_kind(&attempt, spec.kind);
             }
-            (None, None) => self.fail(&attempt, FailureClass::ExecutionError, "the job has no input", false),
         }
     }
 
@@ -65,27 +75,28 @@ impl Agent {
         }
     }
 
-    fn blobs(&self, attempt: &AttemptId) -> Option<Blobs> {
+    pub fn blobs(&self, attempt: &AttemptId) -> Option<Blobs> {
         let proof = self.held.get(attempt)?.shown.proof()?;
         Some(Blobs::new(self.uplink.clone(), Asker::Device(self.trust.device), proof.encode()))
     }
 
-    pub fn on_fetched(&mut self, attempt: AttemptId, texts: Result<Vec<String>, Problem>) {
+    pub fn on_fetched(&mut self, attempt: AttemptId, input: Result<Input, Problem>) {
         // It may have been cancelled or closed meanwhile.
         let Some(held) = self.held.get_mut(&attempt).filter(|held| held.stage == Stage::Fetching) else { return };
         let kind = held.spec.take().map(|spec| spec.kind).unwrap_or_default();
-        match texts {
-            Ok(texts) => self.compute(attempt, kind, texts),
+        match input {
+            Ok(input) => self.compute(attempt, kind, input),
             Err(problem) => self.fail(&attempt, FailureClass::ExecutionError, &format!("its input: {problem}"), false),
         }
     }
 
-    fn compute(&mut self, attempt: AttemptId, kind: String, texts: Vec<String>) {
+    fn compute(&mut self, attempt: AttemptId, kind: String, input: Input) {
         let Some(held) = self.held.get_mut(&attempt) else { return };
         held.stage = Stage::Computing;
         let started = held.started.unwrap_or_else(Instant::now);
         let deadline = started.checked_add(Duration::from_millis(held.assignment.timeout_ms)).unwrap_or(started);
-        let order = Order { attempt, kind, texts, deadline, reins: held.reins.clone() };
+        let Input { texts, kept } = input;
+        let order = Order { attempt, kind, texts, kept, deadline, reins: held.reins.clone() };
         if self.engines.run(order).is_err() {
             self.fail(&attempt, FailureClass::ExecutionError, "its engine is gone", true);
         }
@@ -171,7 +182,7 @@ impl Agent {
     /// Ends an attempt in the queue and writes its receipt; `None` where it has ended before.
     pub fn end(&mut self, attempt: &AttemptId, outcome: Outcome, result: Option<Bytes>) -> Option<Draft> {
         let held = self.held.get_mut(attempt)?;
-        held.spec = None;
+        (held.spec, held.parts) = (None, None);
         held.stage = Stage::Waiting;
         let waited = held.started.unwrap_or_else(Instant::now).duration_since(held.arrived);
         let cancelled = matches!(outcome, Outcome::Cancelled);
@@ -206,7 +217,12 @@ impl Agent {
             let bytes = receipts::sign(&self.signer, &pack);
             let attempts = pack.iter().map(|draft| draft.receipt.attempt).collect();
             let number = self.unsettled.add(to.clone(), attempts, bytes, self.now());
-            let kept: Vec<u64> = pack.iter().filter_map(|draft| self.held.get_mut(&draft.receipt.attempt)?.kept.take()).collect();
+            let attempt = |draft: &Draft| draft.receipt.attempt;
+            let kept: Vec<AttemptId> = pack
+                .iter()
+                .map(attempt)
+                .filter(|attempt| self.held.get_mut(attempt).is_some_and(|held| std::mem::take(&mut held.kept)))
+                .collect();
             if !kept.is_empty() {
                 self.kept_until_stored.insert(number, kept);
             }
@@ -250,8 +266,8 @@ impl Agent {
             self.unsettled.sent(number, now, self.timings.renewal);
             if let (Some(kept), Some(local)) = (self.kept_until_stored.remove(&number), self.local.clone()) {
                 tokio::spawn(async move {
-                    for seq in kept {
-                        local.forget(seq).await;
+                    for attempt in kept {
+                        local.done(&attempt).await;
                     }
                 });
             }
@@ -287,7 +303,7 @@ impl Agent {
     }
 
     /// Publishes one event. One that is lost is not missed: the next tells more.
-    fn event(&self, attempt: &AttemptId, what: EventKind) {
+    pub fn event(&self, attempt: &AttemptId, what: EventKind) {
         let Some(held) = self.held.get(attempt) else { return };
         let to = subject::event(&self.trust.device, what.token());
         let (net, device, job) = (self.trust.net, self.trust.device, held.assignment.job);

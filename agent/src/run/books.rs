@@ -41,13 +41,15 @@ impl Agent {
     pub fn on_books(&mut self, alarm: Option<Problem>) {
         if let Some(problem) = &alarm {
             // Said each time: this is not to be overlooked.
-            tracing::error!(
-                code = %problem.code,
-                detail = problem.detail,
-                kept = %Memory::of(&self.home).path(&self.trust.net).display(),
+            let kept = Memory::of(&self.home).path(&self.trust.net);
+            let what = if problem.code == Code::BooksWrong {
                 "the books of this network were rewritten, or this device is shown others than before; keep that file, and compare \
                  with other members (next: mesh credit verify)"
-            );
+            } else {
+                "what this device remembers of the books cannot be used: it could not tell whether they were rewritten; keep a copy of \
+                 that file, compare with other members, then remove it (next: mesh credit verify)"
+            };
+            tracing::error!(code = %problem.code, detail = problem.detail, kept = %kept.display(), "{what}");
         }
         self.alarm = alarm;
     }
@@ -58,7 +60,7 @@ async fn watch(door: Door, document: NetworkDocument, memory: Memory, happened: 
     loop {
         let found = match checkpoint::look(&door, &document, &memory).await {
             Ok(_) => Some(None),
-            Err(problem) if problem.code == Code::BooksWrong => Some(Some(problem)),
+            Err(problem) if matches!(problem.code, Code::BooksWrong | Code::BadFile) => Some(Some(problem)),
             Err(problem) => {
                 tracing::debug!(%problem, "the books could not be looked at");
                 None

@@ -131,7 +131,10 @@ impl Agent {
             number: assignment.attempt,
             class: spec.priority,
             needs: spec.required_resources,
-            expected_ms: expected_ms(spec.units(), self.per_unit_us(&spec.kind)),
+            expected_ms: expected_ms(
+                spec.units().saturating_sub(assignment.resume.map_or(0, |resume| resume.units)),
+                self.per_unit_us(&spec.kind),
+            ),
             instant: spec.kind == echo::KIND,
         }
     }
@@ -181,7 +184,7 @@ impl Agent {
                     self.dropped(&dropped);
                 }
                 if let Some(proof) = shown.proof() {
-                    to_keep.push((index, attempt, Kept { s: to.clone(), assignment: proof, payload }));
+                    to_keep.push((index, attempt, Kept { s: to.clone(), assignment: proof, payload, resume: None }));
                 }
                 self.hold(attempt, assignment.into_body(), shown, to, Some(spec), Stage::Waiting);
                 AssignAnswer::Accepted
@@ -192,6 +195,7 @@ impl Agent {
     /// Remembers an attempt.
     pub fn hold(&mut self, attempt: AttemptId, assignment: Assignment, shown: Shown, to: &InstanceId, spec: Option<JobSpec>, stage: Stage) {
         let held = Held {
+            resume: assignment.resume,
             assignment,
             shown,
             to: to.clone(),
@@ -201,8 +205,9 @@ impl Agent {
             arrived: Instant::now(),
             started: None,
             took: Duration::ZERO,
-            kept: None,
+            kept: false,
             told: None,
+            parts: None,
         };
         self.held.insert(attempt, held);
     }
@@ -212,9 +217,9 @@ impl Agent {
         let Keeping { reply, mut answers, kept } = *keeping;
         for (index, attempt, kept) in kept {
             match kept {
-                Ok(seq) => {
+                Ok(()) => {
                     if let Some(held) = self.held.get_mut(&attempt) {
-                        held.kept = Some(seq);
+                        held.kept = true;
                     }
                     self.work.stored(&attempt);
                 }
@@ -311,8 +316,9 @@ impl Agent {
         if was == Was::Running {
             held.reins.stop();
         }
-        if let (Some(seq), Some(local)) = (held.kept, self.local.clone()) {
-            tokio::spawn(async move { local.forget(seq).await });
+        if let (true, Some(local)) = (held.kept, self.local.clone()) {
+            let attempt = *attempt;
+            tokio::spawn(async move { local.done(&attempt).await });
         }
         match (closed.paid_mmana, &closed.not_paid) {
             (Some(paid), _) => {

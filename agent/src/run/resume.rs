@@ -22,7 +22,7 @@ impl Agent {
         let Some(local) = self.local.clone() else { return Ok(()) };
         let mut resumed = 0;
         for (seq, kept) in local.kept().await? {
-            match kept.and_then(|kept| self.take_up(seq, kept)) {
+            match kept.and_then(|kept| self.take_up(kept)) {
                 Ok(()) => resumed += 1,
                 Err(problem) => {
                     tracing::info!(seq, %problem, "a kept job is not taken up again");
@@ -36,7 +36,7 @@ impl Agent {
         Ok(())
     }
 
-    fn take_up(&mut self, seq: u64, kept: Kept) -> Result<(), Problem> {
+    fn take_up(&mut self, kept: Kept) -> Result<(), Problem> {
         let no = |why: &str| Problem::new(bus_schemas::Code::Expired, why);
         let assignment: Verified<Assignment> = self.trust.one_by_scheduler(&kept.assignment)?;
         if assignment.net != self.trust.net || assignment.device != self.trust.device {
@@ -58,7 +58,8 @@ impl Agent {
         }
         self.hold(attempt, assignment.into_body(), Shown::Alone(Box::new(kept.assignment)), &kept.s, Some(spec), Stage::Waiting);
         if let Some(held) = self.held.get_mut(&attempt) {
-            held.kept = Some(seq);
+            held.kept = true;
+            held.resume = kept.resume.or(held.resume);
         }
         self.work.stored(&attempt);
         Ok(())

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use bus::Bus;
 use bus_schemas::assignment::{AssignAnswer, Assignment};
+use bus_schemas::event::Checkpoint;
 use bus_schemas::job::JobSpec;
 use bus_schemas::limits::Timings;
 use bus_schemas::network::NetworkDocument;
@@ -17,13 +18,14 @@ use tokio::sync::mpsc;
 
 use crate::bidding::minus;
 use crate::bidding::{Desk, Offered};
-use crate::executor::{self, Engines, Finished, Reins, echo, embed};
+use crate::executor::{self, Engines, Finished, Part, Reins, Reported, echo, embed};
 use crate::hardware::Hardware;
 use crate::home::{Device, Home};
 use crate::link::Trust;
 use crate::local::{LinkStatus, Local, Status, Totals};
 use crate::outbox::Counts;
 use crate::receipts::{Number, Unsettled};
+use crate::run::parts::Parts;
 use crate::work::Work;
 
 /// What has come to pass since the loop started it.
@@ -32,8 +34,12 @@ pub enum Happened {
     Kept(Box<Keeping>),
     Fetched {
         attempt: AttemptId,
-        texts: Result<Vec<String>, Problem>,
+        input: Result<Input, Problem>,
     },
+    /// A part of a result that runs.
+    Part(AttemptId, Part),
+    /// It is stored.
+    PartStored(AttemptId, Checkpoint),
     Finished(Finished),
     Uploaded {
         attempt: AttemptId,
@@ -50,12 +56,19 @@ pub enum Happened {
     Books(Option<Problem>),
 }
 
+/// What an engine works on.
+pub struct Input {
+    pub texts: Vec<String>,
+    /// What earlier attempts have left of the result.
+    pub kept: Vec<Vec<u8>>,
+}
+
 /// An assign request that waits for WORK.
 pub struct Keeping {
     pub reply: async_nats::Subject,
     pub answers: Vec<AssignAnswer>,
     /// Which answer is about which attempt, and whether it was kept.
-    pub kept: Vec<(usize, AttemptId, Result<u64, Problem>)>,
+    pub kept: Vec<(usize, AttemptId, Result<(), Problem>)>,
 }
 
 /// The signed assignment of an attempt: as it came, one of many.
@@ -96,10 +109,14 @@ pub struct Held {
     pub started: Option<Instant>,
     /// Computing alone.
     pub took: Duration,
-    /// Its sequence in WORK.
-    pub kept: Option<u64>,
+    /// It is in WORK.
+    pub kept: bool,
     /// How far it was when that was last told; `None`: nothing was told.
     pub told: Option<u32>,
+    /// How far it was kept before it began here.
+    pub resume: Option<Checkpoint>,
+    /// Where its parts are stored, once there is one.
+    pub parts: Option<Parts>,
 }
 
 pub struct Agent {
@@ -126,7 +143,7 @@ pub struct Agent {
     pub held: HashMap<AttemptId, Held>,
     pub unsettled: Unsettled,
     /// What WORK keeps until a stream has the receipts.
-    pub kept_until_stored: HashMap<Number, Vec<u64>>,
+    pub kept_until_stored: HashMap<Number, Vec<AttemptId>>,
     /// Handed back while an engine was at them; it ends its step, and nobody waits for what comes of it.
     pub ending: HashSet<AttemptId>,
     /// Messages of receipts on their way.
@@ -166,8 +183,11 @@ impl Agent {
         let hardware = Hardware::probe(&home, &device.settings);
         let slots = usize::try_from(device.settings.slots.max(1)).unwrap_or(1);
         let to_loop = happened.clone();
-        let engines = Engines::start(&device.settings, slots, move |finished| {
-            let _ = to_loop.send(Happened::Finished(finished));
+        let engines = Engines::start(&device.settings, slots, move |reported| {
+            let _ = to_loop.send(match reported {
+                Reported::Part(attempt, part) => Happened::Part(attempt, part),
+                Reported::Finished(finished) => Happened::Finished(finished),
+            });
         })?;
         let now = Instant::now();
         let paused = (!device.settings.paused.is_empty()).then_some(Decline::Paused);

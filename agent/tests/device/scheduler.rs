@@ -95,6 +95,7 @@ impl Scheduler {
             tier: 1,
             timeout_ms: 60_000,
             payload: Cid::of(&body),
+            resume: None,
         };
         (Job(assignment), Payload { form: Form::Json, body: ByteBuf::from(body) })
     }

@@ -43,9 +43,9 @@ pub struct FilesArgs {
     /// The hub's data [default: DIR/store].
     #[arg(long)]
     pub store: Option<PathBuf>,
-    /// How often a single hub syncs to disk: `always`, or a duration such as 2m.
-    #[arg(long, default_value = "2m")]
-    pub sync_interval: String,
+    /// How often a single hub syncs to disk: `always`, or a duration such as 2m [default: 2m for a new network, and what is there stays].
+    #[arg(long)]
+    pub sync_interval: Option<String>,
     /// The hub's certificate; with --tls-key it turns TLS on at every door.
     #[arg(long, requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
@@ -71,6 +71,8 @@ impl std::str::FromStr for WsListen {
 
 /// The one-shot user of `bootstrap streams`, in seconds.
 const BOOTSTRAP_VALID_S: u64 = 3600;
+/// How often a new hub syncs to disk.
+const SYNC_INTERVAL: &str = "2m";
 /// The auditor of this machine, in seconds.
 const AUDITOR_VALID_S: u64 = 30 * 24 * 3600;
 
@@ -269,13 +271,19 @@ impl Work {
             (Some(cert), Some(key)) => Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)? }),
             (Some(_), None) | (None, Some(_)) | (None, None) => None,
         };
+        // Nobody is to lose what was acknowledged because a flag was left out the second time.
+        let before = std::fs::read_to_string(self.dir.hub_conf()).ok().and_then(|text| hub_conf::sync_interval_of(&text));
+        let sync_interval = args.sync_interval.clone().or_else(|| before.clone()).unwrap_or_else(|| SYNC_INTERVAL.to_owned());
+        if let Some(before) = before.filter(|before| *before != sync_interval) {
+            self.changes.push(Change::new("sync_interval", format!("{before} -> {sync_interval}")));
+        }
         let text = hub_conf::render(&HubConf {
             client_listen: args.client_listen,
             leaf_listen: args.leaf_listen,
             ws_listen: args.ws_listen.0,
             monitor_listen: args.monitor_listen,
             store: &store,
-            sync_interval: &args.sync_interval,
+            sync_interval: &sync_interval,
             tls: tls.as_ref(),
             operator_jwt: &tokens.operator,
             sys: (&keys.sys.public_key(), &tokens.sys),
@@ -312,6 +320,9 @@ impl Work {
             return Ok(());
         }
         if let Some(found) = &found {
+            if found.name != document.name {
+                self.changes.push(Change::new("name", format!("{} -> {}", found.name, document.name)));
+            }
             ensure!(found.network == document.network, "error[M0206]: network.json is another network's than keys/network.key");
             document.version = found.version + 1;
         }

@@ -92,6 +92,12 @@ fn quoted(path: &Path) -> anyhow::Result<String> {
 }
 
 /// `always`, or a number with `s`, `m` or `h`.
+/// What a configuration that [`render`] made says.
+pub fn sync_interval_of(conf: &str) -> Option<String> {
+    let rest = conf.lines().find_map(|line| line.trim().strip_prefix("sync_interval:"))?;
+    rest.split_whitespace().next().map(|value| value.trim_matches('"').to_owned())
+}
+
 fn sync_interval(text: &str) -> anyhow::Result<String> {
     let number = text.strip_suffix(['s', 'm', 'h']);
     let fine = text == "always" || number.is_some_and(|n| n.parse::<u32>().is_ok_and(|n| n > 0));
@@ -126,6 +132,10 @@ mod tests {
         let text = with(store, "2m", Some("127.0.0.1:8443")).unwrap();
         assert!(text.contains("no_tls: true") && text.contains("AE: e.e.e") && text.contains("sync_interval: \"2m\""), "{text}");
         assert!(with(store, "always", None).unwrap().contains("sync_interval: always"));
+        for said in ["always", "2m", "10s"] {
+            assert_eq!(sync_interval_of(&with(store, said, None).unwrap()).as_deref(), Some(said));
+        }
+        assert_eq!(sync_interval_of("port: 1"), None);
         assert!(with(store, "2m", Some("0.0.0.0:8443")).unwrap_err().to_string().contains("--ws-listen off"));
     }
 

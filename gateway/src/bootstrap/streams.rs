@@ -35,9 +35,9 @@ pub struct StreamsArgs {
     /// CA certificate of the hub, where it is a private one.
     #[arg(long, env = "MESH_CA")]
     pub ca: Option<PathBuf>,
-    /// What each new member is given, in mana; part of the first fact.
-    #[arg(long, default_value = "0")]
-    pub grant_mana: MilliMana,
+    /// What each new member is given, in mana; part of the first fact, and fixed with it [default: 0].
+    #[arg(long)]
+    pub grant_mana: Option<MilliMana>,
     /// Divides every waiting time; for tests.
     #[arg(long, env = "MESH_TIME_DIVISOR", default_value_t = 1, hide = true)]
     pub time_divisor: u32,
@@ -195,16 +195,17 @@ impl Work {
     }
 
     /// The first fact binds the stream to the network; where there is one, it must be this network's.
-    async fn genesis(&mut self, bus: &Bus, network: &NetworkDocument, key: &Signer, grant: MilliMana) -> anyhow::Result<()> {
+    async fn genesis(&mut self, bus: &Bus, network: &NetworkDocument, key: &Signer, grant: Option<MilliMana>) -> anyhow::Result<()> {
         if bus.stream_end(stream::LEDGER).await?.last_seq == 0 {
-            let fact = genesis_fact(network, bus::hub_time::here_ms(), grant);
+            let made = grant.unwrap_or(MilliMana::ZERO);
+            let fact = genesis_fact(network, bus::hub_time::here_ms(), made);
             let mut headers = HeaderMap::new();
             headers.insert(subject::header::NATS_MSG_ID, fact.id.to_string());
             headers.insert("Nats-Expected-Last-Sequence", "0");
             let batch = key.json_batch::<Fact>(vec![serde_json::to_string(&fact)?]);
             match bus.store(subject::LEDGER_FACTS.into(), Some(headers), batch.encode().into(), Duration::from_secs(10)).await {
                 Ok(_) => {
-                    self.changes.push(Change::new("fact genesis", format!("made, {grant} mana for each new member")));
+                    self.changes.push(Change::new("fact genesis", format!("made, {made} mana for each new member")));
                     return Ok(());
                 }
                 // Somebody else was first: what stands there decides.
@@ -213,7 +214,12 @@ impl Work {
             }
         }
         let first = bus.from_leader(stream::LEDGER, 1).await?.context("error[M0603]: LEDGER no longer has its first fact")?;
-        check_genesis(&first, network).context("error[M0603]: LEDGER does not begin with this network's first fact")
+        let began = check_genesis(&first, network).context("error[M0603]: LEDGER does not begin with this network's first fact")?;
+        if let Some(grant) = grant.filter(|grant| *grant != began) {
+            let stays = format!("left as it is, with {began} mana for each new member; not {grant} (next: mesh network policy set)");
+            self.changes.push(Change::new("fact genesis", stays));
+        }
+        Ok(())
     }
 }
 
@@ -230,13 +236,17 @@ pub fn genesis_fact(network: &NetworkDocument, at_ms: u64, grant: MilliMana) -> 
     }
 }
 
-fn check_genesis(message: &[u8], network: &NetworkDocument) -> anyhow::Result<()> {
+/// What the first fact gives each new member.
+fn check_genesis(message: &[u8], network: &NetworkDocument) -> anyhow::Result<MilliMana> {
     let batch = bus_schemas::envelope::JsonBatch::decode(message)?;
     anyhow::ensure!(network.ledger_keys.contains(&batch.k), "it is signed by {}, which is no ledger key of the network", batch.k);
     let facts = batch.verify::<Fact>(&mut bus_schemas::Verifier::default())?;
-    let fits = facts.first().is_some_and(|fact| matches!(&fact.what, What::Genesis { network: of, .. } if *of == network.network));
-    anyhow::ensure!(fits, "its first message is no genesis of {}", network.network);
-    Ok(())
+    if let Some(Fact { what: What::Genesis { network: of, rules, .. }, .. }) = facts.first().map(|fact| &**fact)
+        && *of == network.network
+    {
+        return Ok(rules.grant_mmana);
+    }
+    bail!("its first message is no genesis of {}", network.network)
 }
 
 fn refuse(what: &str, differences: &[Difference]) -> anyhow::Result<()> {

@@ -55,7 +55,12 @@ impl World {
         let outcomes = ledger_client::ask(self, vec![op], Instant::now() + ANSWER_WITHIN).await;
         let outcomes = match outcomes {
             Ok(outcomes) => outcomes,
-            Err(error) => return Err(self.ledger_silent(error).await),
+            Err(error) => {
+                let silent = self.ledger_silent(error).await;
+                // The command may be under way: the same key asks what became of it.
+                let detail = format!("{}; it may still be done: the same key moves nothing twice", silent.detail);
+                return Err(Problem::new(silent.code, detail));
+            }
         };
         match outcomes.into_iter().next() {
             Some(LedgerOutcome::Done(done)) => Ok(TransferView {

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bus_schemas::api::BlobInfo;
@@ -13,7 +13,7 @@ use futures::{Stream, StreamExt};
 use http_body_util::BodyExt;
 
 use super::Shared;
-use super::problem::Refusal;
+use super::problem::{Id, Refusal};
 use super::who::bearer;
 use crate::blobs::Upload;
 
@@ -33,7 +33,7 @@ pub async fn put(State(world): State<Shared>, headers: HeaderMap, mut body: Body
     Ok((StatusCode::CREATED, Json(stored)).into_response())
 }
 
-pub async fn get(State(world): State<Shared>, headers: HeaderMap, Path(cid): Path<String>) -> Result<Response, Refusal> {
+pub async fn get(State(world): State<Shared>, headers: HeaderMap, Id(cid): Id) -> Result<Response, Refusal> {
     let member = bearer(&world, &headers).await?;
     let cid: Cid = cid.parse().map_err(|error: bus_schemas::id::IdError| Problem::new(Code::NoSuchBlob, error.to_string()))?;
     let info = world.blob_info(&member, &cid).await?;

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bus_schemas::api::ask::JobLs;
@@ -15,7 +15,7 @@ use serde::Deserialize;
 
 use super::Shared;
 use super::blobs::chunks;
-use super::problem::{Parameters, Refusal, whole};
+use super::problem::{Id, Parameters, Refusal, whole};
 use super::who::{bearer, submission, submitter};
 use crate::submit::{Answer, Each};
 
@@ -50,27 +50,27 @@ pub async fn list(State(world): State<Shared>, headers: HeaderMap, uri: Uri) -> 
     Ok(Json(world.job_ls(&member, &asked).await.map_err(|problem| LIST.refuse(problem))?))
 }
 
-pub async fn show(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<JobView> {
+pub async fn show(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Said<JobView> {
     let member = bearer(&world, &headers).await?;
     Ok(Json(world.job_show(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
-pub async fn explain(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<Explanation> {
+pub async fn explain(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Said<Explanation> {
     let member = bearer(&world, &headers).await?;
     Ok(Json(world.job_explain(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
-pub async fn receipt(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<ReceiptView> {
+pub async fn receipt(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Said<ReceiptView> {
     let member = bearer(&world, &headers).await?;
     Ok(Json(world.job_receipt(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
-pub async fn cancel(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<JobView> {
+pub async fn cancel(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Said<JobView> {
     let member = bearer(&world, &headers).await?;
     Ok(Json(world.job_cancel(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
 }
 
-pub async fn retry(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Result<Response, Refusal> {
+pub async fn retry(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Result<Response, Refusal> {
     let member = bearer(&world, &headers).await?;
     let submitted = world.job_retry(&Asker::Member(member), &id).await.map_err(|problem| Refusal::about(&problem, &id))?;
     Ok((StatusCode::ACCEPTED, Json(submitted)).into_response())
@@ -89,7 +89,7 @@ fn yes() -> bool {
 
 const RESULT: Parameters = Parameters { known: &[("inline", "true or false")], example: "GET /api/v1/jobs/ID/result?inline=false" };
 
-pub async fn result(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>, uri: Uri) -> Result<Response, Refusal> {
+pub async fn result(State(world): State<Shared>, headers: HeaderMap, Id(id): Id, uri: Uri) -> Result<Response, Refusal> {
     let member = bearer(&world, &headers).await?;
     let asked: ResultAsk = RESULT.read(&uri)?;
     let (view, blob) = world.job_result(&member, &id).await.map_err(|problem| Refusal::about(&problem, &id))?;

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
 use bus_schemas::api::ledger::{
     BalanceList, CheckpointList, ConsistencyView, FactList, PolicyView, ProofView, TransferView,
@@ -13,7 +13,7 @@ use bus_schemas::ledger::LedgerReply;
 use bus_schemas::{Form, limits, strict};
 
 use super::Shared;
-use super::problem::{Nothing, Parameters, Refusal, whole};
+use super::problem::{Id, Nothing, Parameters, Refusal, whole};
 use super::who::{bearer, one_key};
 use crate::ledger::orders;
 
@@ -49,7 +49,7 @@ pub async fn checkpoints(State(world): State<Shared>, headers: HeaderMap, uri: U
     Ok(Json(world.ledger_checkpoints(&asked).await.map_err(|problem| CHECKPOINTS.refuse(problem))?))
 }
 
-pub async fn proof(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<ProofView> {
+pub async fn proof(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Said<ProofView> {
     let member = bearer(&world, &headers).await?;
     Ok(Json(world.ledger_proof(&member, &id).await?))
 }

@@ -2,7 +2,7 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::IntoResponse;
 use bus_schemas::api::{BalanceView, CreditHistory, DeviceInfo, DeviceList};
@@ -11,7 +11,7 @@ use bus_schemas::network::EnrolReply;
 use serde::Deserialize;
 
 use super::Shared;
-use super::problem::{Nothing, Parameters, Refusal, whole};
+use super::problem::{Id, Nothing, Parameters, Refusal, whole};
 use super::who::bearer;
 use crate::enrolment;
 
@@ -25,7 +25,7 @@ pub async fn devices(State(world): State<Shared>, headers: HeaderMap, uri: Uri) 
     Ok(Json(world.fleet.list()))
 }
 
-pub async fn device(State(world): State<Shared>, headers: HeaderMap, Path(id): Path<String>) -> Said<DeviceInfo> {
+pub async fn device(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Said<DeviceInfo> {
     bearer(&world, &headers).await?;
     Ok(Json(world.device(&id)?))
 }

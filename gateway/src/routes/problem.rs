@@ -2,7 +2,8 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::Query;
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
 use axum::http::{HeaderValue, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bus_schemas::api::ErrorBody;
@@ -22,6 +23,17 @@ impl Refusal {
 impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         Self(problem.body())
+    }
+}
+/// The id in a path, as it stands there.
+pub struct Id(pub String);
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Refusal;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        match Path::<String>::from_request_parts(parts, state).await {
+            Ok(Path(id)) => Ok(Self(id)),
+            Err(_) => Err(Refusal::from(Problem::new(Code::NotUtf8, "the id in the path is no UTF-8"))),
+        }
     }
 }
 impl IntoResponse for Refusal {

@@ -85,6 +85,7 @@ pub fn settle(at: u64, device_n: u8, jobs: &[Done]) -> LedgerRequest {
             tier: 4,
             timeout_ms: 60_000,
             payload: Cid::of(b"payload"),
+            resume: None,
         })
         .collect();
     let assigned = scheduler().batch(&assignments);

@@ -487,6 +487,7 @@ pub fn settlement(world: &World, jobs: &[u64]) -> LedgerRequest {
             tier: 1,
             timeout_ms: 60_000,
             payload: Cid::of(b"payload"),
+            resume: None,
         })
         .collect();
     let assigned = scheduler().batch(&assignments);

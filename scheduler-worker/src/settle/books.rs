@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bus_schemas::api::WatchState;
 use bus_schemas::assignment::{Closed, Verb};
 use bus_schemas::history::HistoryRecord;
 use bus_schemas::job::JobState;
@@ -139,7 +140,7 @@ fn last_word(item: &mut Item) -> Option<crate::world::Out> {
     match (&end.problem, end.state) {
         (Some(problem), state) if state != JobState::Completed => tell::ended_without_result(&admitted, state, at, problem),
         (_, state) => {
-            let told = bus_schemas::api::WatchState { device: end.device, price_mmana: end.paid_mmana, ..tell::state(job, state, at) };
+            let told = WatchState { device: end.device, price_mmana: end.paid_mmana, ..WatchState::of(job, state, at) };
             tell::message(&admitted, "state", &told)
         }
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bus::Bus;
 use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignment, Closed, Control, ControlReply, Held, HeldState, Verb};
 use bus_schemas::envelope::encode;
+use bus_schemas::event::{Event, EventKind};
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::offer::{Bid, BidAnswer, Decline, Offer, Quote};
 use bus_schemas::receipt::{Failure, Outcome, Receipt, ReceiptMessage, ResultRef};
@@ -63,8 +64,10 @@ struct Kept {
 struct State {
     script: Script,
     kept: HashMap<AttemptId, Kept>,
-    /// Attempts assigned, oldest first.
+    /// Attempts assigned, oldest first, and behind how many texts they go on.
     assigned: Vec<AttemptId>,
+    resumed: Vec<Option<u32>>,
+    offered_units: Vec<u32>,
     closed: Vec<Closed>,
     cancelled: Vec<AttemptId>,
     offers: usize,
@@ -93,6 +96,8 @@ impl Device {
             script,
             kept: HashMap::new(),
             assigned: vec![],
+            resumed: vec![],
+            offered_units: vec![],
             closed: vec![],
             cancelled: vec![],
             offers: 0,
@@ -125,6 +130,22 @@ impl Device {
     }
     pub fn assigned(&self) -> Vec<AttemptId> {
         self.state.lock().unwrap().assigned.clone()
+    }
+    /// For each attempt assigned, behind how many texts it goes on.
+    pub fn resumed(&self) -> Vec<Option<u32>> {
+        self.state.lock().unwrap().resumed.clone()
+    }
+    pub fn offered_units(&self) -> Vec<u32> {
+        self.state.lock().unwrap().offered_units.clone()
+    }
+    /// Tells something of an attempt, signed by `by`.
+    pub async fn tells(&self, job: JobId, attempt: AttemptId, what: EventKind, by: &Signer) {
+        let event = Event { net: net(), device: self.id, at: 1, job, attempt, what };
+        let subject = subject::event(&self.id, event.what.token());
+        self.bus.store(subject, None, by.batch(&[event]).encode().into(), super::HUNG).await.unwrap();
+    }
+    pub fn signer(&self) -> &Signer {
+        &self.signer
     }
     pub fn closed(&self) -> Vec<Closed> {
         self.state.lock().unwrap().closed.clone()
@@ -188,6 +209,7 @@ impl Hands {
         let script = {
             let mut state = self.state.lock().unwrap();
             state.offers += offers.len();
+            state.offered_units.extend(offers.iter().map(|offer| offer.units));
             state.bids_messages += 1;
             state.script.clone()
         };
@@ -278,7 +300,7 @@ impl Hands {
                 }
                 OnAssign::Echo => Some(completed(&text)),
                 OnAssign::Fail(failure) => Some(Outcome::Failed(failure.clone())),
-                OnAssign::Claim(blob) => Some(Outcome::Completed(*blob)),
+                OnAssign::Claim(blob) => Some(Outcome::Completed(blob.clone())),
                 OnAssign::Keep => None,
             };
             let receipt = outcome.map(|outcome| receipt(&assignment, attempt, outcome));
@@ -286,6 +308,7 @@ impl Hands {
                 ended.push(attempt);
             }
             state.assigned.push(attempt);
+            state.resumed.push(assignment.resume.map(|resume| resume.units));
             state.kept.insert(attempt, Kept { proof, assignment, to: request.s.clone(), text, receipt });
             answers.push(AssignAnswer::Accepted);
         }

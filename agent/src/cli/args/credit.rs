@@ -116,7 +116,7 @@ pub enum PolicyCommand {
         before_help = "  mesh network policy show -o json | jq '.rules | del(.version)' > rules.json\n  mesh network policy set rules.json --dry-run"
     )]
     Set {
-        /// The rules in JSON, as `policy show -o json` gives them under `rules`; `-` is stdin.
+        /// The rules in JSON, as `policy show -o json` gives them under `rules`, without `version` or with the next one; `-` is stdin.
         file: PathBuf,
         /// Say what would change; change nothing.
         #[arg(long)]

@@ -16,7 +16,6 @@ use crate::checkpoint::{self, Ask, Memory, Seen};
 use crate::cli::client::{Session, connect, network};
 use crate::cli::context::Context;
 use crate::cli::failure::Failure;
-use crate::cli::output::Output;
 use crate::home::Home;
 
 impl Ask for Session {
@@ -33,26 +32,31 @@ pub fn remembered() -> Memory {
 /// A rewritten ledger is not to be overlooked, nor its evidence.
 pub fn alarmed(problem: Problem) -> Failure {
     let failure = Failure::from(problem);
-    if failure.code() != Code::BooksWrong {
+    let folder = remembered().folder().display().to_string();
+    let kept = if failure.code() == Code::BooksWrong {
+        format!("keep {folder} as evidence, and compare with other members")
+    } else if failure.code() == Code::BadFile {
+        // Whoever shows other books than before would like this file to be unreadable.
+        format!("ask other members whether the books are those that they know, keep a copy of {folder}, then remove the file")
+    } else {
         return failure;
-    }
-    let kept = format!("keep {} as evidence, and compare with other members", remembered().folder().display());
+    };
     failure.next("mesh credit verify").next(kept)
 }
 
-/// Looks whether the newest checkpoint extends the remembered one. What cannot be looked at is said, and no reason to stop.
+/// Looks whether the newest checkpoint extends the remembered one. Without an answer nothing is told: a gateway that shows other books
+/// than before could simply not answer this.
 ///
 /// # Errors
-/// [`Code::BooksWrong`] where it does not.
-pub async fn look(session: &Session, output: &Output) -> Result<(), Failure> {
-    match checkpoint::look(session, &session.network()?, &remembered()).await {
-        Ok(_) => Ok(()),
-        Err(problem) if problem.code == Code::BooksWrong => Err(alarmed(problem)),
-        Err(problem) => {
-            output.warn(&format!("the last checkpoint could not be compared: {}", problem.detail));
-            Ok(())
+/// [`Code::BooksWrong`] where it does not; why it cannot be seen otherwise.
+pub async fn look(session: &Session) -> Result<(), Failure> {
+    let looked = checkpoint::look(session, &session.network()?, &remembered()).await;
+    looked.map(|_| ()).map_err(|problem| {
+        if matches!(problem.code, Code::BooksWrong | Code::BadFile) {
+            return alarmed(problem);
         }
-    }
+        Failure::from(Problem::new(problem.code, format!("the last checkpoint could not be compared: {}", problem.detail)))
+    })
 }
 
 /// What a replay came to, and whether the gateway tells the same.
@@ -79,7 +83,11 @@ pub async fn verify(context: &Context) -> Result<Verified, Failure> {
     })?;
     let document = network(context)?;
     let memory = remembered();
-    let before = memory.load(&document.network)?;
+    // What was kept and cannot be read is no reason to look at nothing; the verdict cannot be good then.
+    let (before, unusable) = match memory.load(&document.network) {
+        Ok(before) => (before, None),
+        Err(problem) => (None, Some(problem.detail)),
+    };
     let bus = connect(context, Login::Creds(auditor.creds.clone()), &auditor.inbox_prefix, Duration::from_secs(3)).await?;
     let bus = bus.with_api_prefix(&auditor.js_prefix);
     // Asked before LEDGER's end is looked up: so the replay comes by the sequence that the answer is of, whatever flows meanwhile.
@@ -88,6 +96,10 @@ pub async fn verify(context: &Context) -> Result<Verified, Failure> {
     replay.told = told.as_ref().ok().copied();
     read(&bus, &mut replay, before.as_ref()).await?;
     let (books, mut report, differs) = replay.end(before.as_ref());
+    if let Some(why) = unusable {
+        report.ok = false;
+        report.wrong.push(format!("what this machine remembers of the books cannot be used: {why}"));
+    }
     // The checkpoint is the stream's; a gateway that tells otherwise does not change it.
     if let Some(state) = books.checkpoint().filter(|_| report.ok) {
         memory.save(&Seen::of(document.network, state))?;

@@ -50,7 +50,7 @@ impl From<CreditEntry> for Row {
 pub async fn export(session: &Session, args: &ExportArgs, output: &Output) -> Done {
     let since = args.since.as_deref().map(moment).transpose()?;
     let rows = rows(session, since.as_deref()).await?;
-    look(session, output).await?;
+    look(session).await?;
     let format = args.format.unwrap_or(match output.format {
         Format::Json => ExportFormat::Json,
         Format::Jsonl => ExportFormat::Jsonl,
@@ -121,7 +121,10 @@ fn csv(rows: &[Row]) -> String {
 
 /// One text. What a spreadsheet would take for a formula is told as text, by an apostrophe in front.
 fn cell(text: &str) -> String {
-    let plain = if text.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) { format!("'{text}") } else { text.to_owned() };
+    // Wide forms are taken for the plain ones, and what has no width is not seen in front of them.
+    let seen = text.trim_start_matches(|sign: char| matches!(sign, '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}'));
+    let formula = ['=', '+', '-', '@', '\t', '\r', '\n', '＝', '＋', '－', '＠'];
+    let plain = if seen.starts_with(formula) { format!("'{text}") } else { text.to_owned() };
     if plain.contains(['"', ',', '\r', '\n']) { format!("\"{}\"", plain.replace('"', "\"\"")) } else { plain }
 }
 
@@ -152,6 +155,8 @@ mod tests {
             ("-1", "'-1"),
             ("@SUM(A1)", "'@SUM(A1)"),
             ("\t=1", "'\t=1"),
+            ("＝1", "'＝1"),
+            ("\u{feff}\u{200b}=1", "'\u{feff}\u{200b}=1"),
             ("\r=1", "\"'\r=1\""),
             ("a,b", "\"a,b\""),
             ("two\nlines", "\"two\nlines\""),

@@ -22,7 +22,7 @@ pub async fn transfer(session: &Session, args: &TransferArgs, output: &Output) -
     let ask =
         Transfer { to, amount: None, amount_mmana: Some(amount), note: args.note.clone().unwrap_or_default(), key: Some(key.clone()) };
     // Before anything moves: credit in other books than before is not to be trusted with more.
-    look(session, output).await?;
+    look(session).await?;
     let done: TransferView = session.ask("credit.transfer", &ask).await.map_err(|failure| keyed(failure, &key))?;
     let human = || {
         let how = if done.repeat { "moved earlier, under the same key" } else { "moved" };
@@ -53,7 +53,7 @@ pub async fn grant(session: &Session, args: &GrantArgs, output: &Output) -> Done
     let signer = operator(session, args.network_key.as_deref())?;
     let key = key_or_new(args.key.as_deref())?;
     let op = Op::Mint { member, amount_mmana, reason: args.reason.clone(), key: key.clone() };
-    look(session, output).await?;
+    look(session).await?;
     let done = order(session, &signer, op).await.map_err(|failure| keyed(failure, &key))?;
     let granted = Granted {
         fact: done.fact,

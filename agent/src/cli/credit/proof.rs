@@ -40,7 +40,7 @@ struct Proven {
 pub async fn proof(session: &Session, id: &str, output: &Output) -> Done {
     let document = session.network()?;
     let memory = remembered();
-    let before = memory.load(&document.network)?;
+    let before = memory.load(&document.network).map_err(alarmed)?;
     let view: ProofView = session.ask("ledger.proof", &serde_json::json!({ "id": id })).await?;
     let proven = prove(&document, &view, id)?;
     // A checkpoint that this machine can follow: otherwise the proof would be of other books.

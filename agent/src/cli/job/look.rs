@@ -9,7 +9,7 @@ use bus_schemas::mana::mana_text;
 use crate::cli::args::{Cli, LsArgs};
 use crate::cli::client::Session;
 use crate::cli::failure::{Done, End, Failure};
-use crate::cli::output::{self, Output};
+use crate::cli::output::{self, Output, count};
 
 /// One job by id, `job_…` or prefix.
 pub async fn find(session: &Session, id: &str) -> Result<JobView, Failure> {
@@ -123,7 +123,9 @@ fn explain_text(explanation: &Explanation, now: jiff::Timestamp) -> String {
         }
     }
     for attempt in &explanation.attempts {
-        text.push_str(&format!("  attempt {} on {} ended: {} ({})\n", attempt.number, attempt.device, attempt.class, attempt.message));
+        let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
+        let (number, device, class, message) = (attempt.number, attempt.device, &attempt.class, &attempt.message);
+        text.push_str(&format!("  attempt {number} on {device} ended: {class} ({message}{})\n", kept.unwrap_or_default()));
     }
     if let Some(next) = &explanation.next_look_at {
         let gives_up = explanation.gives_up_at.as_ref().map(|at| format!("; gives up {at}")).unwrap_or_default();

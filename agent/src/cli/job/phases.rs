@@ -134,7 +134,9 @@ impl Phases {
             }
             None => String::new(),
         };
-        self.line("matched", format!("{name}{price}{bids}"))
+        let resumed =
+            told.and_then(|told| told.resumed_units).map(|units| format!("   goes on behind {}", count(u64::from(units), "text")));
+        self.line("matched", format!("{name}{price}{}{bids}", resumed.unwrap_or_default()))
     }
 
     /// How far it is. Never backwards; a terminal hears of every percent, a log at most once a second.
@@ -211,16 +213,12 @@ mod tests {
         for event in events {
             let words: Vec<&str> = event.split(' ').collect();
             let state = |state: JobState, device: Option<&str>, why: Option<&str>| WatchState {
-                id: JobId(Cid::of(b"job")),
-                state,
-                at: 1,
-                device: None,
                 device_name: device.map(str::to_owned),
                 price_mmana: Some(MilliMana::mana(2)),
                 bids: Some(2),
-                rejected: None,
+                resumed_units: device.filter(|device| *device == "laptop-c").map(|_| 4_096),
                 why: why.map(str::to_owned),
-                error: None,
+                ..WatchState::of(JobId(Cid::of(b"job")), state, 1)
             };
             let ms = |text: &str| Duration::from_millis(text.parse().unwrap());
             let line = match words.as_slice() {
@@ -336,16 +334,8 @@ mod tests {
         let mut phases = Phases::new(false);
         phases.submitted("job_7f3kq2ab", "embed", None);
         let state = |state, at, device: Option<&str>| WatchState {
-            id: JobId(Cid::of(b"job")),
-            state,
-            at,
-            device: None,
             device_name: device.map(str::to_owned),
-            price_mmana: None,
-            bids: None,
-            rejected: None,
-            why: None,
-            error: None,
+            ..WatchState::of(JobId(Cid::of(b"job")), state, at)
         };
         for (told, says) in [
             (state(JobState::Assigned, 10, Some("a")), Some("matched")),

@@ -187,6 +187,7 @@ mod tests {
             tier: 1,
             timeout_ms: 1000,
             payload: Cid::of(b"body"),
+            resume: None,
         };
         let assigned = world.scheduler.batch(std::slice::from_ref(&assignment)).proof(0).unwrap();
         let attempt = AttemptId(Cid::of(&assigned.b));

@@ -253,6 +253,7 @@ impl Work {
             tier: self.tier,
             timeout_ms: self.timeout_ms,
             payload: Cid::of(b"payload"),
+            resume: None,
         };
         let mut verifier = Verifier::default();
         let assignment = signer(self.assigner).batch(&[assignment]).verify::<Assignment>(&mut verifier).unwrap().remove(0);

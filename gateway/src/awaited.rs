@@ -1,0 +1,84 @@
+//! Submissions that are stored and no jobs yet: their hold waits for the ledger. Whoever was told their id may ask about them, and may
+//! cancel them; "no such job" would make a program send the work again.
+
+use bus_schemas::history::Decision;
+use bus_schemas::id::{Asker, JobId, MemberId};
+use bus_schemas::job::JobState;
+use bus_schemas::{Code, Problem, stream, subject};
+
+use crate::admission::{self, Admit, Candidate, Submission};
+use crate::history::{Known, Rank};
+use crate::intake::{fallback_key, headers_of};
+use crate::world::{World, lock};
+
+/// What such a job waits for, as every door says it.
+pub const WHY: &str = "it is stored, and becomes a job once the ledger has made its hold";
+/// Read at once, and in all: more wait only where the ledger has been away for long.
+const PAGE: usize = 64;
+const LOOKED_MAX: usize = 2_048;
+
+impl World {
+    /// The job of a stored submission of this member, by its id or the beginning of it.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where SUBMIT cannot be read; [`Code::Ambiguous`].
+    pub async fn awaited(&self, member: &MemberId, is_meant: impl Fn(&JobId) -> bool) -> Result<Option<(JobId, Known)>, Problem> {
+        let askers = std::iter::once(Asker::Member(*member)).chain(self.fleet.devices_of(member).into_iter().map(Asker::Device));
+        let (mut found, mut looked): (Option<(JobId, Known)>, usize) = (None, 0);
+        for asker in askers {
+            let (subject, mut from) = (subject::submit(&asker), 1);
+            while looked < LOOKED_MAX {
+                let page = self.bus.next_by_subject(stream::SUBMIT, &subject, from, PAGE).await;
+                let page = page.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
+                let Some(last) = page.last() else { break };
+                from = last.seq + 1;
+                looked += page.len();
+                for message in &page {
+                    let headers = Some(&message.headers);
+                    let fallback = fallback_key(headers, message.seq);
+                    let submission = Submission {
+                        net: self.net,
+                        member: *member,
+                        headers: headers_of(headers),
+                        payload: &message.payload,
+                        fallback_key: &fallback,
+                        now: message.time_ms,
+                    };
+                    let sorted = admission::sort(&submission, &mut lock(&self.verifier)).into_vec();
+                    for candidate in sorted {
+                        let Candidate::Admit(admit) = candidate else { continue };
+                        if !is_meant(&admit.job) {
+                            continue;
+                        }
+                        match &found {
+                            Some((other, _)) if *other != admit.job => {
+                                let detail = format!("it may be {} or {}", other.short(), admit.job.short());
+                                return Err(Problem::new(Code::Ambiguous, detail));
+                            }
+                            Some(_) => {}
+                            None => found = Some((admit.job, known(*admit, asker, message.time_ms))),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn known(admit: Admit, asker: Asker, stored_at: u64) -> Known {
+    let decision = Decision { round: 0, at: stored_at, took_ms: 0, considered: vec![], winner: None, why: WHY.into() };
+    Known {
+        rank: Rank::Admitted,
+        state: Some(JobState::Submitted),
+        kind: Some(admit.spec.kind),
+        key: Some(admit.key),
+        asker: Some(asker),
+        created_at: stored_at,
+        form: Some(admit.form),
+        body: Some(admit.body),
+        signed: admit.signed,
+        decisions: vec![decision],
+        ..Known::default()
+    }
+}
