@@ -126,6 +126,10 @@ fn forward(agent: &Agent, counts: Arc<Counts>, stop: &CancellationToken) -> Opti
     }))
 }
 
+/// How often, and with which pause, a lock is tried that another agent holds.
+const LOCK_TRIES: u32 = 60;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Held while this agent runs; names its process.
 struct Lock {
     _file: std::fs::File,
@@ -135,8 +139,14 @@ impl Lock {
     fn take(home: &Home) -> anyhow::Result<Self> {
         let path = home.agent_lock();
         let mut file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path)?;
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive)
-            .map_err(|_| bus_schemas::Problem::new(Code::AlreadyRunning, format!("an agent runs in {}", home.root().display())))?;
+        // One that was killed a moment ago holds it until the last of its threads is gone.
+        let mut tries = 0..LOCK_TRIES;
+        while rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            if tries.next().is_none() {
+                return Err(bus_schemas::Problem::new(Code::AlreadyRunning, format!("an agent runs in {}", home.root().display())).into());
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
         file.set_len(0)?;
         file.rewind()?;
         writeln!(file, "{}", std::process::id())?;

@@ -67,6 +67,7 @@ impl Connect {
 /// # Errors
 /// Where one is none.
 pub fn addresses(urls: &str) -> anyhow::Result<Vec<async_nats::ServerAddr>> {
+    anyhow::ensure!(urls.split(',').all(|url| !url.trim().is_empty()), "not a list of NATS addresses: {urls:?}");
     let addresses: Result<Vec<_>, _> = urls.split(',').map(|url| url.trim().parse()).collect();
     addresses.with_context(|| format!("not a list of NATS addresses: {urls}"))
 }

@@ -23,7 +23,7 @@ use crate::crash;
 use crate::follow::Foreign;
 use crate::freshness::Moment;
 use crate::lease::{Lease, LeaseError};
-use crate::posting::{Evidence, Parts, Standing, clock};
+use crate::posting::{Evidence, Parts, Standing};
 use crate::projector::Feed;
 use crate::recall::{self, Found};
 use crate::refused::{self, Refused};
@@ -247,7 +247,6 @@ impl Turn<'_> {
         for Asked { reply, commands, evidence } in asked {
             answers.push((reply, round.answer(self.parts, now, &commands, &evidence)?));
         }
-        round.checkpoint(now, clock::CHECKPOINT_FACTS, u64::MAX)?;
         let messages = round.finish();
         let stored_any = !messages.is_empty();
         let moved = self.store(place, messages).await?;
@@ -272,7 +271,8 @@ impl Turn<'_> {
             crash::at("after_reply");
         }
         metrics::histogram!("mesh_ledger_round_seconds").record(began.elapsed());
-        Ok(())
+        // After the answers: nobody waits for it.
+        self.checkpoint(u64::MAX).await
     }
 
     async fn sweep(&mut self) -> Result<(), TurnOver> {
@@ -283,9 +283,9 @@ impl Turn<'_> {
         let mut round = Round::new(self.standing, self.signer);
         let voided = round.expire(now, BATCH_MAX)?;
         round.ripen(now, BATCH_MAX)?;
-        round.checkpoint(now, clock::CHECKPOINT_FACTS, CHECKPOINT_AGE_MS / u64::from(self.time_divisor.max(1)))?;
         let messages = round.finish();
         self.store(place, messages).await?;
+        self.checkpoint(CHECKPOINT_AGE_MS / u64::from(self.time_divisor.max(1))).await?;
         self.standing.forget(now.saturating_sub(self.remember_ms));
         if voided > 0 {
             tracing::info!(voided, "holds that outlived their jobs were returned");

@@ -20,9 +20,6 @@ use crate::round::Message;
 pub enum NotStored {
     #[error("another writer is at work: {0}")]
     Fenced(String),
-    /// What stands there counts for nothing, but what was to stand there states its place.
-    #[error("somebody's message that counts for nothing stands where a checkpoint was to stand")]
-    Crossed,
     #[error("the stream refuses facts: {0} (next: is its disk full? nats stream info LEDGER; mesh-gateway bootstrap streams)")]
     Refused(String),
     #[error("the stream gave no answer within {0:?}")]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use bus::direct::StoredMessage;
-use bus_schemas::ledger::{LedgerOutcome, What};
+use bus_schemas::ledger::LedgerOutcome;
 use bus_schemas::replay::Place;
 use bus_schemas::stream::LEDGER;
 use bus_schemas::subject::LEDGER_FACTS;
@@ -17,8 +17,9 @@ use crate::active::{NO_LEDGER, SWEEP, Turn, TurnOver};
 use crate::append::{NotStored, append};
 use crate::crash;
 use crate::follow::READ_BATCH;
+use crate::posting::clock;
 use crate::refused::{self, Refused};
-use crate::round::Message;
+use crate::round::{self, Message};
 use crate::whole::until_unlike;
 
 /// A replica may not show yet what the stream's leader has refused an append for.
@@ -59,46 +60,82 @@ impl Turn<'_> {
         let (mut stored, mut moved) = (Vec::<(u64, Bytes)>::new(), Moved::default());
         let patience = Instant::now() + self.patience;
         while let Some(Pending { decided, message }) = pending.front() {
-            let began = Instant::now();
-            crash::at("before_append");
-            let silent = |error: &str| self.health.set("ledger", Err(format!("an append to LEDGER got no answer: {error} {NO_LEDGER}")));
-            let unlike = until_unlike(self.bus, self.timings, SWEEP / self.time_divisor.max(1));
-            let appended = tokio::select! {
-                biased;
-                appended = append(self.bus, message, self.patience, silent) => appended,
-                // It may be why there is no answer.
-                why = unlike => return Err(TurnOver::Unfit(why)),
-            };
-            match appended {
-                Ok(seen) => self.seen = seen,
-                Err(fenced @ NotStored::Fenced(_)) if Instant::now() < patience => {
+            match self.append(message).await? {
+                None => {}
+                Some(fenced) if Instant::now() < patience => {
                     let between = self.between(message.seq, from, fenced).await?;
-                    self.step_aside(&place, &mut stored, between, &mut pending)?;
+                    self.step_aside(&place, &mut stored, between, &mut pending);
                     continue;
                 }
-                Err(refused @ NotStored::Refused(_)) => {
-                    *self.refused = Some(Refused::after(self.refused.take(), refused.to_string(), message.seq - 1));
-                    return Err(refused.into());
-                }
-                Err(error) => return Err(error.into()),
+                Some(fenced) => return Err(fenced.into()),
             }
             if *decided != message.seq {
                 moved.0.insert(*decided, message.seq);
             }
-            if self.refused.take().is_some() {
-                self.taken.notify_one();
-            }
-            refused::tell(self.health, None);
-            crash::at("after_append");
-            metrics::histogram!("mesh_ledger_append_seconds").record(began.elapsed());
-            metrics::counter!("mesh_ledger_facts_total").increment(u64::try_from(message.facts.len()).unwrap_or(0));
-            metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(message.seq).unwrap_or(u32::MAX)));
             if let Some(Pending { message, .. }) = pending.pop_front() {
                 stored.push((message.seq, message.payload.clone()));
                 self.feed.push(message);
             }
         }
         Ok(moved)
+    }
+
+    /// Stores a checkpoint, where one is due. It states its place: where another message takes that, the checkpoint is made anew behind
+    /// it; where others come without a pause, it is tried again after the next round.
+    pub async fn checkpoint(&mut self, age_ms: u64) -> Result<(), TurnOver> {
+        let patience = Instant::now() + self.patience;
+        let now = self.bus.time.now_ms();
+        while let Some(message) = round::checkpoint(self.standing, self.signer, now, clock::CHECKPOINT_FACTS, age_ms) {
+            match self.append(&message).await? {
+                None => {
+                    let message = round::take_checkpoint(self.standing, message)?;
+                    self.feed.push(message);
+                    return Ok(());
+                }
+                Some(fenced) => {
+                    let place = self.standing.books().place();
+                    let between = self.between(message.seq, message.seq, fenced).await?;
+                    self.step_aside(&place, &mut vec![], between, &mut VecDeque::new());
+                }
+            }
+            if Instant::now() >= patience {
+                tracing::warn!("foreign messages keep taking a checkpoint's place; it is tried again later");
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends one message; why not, where another one stands in its place.
+    async fn append(&mut self, message: &Message) -> Result<Option<NotStored>, TurnOver> {
+        let began = Instant::now();
+        crash::at("before_append");
+        let silent = |error: &str| self.health.set("ledger", Err(format!("an append to LEDGER got no answer: {error} {NO_LEDGER}")));
+        let unlike = until_unlike(self.bus, self.timings, SWEEP / self.time_divisor.max(1));
+        let appended = tokio::select! {
+            biased;
+            appended = append(self.bus, message, self.patience, silent) => appended,
+            // It may be why there is no answer.
+            why = unlike => return Err(TurnOver::Unfit(why)),
+        };
+        match appended {
+            Ok(seen) => self.seen = seen,
+            Err(fenced @ NotStored::Fenced(_)) => return Ok(Some(fenced)),
+            Err(refused @ NotStored::Refused(_)) => {
+                *self.refused = Some(Refused::after(self.refused.take(), refused.to_string(), message.seq - 1));
+                return Err(refused.into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if self.refused.take().is_some() {
+            self.taken.notify_one();
+        }
+        refused::tell(self.health, None);
+        crash::at("after_append");
+        metrics::histogram!("mesh_ledger_append_seconds").record(began.elapsed());
+        metrics::counter!("mesh_ledger_facts_total").increment(u64::try_from(message.facts.len()).unwrap_or(0));
+        metrics::gauge!("mesh_ledger_seq").set(f64::from(u32::try_from(message.seq).unwrap_or(u32::MAX)));
+        Ok(None)
     }
 
     /// Takes what came without a request of ours, up to `end`.
@@ -111,7 +148,7 @@ impl Turn<'_> {
             let (place, next) = (self.standing.books().place(), self.standing.books().seq() + 1);
             let behind = NotStored::Fenced(format!("LEDGER ends at {end}, these books at {}", next - 1));
             let between = self.between(next, next, behind).await?;
-            self.step_aside(&place, &mut vec![], between, &mut VecDeque::new())?;
+            self.step_aside(&place, &mut vec![], between, &mut VecDeque::new());
         }
         Ok(())
     }
@@ -140,18 +177,8 @@ impl Turn<'_> {
         Ok(read)
     }
 
-    /// Puts what waits behind the messages between. A checkpoint states where it stands: where one waits, the books are built again.
-    fn step_aside(
-        &mut self,
-        place: &Place,
-        stored: &mut Vec<(u64, Bytes)>,
-        between: Vec<StoredMessage>,
-        pending: &mut VecDeque<Pending>,
-    ) -> Result<(), TurnOver> {
-        let states_its_place = |message: &Message| message.facts.iter().any(|(fact, _)| matches!(fact.what, What::Checkpoint(_)));
-        if pending.iter().any(|waiting| states_its_place(&waiting.message)) {
-            return Err(NotStored::Crossed.into());
-        }
+    /// Puts what waits behind the messages between.
+    fn step_aside(&mut self, place: &Place, stored: &mut Vec<(u64, Bytes)>, between: Vec<StoredMessage>, pending: &mut VecDeque<Pending>) {
         self.standing.step_back(place.clone());
         for (seq, payload) in stored.iter() {
             self.standing.link(*seq, payload);
@@ -167,6 +194,5 @@ impl Turn<'_> {
             self.standing.link(message.seq, &message.payload);
             message.chain = *self.standing.books().chain();
         }
-        Ok(())
     }
 }

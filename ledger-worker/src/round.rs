@@ -102,22 +102,6 @@ impl<'a> Round<'a> {
         Ok(())
     }
 
-    /// Adds a checkpoint, in a message of its own, where `every` facts came since the last one or it is older than `age_ms`.
-    ///
-    /// # Errors
-    /// As [`Self::answer`].
-    pub fn checkpoint(&mut self, now: UnixMs, every: u64, age_ms: u64) -> Result<(), Wrong> {
-        let (since, at) = (self.standing.since_checkpoint(), self.standing.checkpoint_at());
-        if since >= every || (since > 0 && now.saturating_sub(at) >= age_ms) {
-            self.close();
-            if let Some(fact) = clock::checkpoint(self.standing, now) {
-                self.add(fact)?;
-                self.close();
-            }
-        }
-        Ok(())
-    }
-
     /// Applies a fact and puts it into the message in the making; returns that message's sequence.
     fn add(&mut self, fact: Fact) -> Result<u64, Wrong> {
         // Our own types always encode; nothing at all would be refused by every reader, by name.
@@ -151,6 +135,34 @@ impl<'a> Round<'a> {
         self.close();
         self.messages
     }
+}
+
+/// A checkpoint, where `every` facts came since the last one or it is older than `age_ms`: a message of its own, to be stored as the next.
+/// It states its place, so the books take it only once it stands there ([`take_checkpoint`]).
+pub fn checkpoint(standing: &Standing, signer: &Signer, now: UnixMs, every: u64, age_ms: u64) -> Option<Message> {
+    let (since, at) = (standing.since_checkpoint(), standing.checkpoint_at());
+    if since < every && (since == 0 || now.saturating_sub(at) < age_ms) {
+        return None;
+    }
+    let fact = clock::checkpoint(standing, now)?;
+    let body = serde_json::to_string(&fact).unwrap_or_default();
+    let batch: JsonBatch = signer.json_batch::<Fact>(vec![body]);
+    let payload = Bytes::from(batch.encode());
+    let facts = std::iter::once(fact).zip(batch.b).collect();
+    Some(Message { seq: standing.books().seq() + 1, payload, chain: *standing.books().chain(), facts })
+}
+
+/// The books take a checkpoint that was stored; its message with the chain over it.
+///
+/// # Errors
+/// [`Wrong`], as for any decision of ours.
+pub fn take_checkpoint(standing: &mut Standing, mut message: Message) -> Result<Message, Wrong> {
+    for (fact, _) in &message.facts {
+        standing.apply(message.seq, fact)?;
+    }
+    standing.link(message.seq, &message.payload);
+    message.chain = *standing.books().chain();
+    Ok(message)
 }
 
 fn nothing() -> LedgerOutcome {

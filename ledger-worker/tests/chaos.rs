@@ -363,7 +363,8 @@ async fn foreign_bytes_under_load_are_passed_over_with_an_alarm() {
     // Many, one every few milliseconds: the writer goes on between them. Without any pause it could only wait until they end.
     let (copy, before) = (world.bus.from_seq("LEDGER", 2, 1).await.unwrap().remove(0).payload, load.answered());
     let (mut flood, began) = (0, Instant::now());
-    while load.answered() < before + 60 {
+    // More facts than stand under one checkpoint, which cannot simply be put one place further on.
+    while load.answered() < before + 2_500 {
         assert!(began.elapsed() < HUNG, "hung: {flood} foreign messages, and nothing was answered between them");
         world.stores(&copy).await;
         tokio::time::sleep(Duration::from_millis(2)).await;
@@ -379,11 +380,7 @@ async fn foreign_bytes_under_load_are_passed_over_with_an_alarm() {
     }
     assert!(seen >= 17 + flood, "the metric counts {seen} of 17 and {flood}");
     for worker in &workers {
-        assert!(
-            !worker.says("another writer is at work"),
-            "nobody steps down for what counts for nothing:\n{}",
-            worker.log.lock().unwrap()
-        );
+        assert!(!worker.says("stepped down"), "nobody steps down for what counts for nothing:\n{}", worker.log.lock().unwrap());
     }
     assert!(workers.iter().any(|worker| worker.says("no valid batch of a ledger key")));
     assert!(workers.iter().any(|worker| worker.says(&format!("a copy of sequence {genuine}"))));

@@ -294,10 +294,13 @@ async fn the_next_attempt_goes_on_behind_the_last_checkpoint() {
     drop(scheduler);
     let other = network.scheduler();
     until("it to be taken over", async || other.says("taken over").then_some(())).await;
+    tell(attempt, stored(5).await, first.signer()).await;
+    let told: Checkpoint = serde_json::from_slice(&next(&mut parts).await.payload).unwrap();
+    assert_eq!(told, at(5).0, "the one that took it over hears of what is kept");
     let second = network.device(2, script()).await;
     first.die();
     until("another attempt", async || second.assigned().first().copied()).await;
-    assert_eq!((second.resumed(), second.offered_units().last().copied()), (vec![Some(4)], Some(6)), "six texts are left, and bid for");
+    assert_eq!((second.resumed(), second.offered_units().last().copied()), (vec![Some(5)], Some(5)), "five texts are left, and bid for");
     second.finish(completed).await;
     let end = network.end_of(job).await;
     assert_eq!((end.state, end.attempts), (JobState::Completed, 2));
@@ -305,7 +308,7 @@ async fn the_next_attempt_goes_on_behind_the_last_checkpoint() {
         HistoryEvent::AttemptEnded(ended) => ended.kept,
         _ => None,
     });
-    assert_eq!(kept, Some(at(4).0));
+    assert_eq!(kept, Some(at(5).0));
     assert!(futures::FutureExt::now_or_never(futures::StreamExt::next(&mut parts)).is_none(), "nothing else was told as kept");
 }
 

@@ -8,6 +8,7 @@ use bus_schemas::assignment::{
     AssignAnswer, AssignReply, AssignRequest, Assignment, Closed, Control, ControlReply, Held as HeldJob, HeldState, Payload, Verb,
 };
 use bus_schemas::envelope::{Batch, encode};
+use bus_schemas::event::EventKind;
 use bus_schemas::job::JobSpec;
 use bus_schemas::limits::CROSSING_BYTES_MAX;
 use bus_schemas::offer::Decline;
@@ -208,6 +209,7 @@ impl Agent {
             kept: false,
             told: None,
             parts: None,
+            newest: None,
         };
         self.held.insert(attempt, held);
     }
@@ -293,6 +295,10 @@ impl Agent {
         let have = self.have(Some(jobs));
         for (_, attempt, _) in self.work.held(Some(jobs)) {
             self.redirect(&attempt, to);
+            // Nobody may have heard of it while the job was in nobody's hand.
+            if let Some(newest) = self.held.get(&attempt).and_then(|held| held.newest) {
+                self.event(&attempt, EventKind::Checkpoint(newest));
+            }
         }
         have
     }

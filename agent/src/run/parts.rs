@@ -67,6 +67,8 @@ impl Agent {
     }
 
     pub fn on_part_stored(&mut self, attempt: AttemptId, checkpoint: Checkpoint) {
+        let Some(held) = self.held.get_mut(&attempt) else { return };
+        held.newest = Some(checkpoint);
         tracing::debug!(%attempt, units = checkpoint.units, "kept");
         self.event(&attempt, EventKind::Checkpoint(checkpoint));
     }

@@ -117,6 +117,8 @@ pub struct Held {
     pub resume: Option<Checkpoint>,
     /// Where its parts are stored, once there is one.
     pub parts: Option<Parts>,
+    /// The last part that was stored.
+    pub newest: Option<Checkpoint>,
 }
 
 pub struct Agent {

@@ -273,10 +273,7 @@ impl Work {
         };
         // Nobody is to lose what was acknowledged because a flag was left out the second time.
         let before = std::fs::read_to_string(self.dir.hub_conf()).ok().and_then(|text| hub_conf::sync_interval_of(&text));
-        let sync_interval = args.sync_interval.clone().or_else(|| before.clone()).unwrap_or_else(|| SYNC_INTERVAL.to_owned());
-        if let Some(before) = before.filter(|before| *before != sync_interval) {
-            self.changes.push(Change::new("sync_interval", format!("{before} -> {sync_interval}")));
-        }
+        let sync_interval = args.sync_interval.clone().or(before).unwrap_or_else(|| SYNC_INTERVAL.to_owned());
         let text = hub_conf::render(&HubConf {
             client_listen: args.client_listen,
             leaf_listen: args.leaf_listen,
@@ -290,6 +287,12 @@ impl Work {
             control: (&keys.control.public_key(), &tokens.control),
             edge: (&keys.edge.public_key(), &tokens.edge),
         })?;
+        let old = std::fs::read_to_string(self.dir.hub_conf()).unwrap_or_default();
+        if !old.is_empty() {
+            for change in hub_conf::changed_lines(&old, &text) {
+                self.changes.push(Change::new("hub.conf", change));
+            }
+        }
         self.dir.put(&self.dir.hub_conf(), text.as_bytes(), &mut self.changes)
     }
 

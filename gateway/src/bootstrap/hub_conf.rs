@@ -92,6 +92,22 @@ fn quoted(path: &Path) -> anyhow::Result<String> {
 }
 
 /// `always`, or a number with `s`, `m` or `h`.
+/// A line of a setting is no longer than this; tokens are.
+const SETTING_CHARS_MAX: usize = 200;
+
+/// What two configurations say otherwise, tokens left out: an address that is not given falls back to this machine alone.
+pub fn changed_lines(old: &str, new: &str) -> Vec<String> {
+    let settings = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(|line| line.split(" #").next().unwrap_or_default().trim().to_owned());
+        lines.filter(|line| !line.is_empty() && !line.starts_with('#') && line.len() <= SETTING_CHARS_MAX).collect()
+    };
+    let (old, new) = (settings(old), settings(new));
+    let only = |these: &[String], those: &[String], sign: char| -> Vec<String> {
+        these.iter().filter(|line| !those.contains(line)).map(|line| format!("{sign} {line}")).collect()
+    };
+    [only(&old, &new, '-'), only(&new, &old, '+')].concat()
+}
+
 /// What a configuration that [`render`] made says.
 pub fn sync_interval_of(conf: &str) -> Option<String> {
     let rest = conf.lines().find_map(|line| line.trim().strip_prefix("sync_interval:"))?;
@@ -136,6 +152,11 @@ mod tests {
             assert_eq!(sync_interval_of(&with(store, said, None).unwrap()).as_deref(), Some(said));
         }
         assert_eq!(sync_interval_of("port: 1"), None);
+        let (open, closed) = (with(store, "always", Some("127.0.0.1:8443")).unwrap(), with(store, "2m", None).unwrap());
+        assert_eq!(changed_lines(&open, &open), [""; 0]);
+        let changed = changed_lines(&open, &closed);
+        assert!(changed.contains(&"- sync_interval: always".into()) && changed.contains(&"+ sync_interval: \"2m\"".into()), "{changed:?}");
+        assert!(changed.contains(&"- listen: \"127.0.0.1:8443\"".into()), "{changed:?}");
         assert!(with(store, "2m", Some("0.0.0.0:8443")).unwrap_err().to_string().contains("--ws-listen off"));
     }
 

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use ledger_worker::posting::Standing;
 use ledger_worker::project::PATIENCE;
 use ledger_worker::request::{Request, read};
-use ledger_worker::round::{Message, Round};
+use ledger_worker::round::{self, Message, Round};
 use ledger_worker::settings::parts;
 use ledger_worker::store::Store;
 
@@ -27,17 +27,17 @@ async fn books() -> (World, Vec<Vec<u8>>) {
     let now = bus::hub_time::here_ms();
     let parts = parts(&world.document);
     let mut decide = |request: Option<LedgerRequest>| {
+        let Some(request) = request else {
+            let message = round::checkpoint(&standing, &key, now, 1, u64::MAX).unwrap();
+            payloads.push(round::take_checkpoint(&mut standing, message).unwrap().payload.to_vec());
+            return;
+        };
+        let Request::Good { commands, evidence } = read(&mut Verifier::default(), &envelope::encode(&request)) else {
+            panic!("a good request")
+        };
         let mut round = Round::new(&mut standing, &key);
-        match request {
-            Some(request) => {
-                let Request::Good { commands, evidence } = read(&mut Verifier::default(), &envelope::encode(&request)) else {
-                    panic!("a good request")
-                };
-                let outcomes = round.answer(&parts, now, &commands, &evidence).unwrap();
-                assert!(outcomes.iter().all(|outcome| matches!(outcome, LedgerOutcome::Done(_))), "{outcomes:?}");
-            }
-            None => round.checkpoint(now, 1, u64::MAX).unwrap(),
-        }
+        let outcomes = round.answer(&parts, now, &commands, &evidence).unwrap();
+        assert!(outcomes.iter().all(|outcome| matches!(outcome, LedgerOutcome::Done(_))), "{outcomes:?}");
         let made = round.finish();
         assert_eq!(made.len(), 1);
         payloads.push(made[0].payload.to_vec());

@@ -86,7 +86,7 @@ pub async fn verify(context: &Context) -> Result<Verified, Failure> {
     // What was kept and cannot be read is no reason to look at nothing; the verdict cannot be good then.
     let (before, unusable) = match memory.load(&document.network) {
         Ok(before) => (before, None),
-        Err(problem) => (None, Some(problem.detail)),
+        Err(problem) => (None, Some(problem)),
     };
     let bus = connect(context, Login::Creds(auditor.creds.clone()), &auditor.inbox_prefix, Duration::from_secs(3)).await?;
     let bus = bus.with_api_prefix(&auditor.js_prefix);
@@ -96,9 +96,8 @@ pub async fn verify(context: &Context) -> Result<Verified, Failure> {
     replay.told = told.as_ref().ok().copied();
     read(&bus, &mut replay, before.as_ref()).await?;
     let (books, mut report, differs) = replay.end(before.as_ref());
-    if let Some(why) = unusable {
-        report.ok = false;
-        report.wrong.push(format!("what this machine remembers of the books cannot be used: {why}"));
+    if let Some(problem) = unusable.filter(|_| report.ok) {
+        return Err(alarmed(problem).tried(format!("LEDGER itself adds up: {} facts, digest {}", report.facts, report.digest)));
     }
     // The checkpoint is the stream's; a gateway that tells otherwise does not change it.
     if let Some(state) = books.checkpoint().filter(|_| report.ok) {

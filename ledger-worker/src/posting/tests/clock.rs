@@ -4,6 +4,8 @@ use super::world::*;
 
 use bus_schemas::limits::STEP_MAX;
 
+use crate::round;
+
 const DAY: u64 = 24 * 3600 * 1000;
 
 #[test]
@@ -185,12 +187,9 @@ fn a_writer_that_stops_between_the_parts_of_an_epoch_is_followed_by_one_that_goe
 fn a_checkpoint_comes_by_count_or_by_age_alone_in_its_message() {
     let mut world = World::peopled(rules());
     let checkpoint = |world: &mut World, every: u64, age_ms: u64| {
-        let mut round = Round::new(&mut world.standing, signer(LEDGER));
-        round.checkpoint(world.now, every, age_ms).unwrap();
-        let messages = round.finish();
-        let made = messages.len();
-        world.messages.extend(messages);
-        made
+        let Some(message) = round::checkpoint(&world.standing, signer(LEDGER), world.now, every, age_ms) else { return 0 };
+        world.messages.push(round::take_checkpoint(&mut world.standing, message).unwrap());
+        1
     };
     // Six facts and a genesis so far.
     assert_eq!(checkpoint(&mut world, 8, u64::MAX), 0);
