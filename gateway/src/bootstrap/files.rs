@@ -379,7 +379,12 @@ mod tests {
         assert!(first.iter().any(|change| change.what == "network.json"));
         assert_eq!(folder.run(&[], NOW + 60).unwrap(), []);
         let moved = folder.run(&["--client-listen", "127.0.0.1:5000"], NOW + 60).unwrap();
-        assert_eq!(moved, [Change::new("hub.conf", "written anew")]);
+        let told: Vec<String> = moved.into_iter().map(|change| format!("{}: {}", change.what, change.how)).collect();
+        let lines = ["- listen: \"127.0.0.1:4222\"", "+ listen: \"127.0.0.1:5000\"", "written anew"].map(|how| format!("hub.conf: {how}"));
+        assert_eq!(told, lines, "what stands there no longer is told");
+        assert_eq!(folder.run(&["--client-listen", "127.0.0.1:5000", "--sync-interval", "always"], NOW + 60).unwrap().len(), 3);
+        let kept = folder.run(&["--client-listen", "127.0.0.1:5000"], NOW + 60).unwrap();
+        assert_eq!(kept, [], "how often it syncs stays");
         // Short-lived logins are renewed at half life, with the same key.
         let later: Vec<String> =
             folder.run(&["--client-listen", "127.0.0.1:5000"], NOW + 2000).unwrap().into_iter().map(|c| c.what).collect();
