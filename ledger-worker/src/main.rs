@@ -105,13 +105,9 @@ async fn run_verify(settings: &Settings, how: &Verify) -> anyhow::Result<ExitCod
     let connect = Connect::new(&settings.bus, "mesh-ledger verify", &how.inbox_prefix);
     let bus = Bus::connect(connect, &Health::default()).await?.with_api_prefix(&how.api_prefix);
     // A login that may not ask like this is told nothing: it only hears no answer.
-    let unread = |error: anyhow::Error| {
-        match error.downcast_ref::<ReadError>() {
-        Some(ReadError::TimedOut(_)) if how.api_prefix == API_PREFIX => error.context(
-            "LEDGER could not be read (next: with an auditor's credentials add --api-prefix mesh.v1.audit --inbox-prefix _INBOX.auditor; is the hub up?)",
-        ),
+    let unread = |error: anyhow::Error| match error.downcast_ref::<ReadError>() {
+        Some(ReadError::TimedOut(_)) if how.api_prefix == API_PREFIX => error.context(UNREAD),
         _ => error,
-    }
     };
     let report = verify::verify(&bus, &network, store.as_ref()).await.map_err(unread)?;
     match how.output {
@@ -120,6 +116,9 @@ async fn run_verify(settings: &Settings, how: &Verify) -> anyhow::Result<ExitCod
     }
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
+
+const UNREAD: &str = "LEDGER could not be read (next: with an auditor's credentials add \
+    --api-prefix mesh.v1.audit --inbox-prefix _INBOX.auditor; is the hub up?)";
 
 async fn run_reseed(settings: &Settings, how: &Reseed) -> anyhow::Result<()> {
     let store = settings.store()?;

@@ -92,11 +92,7 @@ impl Turn<'_> {
                     self.feed.push(message);
                     return Ok(());
                 }
-                Some(fenced) => {
-                    let place = self.standing.books().place();
-                    let between = self.between(message.seq, message.seq, fenced).await?;
-                    self.step_aside(&place, &mut vec![], between, &mut VecDeque::new());
-                }
+                Some(fenced) => self.take_between(fenced).await?,
             }
             if Instant::now() >= patience {
                 tracing::warn!("foreign messages keep taking a checkpoint's place; it is tried again later");
@@ -145,11 +141,17 @@ impl Turn<'_> {
             if Instant::now() >= patience {
                 return Err(NotStored::Silent(self.patience).into());
             }
-            let (place, next) = (self.standing.books().place(), self.standing.books().seq() + 1);
-            let behind = NotStored::Fenced(format!("LEDGER ends at {end}, these books at {}", next - 1));
-            let between = self.between(next, next, behind).await?;
-            self.step_aside(&place, &mut vec![], between, &mut VecDeque::new());
+            let behind = format!("LEDGER ends at {end}, these books at {}", self.standing.books().seq());
+            self.take_between(NotStored::Fenced(behind)).await?;
         }
+        Ok(())
+    }
+
+    /// Takes what counts for nothing and stands where the next message of these books was to stand; none of ours waits to be stored.
+    async fn take_between(&mut self, fenced: NotStored) -> Result<(), TurnOver> {
+        let (place, next) = (self.standing.books().place(), self.standing.books().seq() + 1);
+        let between = self.between(next, next, fenced).await?;
+        self.step_aside(&place, &mut vec![], between, &mut VecDeque::new());
         Ok(())
     }
 
