@@ -76,6 +76,8 @@ pub struct Spec {
     pub account: Option<Account>,
     /// See [`crate::nats_process::with_lazy_timers`].
     pub lazy_timers: bool,
+    /// A piece of its command line that no other process has; noted with its pid, for one of ours that does not end with us.
+    pub mark: Option<PathBuf>,
 }
 
 /// A child that was started.
@@ -199,6 +201,7 @@ mod tests {
             http: None,
             account: None,
             lazy_timers: false,
+            mark: None,
         }
     }
 

@@ -11,6 +11,7 @@
 pub mod child;
 pub mod enrol;
 pub mod guard;
+pub mod hub;
 pub mod leftovers;
 pub mod place;
 pub mod ports;
@@ -35,6 +36,12 @@ pub struct DevArgs {
     /// Devices.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=26))]
     pub agents: u8,
+    /// Nodes of the hub: 1, or 3 of which any one may die.
+    #[arg(long, default_value_t = 1, value_name = "NODES", value_parser = hub_nodes)]
+    pub hub: u8,
+    /// Gateways.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub gateways: u8,
     /// Schedulers.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub schedulers: u8,
@@ -49,6 +56,14 @@ pub struct DevArgs {
     pub random_ports: bool,
     #[command(flatten)]
     pub ports: ports::PortArgs,
+}
+
+fn hub_nodes(text: &str) -> Result<u8, String> {
+    match text {
+        "1" => Ok(1),
+        "3" => Ok(3),
+        _ => Err("1 or 3 is expected: two nodes are no majority".into()),
+    }
 }
 
 /// Between the choice of a free port and its use another program may take it; with ports that nobody chose, others do as well.

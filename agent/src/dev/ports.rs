@@ -9,10 +9,10 @@ use crate::cli::failure::Failure;
 #[derive(Debug, Clone, Default, clap::Args)]
 #[command(next_help_heading = "Ports")]
 pub struct PortArgs {
-    /// The gateway: HTTP API [default: 8085].
+    /// The first gateway: HTTP API; the others follow [default: 8085].
     #[arg(long, value_name = "PORT")]
     pub gateway_port: Option<u16>,
-    /// The hub: members and workers [default: 4222].
+    /// The first hub node: members and workers; the others follow, as with the next three [default: 4222].
     #[arg(long, value_name = "PORT")]
     pub hub_port: Option<u16>,
     /// The hub: devices [default: 7422].
@@ -29,14 +29,31 @@ pub struct PortArgs {
     pub device_port: Option<u16>,
 }
 
-/// Chosen ports, all free a moment ago.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ports {
-    pub gateway: u16,
-    pub hub: u16,
+/// Of how many there are ports to choose.
+#[derive(Debug, Clone, Copy)]
+pub struct Counts {
+    pub gateways: u8,
+    pub hubs: u8,
+    pub devices: u8,
+    pub workers: u8,
+}
+
+/// Of one node of the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HubPorts {
+    pub client: u16,
     pub leaf: u16,
     pub ws: u16,
     pub monitor: u16,
+    /// Where the other nodes connect; of no use to a single one.
+    pub route: u16,
+}
+
+/// Chosen ports, all free a moment ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ports {
+    pub gateways: Vec<u16>,
+    pub hubs: Vec<HubPorts>,
     pub devices: Vec<u16>,
     /// For /readyz of the workers; nobody else needs them.
     pub workers: Vec<u16>,
@@ -45,7 +62,7 @@ pub struct Ports {
 impl Ports {
     /// # Errors
     /// Where ports are taken: which, and the flag of each.
-    pub fn choose(asked: &PortArgs, random: bool, devices: u8, workers: u8) -> Result<Self, Failure> {
+    pub fn choose(asked: &PortArgs, random: bool, counts: Counts) -> Result<Self, Failure> {
         // All are held until the last is chosen, so that no two are the same.
         let mut held = Vec::new();
         let mut taken = Vec::new();
@@ -63,14 +80,25 @@ impl Ports {
                 }
             }
         };
-        let (gateway, hub) = (one("--gateway-port", asked.gateway_port, 8085), one("--hub-port", asked.hub_port, 4222));
-        let (leaf, ws) = (one("--leaf-port", asked.leaf_port, 7422), one("--ws-port", asked.ws_port, 8443));
-        let monitor = one("--monitor-port", asked.monitor_port, 8222);
-        let device = |n: u8| (asked.device_port.map(|first| first.saturating_add(u16::from(n))), 4230 + u16::from(n));
-        let devices = (0..devices).map(device).map(|(asked, usual)| one("--device-port", asked, usual)).collect();
-        let workers = (0..workers).map(|_| one("any free port", Some(0), 0)).collect();
+        // The n-th of its kind follows the first one.
+        let mut nth = |flag: &str, first: Option<u16>, usual: u16, n: u8| {
+            let n = u16::from(n);
+            one(flag, first.map(|first| first.saturating_add(n)), usual + n)
+        };
+        let gateways = (0..counts.gateways).map(|n| nth("--gateway-port", asked.gateway_port, 8085, n)).collect();
+        let hubs = (0..counts.hubs)
+            .map(|n| HubPorts {
+                client: nth("--hub-port", asked.hub_port, 4222, n),
+                leaf: nth("--leaf-port", asked.leaf_port, 7422, n),
+                ws: nth("--ws-port", asked.ws_port, 8443, n),
+                monitor: nth("--monitor-port", asked.monitor_port, 8222, n),
+                route: if counts.hubs == 1 { 0 } else { nth("any free port", Some(0), 0, 0) },
+            })
+            .collect();
+        let devices = (0..counts.devices).map(|n| nth("--device-port", asked.device_port, 4230, n)).collect();
+        let workers = (0..counts.workers).map(|_| nth("any free port", Some(0), 0, 0)).collect();
         if taken.is_empty() {
-            return Ok(Self { gateway, hub, leaf, ws, monitor, devices, workers });
+            return Ok(Self { gateways, hubs, devices, workers });
         }
         Err(Failure::new(Code::PortTaken, taken.join("; ")).next("mesh dev --random-ports"))
     }
@@ -79,8 +107,12 @@ impl Ports {
 impl Ports {
     /// One that somebody listens on. Asked once our own programs have ended, it is one that was lost to another.
     pub fn taken(&self) -> Option<u16> {
-        let own = [self.gateway, self.hub, self.leaf, self.ws, self.monitor];
-        own.iter().chain(&self.devices).chain(&self.workers).copied().find(|port| TcpListener::bind(loopback(*port)).is_err())
+        self.all().into_iter().find(|port| TcpListener::bind(loopback(*port)).is_err())
+    }
+
+    fn all(&self) -> Vec<u16> {
+        let hubs = self.hubs.iter().flat_map(|hub| [hub.client, hub.leaf, hub.ws, hub.monitor, hub.route]).filter(|port| *port != 0);
+        self.gateways.iter().copied().chain(hubs).chain(self.devices.iter().copied()).chain(self.workers.iter().copied()).collect()
     }
 }
 
@@ -92,28 +124,31 @@ pub fn loopback(port: u16) -> SocketAddr {
 mod tests {
     use super::*;
 
+    const COUNTS: Counts = Counts { gateways: 2, hubs: 3, devices: 3, workers: 3 };
+
     #[test]
     fn a_taken_port_is_named_with_its_flag() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let asked = PortArgs { gateway_port: Some(port), ..PortArgs::default() };
-        let failure = Ports::choose(&asked, true, 2, 2).unwrap_err();
+        let failure = Ports::choose(&asked, true, COUNTS).unwrap_err();
         let text = failure.text();
         assert!(text.contains("M0204") && text.contains(&port.to_string()) && text.contains("--gateway-port"), "{text}");
     }
 
     #[test]
     fn random_ports_differ() {
-        let ports = Ports::choose(&PortArgs::default(), true, 3, 3).unwrap();
-        let mut all = [vec![ports.gateway, ports.hub, ports.leaf, ports.ws, ports.monitor], ports.devices, ports.workers].concat();
+        let ports = Ports::choose(&PortArgs::default(), true, COUNTS).unwrap();
+        let mut all = ports.all();
         all.sort_unstable();
         all.dedup();
-        assert_eq!(all.len(), 11);
+        assert_eq!(all.len(), 2 + 3 * 5 + 3 + 3);
+        assert_eq!(Ports::choose(&PortArgs::default(), true, Counts { hubs: 1, ..COUNTS }).unwrap().hubs[0].route, 0);
     }
 
     #[test]
     fn a_port_that_was_lost_is_found() {
-        let mut ports = Ports::choose(&PortArgs::default(), true, 2, 2).unwrap();
+        let mut ports = Ports::choose(&PortArgs::default(), true, COUNTS).unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let lost = other.local_addr().unwrap().port();
         ports.devices[1] = lost;

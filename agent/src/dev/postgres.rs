@@ -264,6 +264,7 @@ impl Postgres {
             http: None,
             account,
             lazy_timers: false,
+            mark: Some(self.data.clone()),
         }
     }
 

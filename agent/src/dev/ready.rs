@@ -31,14 +31,29 @@ pub struct Ready {
 }
 #[derive(Debug, Clone, Serialize)]
 pub struct GatewayAt {
+    /// Of the first one.
     pub url: String,
+    pub urls: Vec<String>,
 }
 #[derive(Debug, Clone, Serialize)]
 pub struct NatsAt {
+    /// Of all nodes, separated by commas, as the two below: what every client and every leaf is told.
     pub url: String,
     pub leaf_url: String,
     pub ws_url: String,
     pub version: String,
+    pub nodes: Vec<NodeAt>,
+}
+/// One node of the hub.
+#[derive(Debug, Clone, Serialize)]
+pub struct NodeAt {
+    /// Also the name of its process.
+    pub name: String,
+    pub url: String,
+    pub leaf_url: String,
+    pub ws_url: String,
+    /// `/healthz`, `/jsz`, `/varz`.
+    pub monitor_url: String,
 }
 #[derive(Debug, Clone, Serialize)]
 pub struct PostgresAt {
@@ -133,8 +148,20 @@ mod tests {
             event: "ready",
             network: key.network_id(),
             data_dir: "data".into(),
-            gateway: GatewayAt { url: "http://127.0.0.1:8085".into() },
-            nats: NatsAt { url: "n".into(), leaf_url: "l".into(), ws_url: "w".into(), version: "2.15.2".into() },
+            gateway: GatewayAt { url: "http://127.0.0.1:8085".into(), urls: vec!["http://127.0.0.1:8085".into()] },
+            nats: NatsAt {
+                url: "n".into(),
+                leaf_url: "l".into(),
+                ws_url: "w".into(),
+                version: "2.15.2".into(),
+                nodes: vec![NodeAt {
+                    name: "hub".into(),
+                    url: "n".into(),
+                    leaf_url: "l".into(),
+                    ws_url: "w".into(),
+                    monitor_url: "m".into(),
+                }],
+            },
             postgres: PostgresAt { url: "p".into() },
             member: MemberIs {
                 id: key.member_id(),
@@ -168,9 +195,11 @@ mod tests {
             "/network",
             "/data_dir",
             "/gateway/url",
+            "/gateway/urls/0",
             "/nats/url",
             "/nats/leaf_url",
             "/nats/ws_url",
+            "/nats/nodes/0/monitor_url",
             "/postgres/url",
             "/member/id",
             "/member/did",

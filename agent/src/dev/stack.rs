@@ -17,38 +17,28 @@ use tokio::time::Instant;
 use super::child::{Role, Running, Spec};
 use super::enrol::{self, Addresses, Member};
 use super::place::Place;
-use super::ports::{Ports, loopback};
+use super::ports::{Counts, Ports, loopback};
 use super::postgres::Postgres;
-use super::ready::{AuditorIs, ContextsAre, DeviceIs, Event, GatewayAt, MemberIs, NatsAt, OperatorIs, PostgresAt, Process, Ready};
-use super::tools::{Tools, check_nats_version, set};
+use super::ready::{AuditorIs, ContextsAre, DeviceIs, Event, GatewayAt, MemberIs, NatsAt, NodeAt, OperatorIs, PostgresAt, Process, Ready};
+use super::tools::{Tools, set};
 use super::{DevArgs, leftovers};
 use crate::cli::context::{self, Auditor, Context, Contexts, Identity};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, json};
 use crate::enrol::Joined;
 use crate::http::Http;
-use crate::nats_process;
 
 /// What means that something hangs.
-const PART_WAIT: Duration = Duration::from_secs(30);
+pub(super) const PART_WAIT: Duration = Duration::from_secs(30);
 /// How often a part is asked whether it is ready; short, since a start is a chain of such waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
-/// The Go servers' memory; what they lend themselves beyond it they must give back.
-const GO_MEMORY: &str = "192MiB";
-
-/// Processors that the hub uses at once: it shares this machine with all other parts, and for each message it would wake the rest of
-/// them to look for more.
-fn hub_processors() -> usize {
-    std::thread::available_parallelism().map_or(1, |all| (all.get() / 2).max(1))
-}
-
 /// A stack, started or on the way.
 pub struct Stack<'a> {
     pub(super) args: &'a DevArgs,
     pub(super) output: &'a Output,
     pub(super) place: Place,
-    tools: Tools,
-    ports: Ports,
+    pub(super) tools: Tools,
+    pub(super) ports: Ports,
     pub(super) children: Vec<Running>,
     pub(super) exits: (mpsc::UnboundedSender<u32>, mpsc::UnboundedReceiver<u32>),
     pub(super) ready: Option<Ready>,
@@ -68,8 +58,8 @@ impl<'a> Stack<'a> {
     /// What is missing, taken or in use.
     pub fn new(args: &'a DevArgs, output: &'a Output) -> Result<Self, Failure> {
         let began = Instant::now();
-        let workers = args.schedulers + args.ledgers;
-        let ports = Ports::choose(&args.ports, args.random_ports, args.agents, workers)?;
+        let counts = Counts { gateways: args.gateways, hubs: args.hub, devices: args.agents, workers: args.schedulers + args.ledgers };
+        let ports = Ports::choose(&args.ports, args.random_ports, counts)?;
         let tools = Tools::find()?;
         let place = Place::make(args.data_dir.as_deref())?;
         let lock = lock(&place)?;
@@ -117,7 +107,8 @@ impl<'a> Stack<'a> {
         let (version, postgres) = (hub?, postgres?);
         let url = |role: &str| database.clone().or_else(|| postgres.as_ref().map(|postgres| postgres.url(role))).unwrap_or_default();
         let at = self.addresses();
-        self.tell("nats", &format!("{}     nats-server {version}, one node: survives a crash, not a power cut", at.nats));
+        let survives = if self.args.hub == 1 { "one node: survives a crash, not a power cut" } else { "three nodes: any one may die" };
+        self.tell("nats", &format!("{}     nats-server {version}, {survives}", at.nats));
         let account = postgres.as_ref().and_then(Postgres::account_name).map(|name| format!(", runs as {name}")).unwrap_or_default();
         self.tell(
             "ledger",
@@ -129,7 +120,7 @@ impl<'a> Stack<'a> {
 
         let invite = self.invite()?;
         self.workers(&url("mesh_gateway"), &url("mesh_ledger")).await?;
-        self.tell("gateway", &format!("{}/api/v1", at.gateway));
+        self.tell("gateway", &self.gateways().iter().map(|url| format!("{url}/api/v1")).collect::<Vec<_>>().join(" "));
 
         let (place, ports) = (&self.place, &self.ports);
         let join = |n: u8| {
@@ -161,7 +152,7 @@ impl<'a> Stack<'a> {
         started.what
     }
 
-    fn spec(&self, role: Role, name: &str, program: &Path, args: &[&str]) -> Spec {
+    pub(super) fn spec(&self, role: Role, name: &str, program: &Path, args: &[&str]) -> Spec {
         let args = args.iter().map(Into::into).collect();
         Spec {
             role,
@@ -174,61 +165,23 @@ impl<'a> Stack<'a> {
             http: None,
             account: None,
             lazy_timers: false,
+            mark: None,
         }
+    }
+
+    /// Of all gateways; the first is the one that everybody here is told.
+    fn gateways(&self) -> Vec<String> {
+        self.ports.gateways.iter().map(|port| format!("http://{}", loopback(*port))).collect()
     }
 
     pub(super) fn addresses(&self) -> Addresses {
+        let all = |of: fn(&NodeAt) -> &str| self.nodes().iter().map(of).collect::<Vec<_>>().join(",");
         Addresses {
-            gateway: format!("http://{}", loopback(self.ports.gateway)),
-            nats: format!("nats://{}", loopback(self.ports.hub)),
-            leaf: format!("nats://{}", loopback(self.ports.leaf)),
-            ws: format!("ws://{}", loopback(self.ports.ws)),
+            gateway: self.gateways().swap_remove(0),
+            nats: all(|node| &node.url),
+            leaf: all(|node| &node.leaf_url),
+            ws: all(|node| &node.ws_url),
         }
-    }
-
-    /// Files of the network, the hub, and its streams.
-    async fn hub(&self) -> Started<String> {
-        let mut started = Started::nothing();
-        started.what = async {
-            let at = |port| loopback(port).to_string();
-            let (dir, ports) = (self.place.network(), &self.ports);
-            let dir_text = text(&dir)?;
-            let files = [
-                "bootstrap",
-                "files",
-                "--dir",
-                &dir_text,
-                "--name",
-                "dev",
-                "--client-listen",
-                &at(ports.hub),
-                "--leaf-listen",
-                &at(ports.leaf),
-                "--ws-listen",
-                &at(ports.ws),
-                "--monitor-listen",
-                &at(ports.monitor),
-            ];
-            let (version, files) = tokio::join!(check_nats_version(&self.tools.nats_server), self.run(&self.tools.gateway, &files, &[]));
-            let version = version?;
-            files?;
-            let conf = dir.join("hub.conf");
-            let mut spec = self.spec(Role::Hub, "hub", &self.tools.nats_server, &["--config", &text(&conf)?]);
-            spec.ours = false;
-            spec.lazy_timers = true;
-            spec.env.extend(nats_process::environment(GO_MEMORY, hub_processors()).map(|(name, value)| (name, value.into())));
-            let hub = self.begin(&spec)?;
-            leftovers::note(&self.place.root.join("run"), "hub", hub.pid, &conf);
-            started.children.push(hub);
-            let hub = &started.children[0];
-            wait_for("the hub", hub, || async { tokio::net::TcpStream::connect(loopback(ports.hub)).await.is_ok() }).await?;
-            let url = self.addresses().nats;
-            let streams = ["bootstrap", "streams", "--dir", &dir_text, "--nats-url", &url, "--grant-mana", "1000000"];
-            self.run(&self.tools.gateway, &streams, &[]).await?;
-            Ok(version)
-        }
-        .await;
-        started
     }
 
     async fn postgres(&self, wanted: bool) -> Started<Option<Postgres>> {
@@ -243,7 +196,6 @@ impl<'a> Stack<'a> {
             let spec = postgres.spec(self.place.log("postgres"));
             started.children.push(self.begin(&spec)?);
             let running = &started.children[0];
-            leftovers::note(&self.place.root.join("run"), "postgres", running.pid, postgres.data());
             postgres.wait_ready(running, PART_WAIT).await?;
             // The worker may not: it owns nothing.
             self.run(&self.tools.ledger, &["migrate"], &[("DATABASE_URL", &postgres.url("mesh_owner"))]).await?;
@@ -253,7 +205,7 @@ impl<'a> Stack<'a> {
         started
     }
 
-    /// Gateway, ledger-workers and schedulers: none waits for another to start, each says itself when it can work.
+    /// Gateways, ledger-workers and schedulers: none waits for another to start, each says itself when it can work.
     async fn workers(&mut self, gateway_db: &str, ledger_db: &str) -> Result<(), Failure> {
         let network = self.place.network();
         let file = |name: &str| network.join(name).into_os_string();
@@ -267,18 +219,21 @@ impl<'a> Stack<'a> {
             ]
         };
         let mut specs = Vec::new();
-        let mut gateway = self.spec(Role::Gateway, "gateway", &self.tools.gateway, &["run"]);
-        gateway.env = common("gateway");
-        gateway.http = Some(self.ports.gateway);
-        gateway.env.extend([
-            ("DATABASE_URL", gateway_db.into()),
-            ("MESH_LEAF_URL", at.leaf.clone().into()),
-            ("MESH_PUBLIC_NATS_URL", at.nats.clone().into()),
-            ("MESH_INVITE_FILE", self.place.invite().into_os_string()),
-            // Nobody but us has looked at these devices: they are this machine.
-            ("MESH_ATTEST_CLAIMED", "true".into()),
-        ]);
-        specs.push(gateway);
+        for (n, port) in (1..).zip(&self.ports.gateways) {
+            let name = if self.args.gateways == 1 { "gateway".to_owned() } else { format!("gateway-{n}") };
+            let mut gateway = self.spec(Role::Gateway, &name, &self.tools.gateway, &["run"]);
+            gateway.env = common("gateway");
+            gateway.http = Some(*port);
+            gateway.env.extend([
+                ("DATABASE_URL", gateway_db.into()),
+                ("MESH_LEAF_URL", at.leaf.clone().into()),
+                ("MESH_PUBLIC_NATS_URL", at.nats.clone().into()),
+                ("MESH_INVITE_FILE", self.place.invite().into_os_string()),
+                // Nobody but us has looked at these devices: they are this machine.
+                ("MESH_ATTEST_CLAIMED", "true".into()),
+            ]);
+            specs.push(gateway);
+        }
         let mut ports = self.ports.workers.iter().copied();
         let mut more = |role: Role, count: u8, program: &PathBuf, part: &str, db: Option<&str>| {
             for n in 1..=count {
@@ -415,8 +370,8 @@ impl<'a> Stack<'a> {
             event: "ready",
             network: document.network,
             data_dir: self.place.root.clone(),
-            gateway: GatewayAt { url: at.gateway },
-            nats: NatsAt { url: at.nats, leaf_url: at.leaf, ws_url: at.ws, version },
+            gateway: GatewayAt { url: at.gateway, urls: self.gateways() },
+            nats: NatsAt { url: at.nats, leaf_url: at.leaf, ws_url: at.ws, version, nodes: self.nodes() },
             postgres: PostgresAt { url: reader },
             member: MemberIs {
                 id: member.id,
@@ -494,10 +449,18 @@ impl<'a> Stack<'a> {
     /// Starts a child and tells so.
     pub(super) fn begin(&self, spec: &Spec) -> Result<Running, Failure> {
         let running = spec.start(&self.exits.0)?;
+        self.note(&running);
         if self.output.format.is_json() {
             self.event(&Event::Started { role: spec.role, name: spec.name.clone(), pid: running.pid });
         }
         Ok(running)
+    }
+
+    /// Notes what would be left running where this program is killed.
+    pub(super) fn note(&self, running: &Running) {
+        if let Some(mark) = &running.spec.mark {
+            leftovers::note(&self.place.root.join("run"), &running.spec.name, running.pid, mark);
+        }
     }
 
     /// All processes, the devices' own servers among them; also written where `mesh bench` looks.
@@ -517,7 +480,7 @@ impl<'a> Stack<'a> {
     }
 
     /// Runs a program to its end.
-    async fn run(&self, program: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<(), Failure> {
+    pub(super) async fn run(&self, program: &Path, args: &[&str], env: &[(&str, &str)]) -> Result<(), Failure> {
         let mut command = tokio::process::Command::new(program);
         command.args(args).envs(env.iter().copied()).stdin(std::process::Stdio::null()).process_group(0).kill_on_drop(true);
         let name = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy();
@@ -532,18 +495,18 @@ impl<'a> Stack<'a> {
 }
 
 /// What a part of the start gave, and the children that run whether or not it went well.
-struct Started<T> {
-    children: Vec<Running>,
-    what: Result<T, Failure>,
+pub(super) struct Started<T> {
+    pub(super) children: Vec<Running>,
+    pub(super) what: Result<T, Failure>,
 }
 impl<T> Started<T> {
-    fn nothing() -> Self {
+    pub(super) fn nothing() -> Self {
         Self { children: vec![], what: Err(Failure::ours("not started")) }
     }
 }
 
 /// Looks again until the child can work, it ends, or it hangs.
-async fn wait_for<F: Future<Output = bool>>(what: &str, child: &Running, look: impl Fn() -> F) -> Result<(), Failure> {
+pub(super) async fn wait_for<F: Future<Output = bool>>(what: &str, child: &Running, look: impl Fn() -> F) -> Result<(), Failure> {
     let until = Instant::now() + PART_WAIT;
     loop {
         // First whether it lives: another program may answer on its port.
@@ -570,7 +533,7 @@ fn did_not_start(what: &str, child: &Running) -> Failure {
     Failure::new(Code::Internal, format!("{what} ended while it started ({})", super::child::words(child.status()))).tried(words)
 }
 
-fn text(path: &Path) -> Result<String, Failure> {
+pub(super) fn text(path: &Path) -> Result<String, Failure> {
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::new(Code::BadFile, format!("{} is not UTF-8", path.display())))
 }
 

@@ -143,11 +143,7 @@ impl Stack<'_> {
         let mut child = old.spec.start(&self.exits.0)?;
         child.restarts = restarts;
         let pid = child.pid;
-        let run = self.place.root.join("run");
-        if matches!(role, Role::Hub | Role::Postgres) {
-            let mark = if role == Role::Hub { self.place.network().join("hub.conf") } else { self.place.postgres() };
-            leftovers::note(&run, role.name(), pid, &mark);
-        }
+        self.note(&child);
         self.children[due.index] = child;
         self.note_processes()?;
         self.event(&Event::Restarted { role, name, pid, old_pid: due.old_pid, why: due.why });
@@ -260,6 +256,7 @@ mod tests {
                 http: None,
                 account: None,
                 lazy_timers: false,
+                mark: None,
             };
             spec.start(&exits).unwrap()
         };

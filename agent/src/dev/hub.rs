@@ -1,0 +1,92 @@
+//! The hub of the stack: one node, or three.
+
+use std::path::PathBuf;
+
+use futures::future::try_join_all;
+
+use super::child::Role;
+use super::ports::loopback;
+use super::ready::NodeAt;
+use super::stack::{Stack, Started, text, wait_for};
+use super::tools::check_nats_version;
+use crate::nats_process;
+
+/// The Go servers' memory; what they lend themselves beyond it they must give back.
+const GO_MEMORY: &str = "192MiB";
+
+/// Processors that the hub uses at once: it shares this machine with all other parts, and for each message it would wake the rest of
+/// them to look for more.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, |all| (all.get() / 2).max(1))
+}
+
+impl Stack<'_> {
+    /// Where each node of the hub is.
+    pub(super) fn nodes(&self) -> Vec<NodeAt> {
+        let alone = self.ports.hubs.len() == 1;
+        let node = |(n, ports): (usize, &super::ports::HubPorts)| NodeAt {
+            name: if alone { "hub".into() } else { format!("hub-{n}") },
+            url: format!("nats://{}", loopback(ports.client)),
+            leaf_url: format!("nats://{}", loopback(ports.leaf)),
+            ws_url: format!("ws://{}", loopback(ports.ws)),
+            monitor_url: format!("http://{}", loopback(ports.monitor)),
+        };
+        (1..).zip(&self.ports.hubs).map(node).collect()
+    }
+
+    /// Files of the network, the hub's nodes, and its streams; the server's version.
+    pub(super) async fn hub(&self) -> Started<String> {
+        let mut started = Started::nothing();
+        started.what = async {
+            let dir = self.place.network();
+            let dir_text = text(&dir)?;
+            let arguments = self.files_arguments(&dir_text);
+            let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+            let (version, files) =
+                tokio::join!(check_nats_version(&self.tools.nats_server), self.run(&self.tools.gateway, &arguments, &[]));
+            let version = version?;
+            files?;
+            for node in self.nodes() {
+                let conf: PathBuf = dir.join(format!("{}.conf", node.name));
+                let mut spec = self.spec(Role::Hub, &node.name, &self.tools.nats_server, &["--config", &text(&conf)?]);
+                spec.ours = false;
+                spec.lazy_timers = true;
+                spec.mark = Some(conf);
+                spec.env.extend(nats_process::environment(GO_MEMORY, processors()).map(|(name, value)| (name, value.into())));
+                started.children.push(self.begin(&spec)?);
+            }
+            let listen = started.children.iter().zip(&self.ports.hubs).map(|(node, ports)| {
+                let address = loopback(ports.client);
+                wait_for(&node.spec.name, node, move || async move { tokio::net::TcpStream::connect(address).await.is_ok() })
+            });
+            try_join_all(listen).await?;
+            // With three nodes this waits until they have elected their leader.
+            let url = self.addresses().nats;
+            let streams = ["bootstrap", "streams", "--dir", &dir_text, "--nats-url", &url, "--grant-mana", "1000000", "--wait", "30s"];
+            self.run(&self.tools.gateway, &streams, &[]).await?;
+            Ok(version)
+        }
+        .await;
+        started
+    }
+
+    /// Of `mesh-gateway bootstrap files`.
+    fn files_arguments(&self, dir: &str) -> Vec<String> {
+        let hubs = &self.ports.hubs;
+        let all =
+            |of: fn(&super::ports::HubPorts) -> u16| hubs.iter().map(|ports| loopback(of(ports)).to_string()).collect::<Vec<_>>().join(",");
+        let mut arguments = vec!["bootstrap".to_owned(), "files".to_owned()];
+        let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+        flag("dir", dir.to_owned());
+        flag("name", "dev".into());
+        flag("client-listen", all(|ports| ports.client));
+        flag("leaf-listen", all(|ports| ports.leaf));
+        flag("ws-listen", all(|ports| ports.ws));
+        flag("monitor-listen", all(|ports| ports.monitor));
+        if hubs.len() > 1 {
+            flag("nodes", hubs.len().to_string());
+            flag("route-listen", all(|ports| ports.route));
+        }
+        arguments
+    }
+}
