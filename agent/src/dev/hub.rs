@@ -83,8 +83,8 @@ impl Stack<'_> {
         flag("leaf-listen", all(|ports| ports.leaf));
         flag("ws-listen", all(|ports| ports.ws));
         flag("monitor-listen", all(|ports| ports.monitor));
+        flag("nodes", hubs.len().to_string());
         if hubs.len() > 1 {
-            flag("nodes", hubs.len().to_string());
             flag("route-listen", all(|ports| ports.route));
         }
         arguments

@@ -157,6 +157,8 @@ impl Network {
                 "nats": {"type": "operator", "version": 2, "system_account": self.system.public_key()}}),
         );
         let values = [
+            ("SERVER_NAME", "hub-1".into()),
+            ("CLUSTER", String::new()),
             ("CLIENT_LISTEN", format!("127.0.0.1:{}", self.client_port)),
             ("MONITOR_LISTEN", format!("127.0.0.1:{}", free_port())),
             ("LEAF_LISTEN", format!("127.0.0.1:{}", self.leaf_port)),

@@ -14,8 +14,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::accounts::{self, RoleKeys};
-use super::hub_conf::{self, HubConf, TlsFiles};
+use super::hub_conf::{self, Cluster, HubConf, TlsFiles};
 use super::net_dir::{Change, NetDir};
+use super::nodes::{self, Nodes};
 use super::roles::{self, CONTROL_ROLES};
 use crate::jwt::{self, Account, Claims, Kind, Operator, User};
 
@@ -28,22 +29,31 @@ pub struct FilesArgs {
     /// Name of the network, for people.
     #[arg(long)]
     pub name: Option<String>,
+    /// Nodes of the hub: 1 or 3 [default: 1 for a new network; what is there stays]. With 3, each address below is one for all, or three separated by commas.
+    #[arg(long)]
+    pub nodes: Option<u8>,
     /// Where the hub listens for workers and members.
-    #[arg(long, default_value = "127.0.0.1:4222")]
-    pub client_listen: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:4222", value_delimiter = ',')]
+    pub client_listen: Vec<SocketAddr>,
     /// Where the hub listens for devices.
-    #[arg(long, default_value = "127.0.0.1:7422")]
-    pub leaf_listen: SocketAddr,
+    #[arg(long, default_value = "127.0.0.1:7422", value_delimiter = ',')]
+    pub leaf_listen: Vec<SocketAddr>,
     /// Where the hub listens for websockets; `off` for nowhere.
-    #[arg(long, default_value = "127.0.0.1:8443")]
-    pub ws_listen: WsListen,
+    #[arg(long, default_value = "127.0.0.1:8443", value_delimiter = ',')]
+    pub ws_listen: Vec<WsListen>,
     /// Where the hub tells about itself (/healthz, /varz); never public.
-    #[arg(long, default_value = "127.0.0.1:8222")]
-    pub monitor_listen: SocketAddr,
-    /// The hub's data [default: DIR/store].
+    #[arg(long, default_value = "127.0.0.1:8222", value_delimiter = ',')]
+    pub monitor_listen: Vec<SocketAddr>,
+    /// Where each of three nodes listens for the other two.
+    #[arg(long, default_value = "127.0.0.1:6222", value_delimiter = ',')]
+    pub route_listen: Vec<SocketAddr>,
+    /// Where each of three nodes is for the other two, three times `host:port` separated by commas [default: what --route-listen says].
+    #[arg(long, value_delimiter = ',')]
+    pub routes: Vec<String>,
+    /// The hub's data; a node of three has a folder of its own in it [default: DIR/store].
     #[arg(long)]
     pub store: Option<PathBuf>,
-    /// How often a single hub syncs to disk: `always`, or a duration such as 2m [default: 2m for a new network, and what is there stays].
+    /// How often the hub syncs to disk: `always`, or a duration such as 2m [default for a new network: always with three nodes, otherwise 2m; what is there stays].
     #[arg(long)]
     pub sync_interval: Option<String>,
     /// The hub's certificate; with --tls-key it turns TLS on at every door.
@@ -71,8 +81,8 @@ impl std::str::FromStr for WsListen {
 
 /// The one-shot user of `bootstrap streams`, in seconds.
 const BOOTSTRAP_VALID_S: u64 = 3600;
-/// How often a new hub syncs to disk.
-const SYNC_INTERVAL: &str = "2m";
+/// How often a new hub of one node syncs to disk, and one of several: there it costs one fsync per Raft batch, not per message.
+const SYNC_INTERVAL: (&str, &str) = ("2m", "always");
 /// The auditor of this machine, in seconds.
 const AUDITOR_VALID_S: u64 = 30 * 24 * 3600;
 
@@ -262,38 +272,58 @@ impl Work {
     }
 
     fn hub_conf(&mut self, args: &FilesArgs, keys: &Keys, tokens: &Tokens) -> anyhow::Result<()> {
+        let Nodes { nodes, routes } = nodes::nodes(args, &self.dir)?;
         let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{} is no path", path.display()));
-        let store = match &args.store {
-            Some(store) => absolute(store)?,
-            None => self.dir.root().join("store"),
-        };
         let tls = match (&args.tls_cert, &args.tls_key) {
-            (Some(cert), Some(key)) => Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)? }),
+            (Some(cert), Some(key)) => {
+                Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)?, ca: args.tls_ca.as_ref().map(absolute).transpose()? })
+            }
             (Some(_), None) | (None, Some(_)) | (None, None) => None,
         };
+        let secret = if routes.is_empty() { None } else { Some(self.route_secret()?) };
         // Nobody is to lose what was acknowledged because a flag was left out the second time.
-        let before = std::fs::read_to_string(self.dir.hub_conf()).ok().and_then(|text| hub_conf::sync_interval_of(&text));
-        let sync_interval = args.sync_interval.clone().or(before).unwrap_or_else(|| SYNC_INTERVAL.to_owned());
-        let text = hub_conf::render(&HubConf {
-            client_listen: args.client_listen,
-            leaf_listen: args.leaf_listen,
-            ws_listen: args.ws_listen.0,
-            monitor_listen: args.monitor_listen,
-            store: &store,
-            sync_interval: &sync_interval,
-            tls: tls.as_ref(),
-            operator_jwt: &tokens.operator,
-            sys: (&keys.sys.public_key(), &tokens.sys),
-            control: (&keys.control.public_key(), &tokens.control),
-            edge: (&keys.edge.public_key(), &tokens.edge),
-        })?;
-        let old = std::fs::read_to_string(self.dir.hub_conf()).unwrap_or_default();
-        if !old.is_empty() {
-            for change in hub_conf::changed_lines(&old, &text) {
-                self.changes.push(Change::new("hub.conf", change));
+        let before = nodes.iter().find_map(|node| hub_conf::sync_interval_of(&std::fs::read_to_string(&node.conf).ok()?));
+        let usual = if routes.is_empty() { SYNC_INTERVAL.0 } else { SYNC_INTERVAL.1 };
+        let sync_interval = args.sync_interval.clone().or(before).unwrap_or_else(|| usual.to_owned());
+        for node in &nodes {
+            let cluster = secret.as_deref().map(|secret| Cluster { listen: node.route_listen, routes: &routes, secret });
+            let text = hub_conf::render(&HubConf {
+                name: &node.name,
+                cluster,
+                client_listen: node.client_listen,
+                leaf_listen: node.leaf_listen,
+                ws_listen: node.ws_listen,
+                monitor_listen: node.monitor_listen,
+                store: &node.store,
+                sync_interval: &sync_interval,
+                tls: tls.as_ref(),
+                operator_jwt: &tokens.operator,
+                sys: (&keys.sys.public_key(), &tokens.sys),
+                control: (&keys.control.public_key(), &tokens.control),
+                edge: (&keys.edge.public_key(), &tokens.edge),
+            })?;
+            let old = std::fs::read_to_string(&node.conf).unwrap_or_default();
+            if !old.is_empty() {
+                let file = self.dir.shown(&node.conf);
+                self.changes.extend(hub_conf::changed_lines(&old, &text).into_iter().map(|change| Change::new(&file, change)));
             }
+            self.dir.put(&node.conf, text.as_bytes(), &mut self.changes)?;
         }
-        self.dir.put(&self.dir.hub_conf(), text.as_bytes(), &mut self.changes)
+        Ok(())
+    }
+
+    /// What the nodes know each other by; made once. A new one is no new network: the nodes only have to be started with it.
+    fn route_secret(&mut self) -> anyhow::Result<String> {
+        let path = self.dir.route_secret();
+        if path.exists() {
+            let secret = bus::keys::read_secret(&path)?.trim().to_owned();
+            let fine = secret.len() >= 32 && secret.bytes().all(|byte| byte.is_ascii_alphanumeric());
+            ensure!(fine, "error[M0206]: {} is damaged; remove it, and a new one is made", self.dir.shown(&path));
+            return Ok(secret);
+        }
+        let secret = bus::keys::random_hex::<32>()?;
+        self.dir.put(&path, format!("{secret}\n").as_bytes(), &mut self.changes)?;
+        Ok(secret)
     }
 
     fn network_document(&mut self, args: &FilesArgs) -> anyhow::Result<()> {
@@ -395,6 +425,34 @@ mod tests {
             assert_eq!(mode, 0o600, "{entry}");
         }
         assert_eq!(std::fs::metadata(folder.0.join("keys")).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn three_nodes_stay_three_and_one_stays_one() {
+        let (three, one) = (Folder::new(), Folder::new());
+        let listen = ["--nodes", "3", "--route-listen", "127.0.0.1:1,127.0.0.1:2,127.0.0.1:3"];
+        let made: Vec<String> = three.run(&listen, NOW).unwrap().into_iter().map(|change| change.what).collect();
+        for file in ["keys/route.secret", "hub-1.conf", "hub-2.conf", "hub-3.conf"] {
+            assert!(made.contains(&file.to_owned()), "{file}: {made:?}");
+            let mode = std::fs::metadata(three.0.join(file)).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{file}");
+        }
+        assert!(!three.0.join("hub.conf").exists());
+        let conf = std::fs::read_to_string(three.0.join("hub-2.conf")).unwrap();
+        for part in ["server_name: hub-2\n", "sync_interval: always", "store/hub-2/js", "listen: \"127.0.0.1:2\""] {
+            assert!(conf.contains(part), "{part} in {conf}");
+        }
+        assert_eq!(three.run(&listen, NOW + 60).unwrap(), []);
+        assert_eq!(three.run(&listen[2..], NOW + 60).unwrap(), [], "without --nodes it is what it was");
+        // A run that was killed between two files is completed.
+        std::fs::remove_file(three.0.join("hub-3.conf")).unwrap();
+        assert_eq!(three.run(&listen[2..], NOW + 60).unwrap(), [Change::new("hub-3.conf", "made")]);
+        one.run(&[], NOW).unwrap();
+        for (folder, flags) in [(&three, &["--nodes", "1"][..]), (&one, &listen)] {
+            let error = folder.run(flags, NOW + 60).unwrap_err().to_string();
+            assert!(error.contains("M0206") && error.contains("left as it is"), "{error}");
+        }
+        assert_eq!(one.run(&[], NOW + 60).unwrap(), []);
     }
 
     #[test]

@@ -7,8 +7,12 @@ use anyhow::ensure;
 
 const TEMPLATE: &str = include_str!("../../../nats/hub.conf");
 
-/// What the file is filled with. Tokens only, no secret.
+/// What the file is filled with. Tokens; the one secret is that of the routes between nodes.
 pub struct HubConf<'a> {
+    /// Of this node.
+    pub name: &'a str,
+    /// Where it is not the only one.
+    pub cluster: Option<Cluster<'a>>,
     pub client_listen: SocketAddr,
     pub leaf_listen: SocketAddr,
     pub ws_listen: Option<SocketAddr>,
@@ -24,10 +28,23 @@ pub struct HubConf<'a> {
     pub edge: (&'a str, &'a str),
 }
 
+/// What makes several nodes one hub.
+#[derive(Debug, Clone, Copy)]
+pub struct Cluster<'a> {
+    /// Where the other nodes connect to this one.
+    pub listen: SocketAddr,
+    /// Where each node is for the others, this one among them: `host:port`.
+    pub routes: &'a [String],
+    /// Whoever reaches that port and knows it is a node. Letters and digits.
+    pub secret: &'a str,
+}
+
 /// Certificate and key of the hub, absolute paths.
 pub struct TlsFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// Of a private CA.
+    pub ca: Option<PathBuf>,
 }
 
 /// # Errors
@@ -62,7 +79,10 @@ pub fn render(conf: &HubConf<'_>) -> anyhow::Result<String> {
         }
     };
     let store = quoted(conf.store)?;
+    let cluster = conf.cluster.map(|cluster| cluster_block(&cluster, conf.tls)).transpose()?.unwrap_or_default();
     let values = [
+        ("SERVER_NAME", conf.name.to_owned()),
+        ("CLUSTER", cluster),
         ("CLIENT_LISTEN", conf.client_listen.to_string()),
         ("MONITOR_LISTEN", conf.monitor_listen.to_string()),
         ("LEAF_LISTEN", conf.leaf_listen.to_string()),
@@ -82,6 +102,47 @@ pub fn render(conf: &HubConf<'_>) -> anyhow::Result<String> {
     let text = values.iter().fold(TEMPLATE.to_owned(), |text, (name, value)| text.replace(&format!("{{{{{name}}}}}"), value));
     ensure!(!text.contains("{{"), "the template of hub.conf has a placeholder that nothing fills");
     Ok(text)
+}
+
+/// Routes ask for a password, and with TLS for the certificate of the other node as well. Clients are told all nodes by
+/// ourselves: what a node knows of the others are addresses that may mean nothing outside.
+fn cluster_block(cluster: &Cluster<'_>, tls: Option<&TlsFiles>) -> anyhow::Result<String> {
+    let Cluster { listen, routes, secret } = cluster;
+    let mut urls = Vec::new();
+    for route in *routes {
+        let fine = route.rsplit_once(':').is_some_and(|(host, port)| {
+            !host.is_empty()
+                && host.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':' | '[' | ']'))
+                && port.parse::<u16>().is_ok_and(|port| port > 0)
+        });
+        ensure!(fine, "--routes {route}: host:port is expected");
+        urls.push(format!("\"nats-route://hub:{secret}@{route}\""));
+    }
+    let tls = match tls {
+        None => String::new(),
+        Some(files) => {
+            let ca = files.ca.as_deref().map(quoted).transpose()?.map(|ca| format!("    ca_file: {ca}\n")).unwrap_or_default();
+            let (cert, key) = (quoted(&files.cert)?, quoted(&files.key)?);
+            format!(
+                "  tls {{                                       # the certificate serves both ends\n    cert_file: {cert}\n    key_file: {key}\n{ca}  }}\n"
+            )
+        }
+    };
+    Ok(format!(
+        "cluster {{                                     # the other nodes of the hub
+  name: hub
+  listen: \"{listen}\"
+  authorization {{
+    user: hub
+    password: \"{secret}\"
+    timeout: 5
+  }}
+  routes: [ {} ]
+  no_advertise: true                          # every client is told all nodes by us
+{tls}}}
+",
+        urls.join(", ")
+    ))
 }
 
 fn quoted(path: &Path) -> anyhow::Result<String> {
@@ -126,8 +187,14 @@ mod tests {
     use super::*;
 
     fn with(store: &Path, sync: &str, ws: Option<&str>) -> anyhow::Result<String> {
+        filled(store, sync, ws, None)
+    }
+
+    fn filled(store: &Path, sync: &str, ws: Option<&str>, routes: Option<&[String]>) -> anyhow::Result<String> {
         let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
         render(&HubConf {
+            name: "hub-1",
+            cluster: routes.map(|routes| Cluster { listen: at(4), routes, secret: "5ec4e7" }),
             client_listen: at(1),
             leaf_listen: at(2),
             ws_listen: ws.map(|ws| ws.parse().unwrap()),
@@ -158,6 +225,22 @@ mod tests {
         assert!(changed.contains(&"- sync_interval: always".into()) && changed.contains(&"+ sync_interval: \"2m\"".into()), "{changed:?}");
         assert!(changed.contains(&"- listen: \"127.0.0.1:8443\"".into()), "{changed:?}");
         assert!(with(store, "2m", Some("0.0.0.0:8443")).unwrap_err().to_string().contains("--ws-listen off"));
+    }
+
+    #[test]
+    fn nodes_know_each_other_by_a_password() {
+        let alone = with(Path::new("/net/store"), "2m", None).unwrap();
+        assert!(!alone.contains("cluster {") && alone.contains("server_name: hub-1\n"), "{alone}");
+        let routes = ["hub-1:6222".to_owned(), "10.0.0.2:6222".to_owned()];
+        let text = filled(Path::new("/net/store"), "always", None, Some(&routes)).unwrap();
+        for part in
+            ["nats-route://hub:5ec4e7@hub-1:6222\", \"nats-route://hub:5ec4e7@10.0.0.2:6222", "password: \"5ec4e7\"", "no_advertise: true"]
+        {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+        for bad in ["hub-1", "hub-1:", ":6222", "a b:1", "a\":1", "x}:1", "u:p@h:1"] {
+            assert!(filled(Path::new("/net/store"), "always", None, Some(&[bad.to_owned()])).is_err(), "{bad}");
+        }
     }
 
     #[test]

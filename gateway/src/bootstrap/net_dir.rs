@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde::Serialize;
 
+/// Nodes of a hub that outlives one of them.
+pub const NODES: usize = 3;
+
 /// One thing that bootstrap did.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Change {
@@ -34,8 +37,25 @@ impl NetDir {
     pub fn network(&self) -> PathBuf {
         self.0.join("network.json")
     }
+    /// Of a hub of one node.
     pub fn hub_conf(&self) -> PathBuf {
         self.0.join("hub.conf")
+    }
+    /// Of the n-th node of a hub of several, counted from 1.
+    pub fn node_conf(&self, n: usize) -> PathBuf {
+        self.0.join(format!("hub-{n}.conf"))
+    }
+    /// How many nodes the hub of this folder has, where one was made: 1 or 3.
+    pub fn nodes(&self) -> Option<usize> {
+        // A run that was killed may have left fewer.
+        if (1..=NODES).any(|n| self.node_conf(n).exists()) {
+            return Some(NODES);
+        }
+        self.hub_conf().exists().then_some(1)
+    }
+    /// What the nodes of a hub know each other by.
+    pub fn route_secret(&self) -> PathBuf {
+        self.0.join("keys/route.secret")
     }
     /// Public key of the EDGE account.
     pub fn edge_pub(&self) -> PathBuf {

@@ -44,7 +44,7 @@ pub struct StreamsArgs {
     /// How long to wait for the hub.
     #[arg(long, default_value = "10s", value_parser = crate::cli::duration)]
     pub wait: Duration,
-    /// Copies of each stream: 1 or 3 [default: 1 for what is made, and what is there stays].
+    /// Copies of each stream: 1 or 3 [default: as many as the hub has nodes for what is made, and what is there stays].
     #[arg(long, value_parser = clap::value_parser!(u8).range(1..=5))]
     pub replicas: Option<u8>,
 }
@@ -67,13 +67,14 @@ pub async fn streams(args: &StreamsArgs) -> anyhow::Result<Vec<Change>> {
         wait: args.wait,
     };
     let bus = Bus::connect(how, &Health::default()).await?;
+    let nodes = dir.nodes().unwrap_or(1);
     let mut work = Work {
         context: jetstream::new(bus.client.clone()),
         replicas: args.replicas.map(usize::from),
         deadline: tokio::time::Instant::now() + args.wait,
         changes: vec![],
     };
-    for wanted in wanted(&Timings::divided(args.time_divisor), work.replicas.unwrap_or(1)) {
+    for wanted in wanted(&Timings::divided(args.time_divisor), work.replicas.unwrap_or(nodes)) {
         work.stream(&wanted).await?;
     }
     let ledger_key = bus::keys::read_key_file(&dir.key("ledger"))?;
@@ -140,6 +141,12 @@ impl Work {
                 let mut differences = compare(&wanted.config, &found.config);
                 differences.extend(self.replicas_differ(&wanted.config, &found.config));
                 refuse(&what, &differences)?;
+                if self.replicas.is_none() && found.config.num_replicas < wanted.config.num_replicas {
+                    let (has, nodes) = (found.config.num_replicas, wanted.config.num_replicas);
+                    let stays =
+                        format!("left as it is, with num_replicas {has} on {nodes} nodes (next: bootstrap streams --replicas {nodes})");
+                    self.changes.push(Change::new(&what, stays));
+                }
                 if !differences.is_empty() {
                     let config = adjusted(&wanted.config, &found.config, &differences);
                     self.api::<_, Info>(format!("STREAM.UPDATE.{name}"), &config)
