@@ -14,6 +14,9 @@ use crate::settings::BusSettings;
 /// The least server that checks what a leaf publishes.
 pub const SERVER_MIN: (u32, u32, u32) = (2, 14, 3);
 
+/// The server is asked this often whether it is there; two questions without an answer end the connection.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
 /// A connection with what every part needs beside it. Cheap to clone.
 #[derive(Clone)]
 pub struct Bus {
@@ -141,6 +144,8 @@ fn options(how: &Connect, health: &Health) -> anyhow::Result<ConnectOptions> {
         .custom_inbox_prefix(&how.inbox_prefix)
         .connection_timeout(Duration::from_secs(5))
         .request_timeout(Some(Duration::from_secs(5)))
+        // A node that froze keeps its connections: who hears nothing goes to another one.
+        .ping_interval(PING_INTERVAL)
         .reconnect_delay_callback(|attempt| {
             let base = Duration::from_millis(50 * (1 << attempt.min(6)));
             let jitter = crate::keys::random::<1>().map_or(0, |[byte]| u64::from(byte));

@@ -1,4 +1,8 @@
-//! Reading streams without a consumer: direct get, alone and in batches. Any replica answers, so it can be a moment old.
+//! Reading streams without a consumer: direct get, alone and in batches, and reading from the stream's leader.
+//!
+//! Any replica answers a direct get, so on a hub of three nodes the answer can be a moment old; on the losing side of a cut, longer. What
+//! it shows is stored for ever or until a newer message takes its place; what it does not show may be there all the same. So whoever
+//! concludes something from *nothing is there*, or from a value that changes, asks the leader: the functions with `leader` and `sure`.
 
 use std::time::Duration;
 
@@ -141,11 +145,83 @@ impl Bus {
         Ok(messages)
     }
 
-    /// One message by sequence from the stream's leader: never old.
+    /// The payload of one message by sequence, from the stream's leader: never old.
     ///
     /// # Errors
     /// [`ReadError`].
     pub async fn from_leader(&self, stream: &str, seq: u64) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.leader(stream, json!({"seq": seq})).await?.map(|message| message.payload))
+    }
+
+    /// The last message on a subject, from the stream's leader: for a value that changes.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn last_from_leader(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, ReadError> {
+        self.leader(stream, json!({"last_by_subj": subject})).await
+    }
+
+    /// The last message of each of the subjects that have one, from the stream's leader, in the order of the subjects.
+    ///
+    /// # Errors
+    /// [`ReadError`], the first one.
+    pub async fn each_last_from_leader(&self, stream: &str, subjects: &[String]) -> Result<Vec<StoredMessage>, ReadError> {
+        let asked = subjects.iter().map(|subject| self.last_from_leader(stream, subject));
+        Ok(futures::future::try_join_all(asked).await?.into_iter().flatten().collect())
+    }
+
+    /// The last message on a subject whose messages are all the same, so that any answer is right; where a replica has none, the leader is
+    /// asked.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn last_sure(&self, stream: &str, subject: &str) -> Result<Option<StoredMessage>, ReadError> {
+        match self.last_by_subject(stream, subject).await? {
+            Some(message) => Ok(Some(message)),
+            None => self.last_from_leader(stream, subject).await,
+        }
+    }
+
+    /// As [`Self::from_seq`]; none only where the leader has none either.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn from_seq_sure(&self, stream: &str, from: u64, batch: usize) -> Result<Vec<StoredMessage>, ReadError> {
+        let messages = self.from_seq(stream, from, batch).await?;
+        self.or_next_of_leader(stream, ">", from, messages).await
+    }
+
+    /// As [`Self::next_by_subject`]; none only where the leader has none either.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn next_by_subject_sure(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+        batch: usize,
+    ) -> Result<Vec<StoredMessage>, ReadError> {
+        let messages = self.next_by_subject(stream, subject, from, batch).await?;
+        self.or_next_of_leader(stream, subject, from, messages).await
+    }
+
+    async fn or_next_of_leader(
+        &self,
+        stream: &str,
+        subject: &str,
+        from: u64,
+        messages: Vec<StoredMessage>,
+    ) -> Result<Vec<StoredMessage>, ReadError> {
+        if !messages.is_empty() {
+            return Ok(messages);
+        }
+        let next = self.leader(stream, json!({"seq": from.max(1), "next_by_subj": subject})).await?;
+        Ok(next.into_iter().collect())
+    }
+
+    /// One message as the stream's leader has it.
+    async fn leader(&self, stream: &str, question: serde_json::Value) -> Result<Option<StoredMessage>, ReadError> {
         #[derive(Deserialize)]
         struct Answer {
             message: Option<Message>,
@@ -153,12 +229,23 @@ impl Bus {
         }
         #[derive(Deserialize)]
         struct Message {
+            subject: String,
+            seq: u64,
+            time: jiff::Timestamp,
+            #[serde(default)]
+            hdrs: String,
             #[serde(default)]
             data: String,
         }
-        let answer: Answer = self.api(stream, &format!("STREAM.MSG.GET.{stream}"), json!({"seq": seq})).await?;
+        let answer: Answer = self.api(stream, &format!("STREAM.MSG.GET.{stream}"), question).await?;
         match (answer.message, answer.error) {
-            (Some(message), _) => Ok(Some(base64(&message.data).into())),
+            (Some(message), _) => Ok(Some(StoredMessage {
+                subject: message.subject,
+                seq: message.seq,
+                time_ms: u64::try_from(message.time.as_millisecond()).unwrap_or(0),
+                headers: headers(&base64(&message.hdrs)),
+                payload: base64(&message.data).into(),
+            })),
             (None, Some(error)) if error.code == 404 => Ok(None),
             (None, Some(error)) => Err(ReadError::Refused { stream: stream.to_owned(), reason: error.description }),
             (None, None) => Ok(None),
@@ -240,6 +327,32 @@ fn read(answer: &async_nats::Message) -> Option<StoredMessage> {
     })
 }
 
+/// Headers as they are stored: a line that says so, then one for each. A line that is none was a publisher's, and is left out.
+fn headers(stored: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for line in String::from_utf8_lossy(stored).split("\r\n").skip(1) {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        let (name, value) = (name.parse::<async_nats::HeaderName>(), value.trim().parse::<async_nats::HeaderValue>());
+        if let (Ok(name), Ok(value)) = (name, value) {
+            headers.append(name, value);
+        }
+    }
+    headers
+}
+
 fn base64(text: &str) -> Vec<u8> {
     data_encoding::BASE64.decode(text.as_bytes()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_headers_are_read_as_far_as_they_are_some() {
+        let headers = headers(b"NATS/1.0\r\nMesh-Key: a\r\nno header\r\n: x\r\nMesh-Sig:b:c \r\n\r\n");
+        let text = |name: &str| headers.get_last(name).map(|value| value.as_str().to_owned());
+        assert_eq!((text("Mesh-Key").as_deref(), text("Mesh-Sig").as_deref(), headers.len()), (Some("a"), Some("b:c"), 2));
+        assert_eq!(super::headers(b"").len(), 0);
+    }
 }

@@ -10,6 +10,12 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::Bus;
 
+/// A pull that waits ends after this long, and the next one begins.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// A consumer's leader that waits with us says so this often. One that dies takes our pull with it: after two beats without a word we
+/// pull again.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+
 /// One delivered message, with what its consumer knows of it.
 pub struct Delivery {
     pub subject: String,
@@ -63,8 +69,8 @@ pub async fn deliveries(bus: &Bus, stream: &str, consumer: &str, prefetch: usize
     let messages = consumer
         .stream()
         .max_messages_per_batch(prefetch)
-        .expires(Duration::from_secs(30))
-        .heartbeat(Duration::from_secs(10))
+        .expires(EXPIRES)
+        .heartbeat(HEARTBEAT)
         .messages()
         .await
         .map_err(|error| anyhow::anyhow!("{error}"))?;

@@ -28,7 +28,7 @@ impl World {
         for asker in askers {
             let (subject, mut from) = (subject::submit(&asker), 1);
             while looked < LOOKED_MAX {
-                let page = self.bus.next_by_subject(stream::SUBMIT, &subject, from, PAGE).await;
+                let page = self.bus.next_by_subject_sure(stream::SUBMIT, &subject, from, PAGE).await;
                 let page = page.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
                 let Some(last) = page.last() else { break };
                 from = last.seq + 1;

@@ -85,7 +85,7 @@ impl World {
     /// # Errors
     /// [`Code::NoSuchBlob`], also where it is another's; [`Code::Unavailable`].
     pub async fn blob_info(&self, member: &MemberId, cid: &Cid) -> Result<BlobInfo, Problem> {
-        let found = self.bus.last_by_subject(BLOBS, &blob::info(cid, member)).await.map_err(unread)?;
+        let found = self.bus.last_sure(BLOBS, &blob::info(cid, member)).await.map_err(unread)?;
         let info = found.and_then(|message| serde_json::from_slice(&message.payload).ok());
         info.ok_or_else(|| Problem::new(Code::NoSuchBlob, format!("you have no blob {cid}")))
     }
@@ -95,7 +95,7 @@ impl World {
     /// # Errors
     /// [`Code::NoSuchBlob`]; [`Code::Unavailable`].
     pub async fn chunk(&self, cid: &Cid) -> Result<Bytes, Problem> {
-        match self.bus.last_by_subject(BLOBS, &blob::chunk(cid)).await.map_err(unread)? {
+        match self.bus.last_sure(BLOBS, &blob::chunk(cid)).await.map_err(unread)? {
             Some(message) if Cid::of(&message.payload) == *cid => Ok(message.payload),
             Some(_) => Err(Problem::new(Code::Internal, format!("the stored bytes are not {cid}"))),
             None => Err(Problem::new(Code::NoSuchBlob, format!("chunk {cid} is not there"))),

@@ -251,7 +251,8 @@ async fn put_record(ctx: &EnrolContext, checked: &Checked, tier: u8, enrolled_at
 
 async fn revoked(ctx: &EnrolContext, device: &DeviceId) -> Result<bool, Problem> {
     let bucket = format!("KV_{}", stream::KV_DEVICES);
-    let found = ctx.bus.last_by_subject(&bucket, &format!("$KV.{}.{device}", stream::KV_DEVICES)).await;
+    // From the leader: a replica that lags would let one in again that was just revoked.
+    let found = ctx.bus.last_from_leader(&bucket, &format!("$KV.{}.{device}", stream::KV_DEVICES)).await;
     let found = found.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
     Ok(found.and_then(|message| serde_json::from_slice::<DeviceRecord>(&message.payload).ok()).is_some_and(|record| record.revoked))
 }

@@ -74,9 +74,11 @@ impl Fleet {
     pub fn is_read(&self) -> bool {
         lock(&self.0).read
     }
-    pub fn note_record(&self, record: DeviceRecord) {
+    pub fn note_record(&self, mut record: DeviceRecord) {
         let mut inner = lock(&self.0);
         inner.views = None;
+        // What a lagging replica says of earlier does not take a revocation back.
+        record.revoked |= inner.records.get(&record.device).is_some_and(|known| known.revoked);
         inner.records.insert(record.device, record);
     }
     fn forget(&self, device: &DeviceId) {
@@ -170,7 +172,7 @@ impl Fleet {
 
     /// Asks the bucket itself; remembers the answer.
     pub async fn look_up(&self, bus: &Bus, device: &DeviceId) -> Option<DeviceRecord> {
-        let message = bus.last_by_subject(DEVICES_STREAM, &format!("{DEVICES}{device}")).await.ok()??;
+        let message = bus.last_from_leader(DEVICES_STREAM, &format!("{DEVICES}{device}")).await.ok()??;
         let record = record_of(&message.payload)?;
         self.note_record(record.clone());
         Some(record)

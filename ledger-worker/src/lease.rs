@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use bus::Bus;
 use bus::async_nats::HeaderMap;
+use bus::direct::StoredMessage;
 use bus::hub_time::here_ms;
 use bus::store::StoreError;
 use bus_schemas::InstanceId;
@@ -151,23 +152,13 @@ impl Lease {
     }
 
     async fn read(&mut self) -> Result<Option<(u64, Holder, u64)>, LeaseError> {
-        let subject = format!("{}.DIRECT.GET.KV_{KV_LEDGER}.$KV.{KV_LEDGER}.{KEY}", self.bus.api_prefix);
-        let away = |why: String| LeaseError::Away(why);
-        let answer = tokio::time::timeout(TRY, self.bus.client.request(subject, bytes::Bytes::new()))
-            .await
-            .map_err(|_| away("no answer".into()))?
-            .map_err(|error| away(error.to_string()))?;
-        match answer.status.map(|status| status.as_u16()) {
-            Some(404) => return Ok(None),
-            Some(status) if status >= 400 => return Err(away(format!("status {status}"))),
-            _ => {}
-        }
-        let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get_last(name)).map(|value| value.as_str().to_owned());
-        let revision =
-            header("Nats-Sequence").and_then(|text| text.parse().ok()).ok_or_else(|| away("an answer without a sequence".into()))?;
-        let stored_ms = header("Nats-Time-Stamp").and_then(|text| parse_ms(&text)).unwrap_or_else(here_ms);
+        // From the leader: a replica that lags would show an older holder.
+        let (bucket, key) = (format!("KV_{KV_LEDGER}"), format!("$KV.{KV_LEDGER}.{KEY}"));
+        let answer = tokio::time::timeout(TRY, self.bus.last_from_leader(&bucket, &key)).await;
+        let answer = answer.map_err(|_| LeaseError::Away("no answer".into()))?.map_err(|error| LeaseError::Away(error.to_string()))?;
+        let Some(StoredMessage { seq: revision, time_ms: stored_ms, payload, .. }) = answer else { return Ok(None) };
         // What cannot be read was written by no ledger-worker: it is nobody's lease.
-        let holder = serde_json::from_slice(&answer.payload).unwrap_or(Holder { instance: String::new(), at_ms: 0, released: true });
+        let holder = serde_json::from_slice(&payload).unwrap_or(Holder { instance: String::new(), at_ms: 0, released: true });
         Ok(Some((revision, holder, stored_ms)))
     }
 
@@ -187,9 +178,4 @@ impl Lease {
             Err(error) => Err(LeaseError::Away(error.to_string())),
         }
     }
-}
-
-fn parse_ms(text: &str) -> Option<u64> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    u64::try_from(time.as_millisecond()).ok()
 }

@@ -127,7 +127,7 @@ async fn nothing_is_lost(bus: &Bus, client: &Object) -> anyhow::Result<()> {
 async fn read(bus: &Bus, to: mpsc::Sender<Vec<StoredMessage>>) -> anyhow::Result<()> {
     let (mut next, mut messages) = (1, *READ_MESSAGES.start());
     loop {
-        let stored = bus.from_seq(LEDGER, next, messages).await?;
+        let stored = bus.from_seq_sure(LEDGER, next, messages).await?;
         let Some(last) = stored.last() else { return Ok(()) };
         next = last.seq + 1;
         let bytes: usize = stored.iter().map(|message| message.payload.len()).sum();

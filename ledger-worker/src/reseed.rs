@@ -57,7 +57,7 @@ pub async fn reseed(bus: &Bus, store: &Store, replicas: usize) -> anyhow::Result
     );
     let mut rows = Rows { client, seq: 0, chain: [0; 32] };
     while rows.seq < end.last_seq {
-        let stored = bus.from_seq(LEDGER, rows.seq + 1, READ_BATCH).await?;
+        let stored = bus.from_seq_sure(LEDGER, rows.seq + 1, READ_BATCH).await?;
         ensure!(!stored.is_empty(), "LEDGER does not show sequence {}", rows.seq + 1);
         for (message, ours) in stored.iter().zip(rows.next(stored.len()).await?) {
             let same = message.seq == ours.seq && message.payload == ours.payload;

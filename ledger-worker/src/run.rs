@@ -376,9 +376,9 @@ impl Worker {
         anyhow::ensure!(position.seq <= end.last_seq, "{}", ahead(position.seq, end.last_seq));
         if position.seq > 0 {
             let row = last.as_ref().context("the database lacks its own last message (next: mesh-ledger verify, mesh-ledger rebuild)")?;
-            let stored = self.bus.from_seq(LEDGER, position.seq, 1).await?.into_iter().next().context("LEDGER lacks a message")?;
+            let stored = self.bus.from_leader(LEDGER, position.seq).await?.context("LEDGER lacks a message")?;
             anyhow::ensure!(
-                stored.seq == position.seq && stored.payload == *row,
+                stored == *row,
                 "sequence {} in the database is not what LEDGER has there: they are of two streams (next: mesh-ledger verify; then mesh-ledger rebuild if LEDGER is right, or delete LEDGER and mesh-ledger reseed if the database is)",
                 position.seq
             );

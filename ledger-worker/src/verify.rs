@@ -127,7 +127,7 @@ impl Replay<'_> {
     async fn to(&mut self, last: u64, sink: &mut impl Sink) -> anyhow::Result<()> {
         let mut facts = 0;
         while self.found.broken_at.is_none() && self.fold.seq() < last {
-            let messages = self.bus.from_seq(LEDGER, self.fold.seq() + 1, READ_BATCH).await?;
+            let messages = self.bus.from_seq_sure(LEDGER, self.fold.seq() + 1, READ_BATCH).await?;
             if messages.is_empty() {
                 break;
             }

@@ -80,9 +80,8 @@ impl World {
             let asker = self.ledger();
             self.spawn(async move {
                 let subjects: Vec<String> = jobs.iter().map(subject::back).collect();
-                let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
                 let backs = loop {
-                    match asker.bus.multi_last(stream::BACK, &subjects).await {
+                    match asker.bus.each_last_from_leader(stream::BACK, &subjects).await {
                         Ok(messages) => break messages,
                         Err(error) => {
                             tracing::warn!(%error, "BACK is read again");

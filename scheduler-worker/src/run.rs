@@ -281,7 +281,7 @@ async fn refresh(bus: &Bus, cancels_from: u64, at_start: bool) -> Result<Refresh
     // Also tells the hub's time.
     bus.stream_end(stream::CANCELS).await?;
     loop {
-        let some = bus.from_seq(stream::CANCELS, from, TURN_MAX).await?;
+        let some = bus.from_seq_sure(stream::CANCELS, from, TURN_MAX).await?;
         let Some(last) = some.last().map(|message| message.seq) else { break };
         from = last + 1;
         cancels.extend(some);

@@ -83,7 +83,7 @@ pub async fn missing(bus: &Bus, signed: &ResultRef, member: &MemberId) -> Option
     let subject = blob::info(&signed.cid, member);
     let mut looks = 0;
     loop {
-        match bus.last_by_subject(BLOBS, &subject).await {
+        match bus.last_sure(BLOBS, &subject).await {
             Ok(Some(message)) => return unlike(signed, &message.payload),
             Ok(None) => looks += 1,
             // The hub is away: what it says then counts.

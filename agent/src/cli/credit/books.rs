@@ -121,7 +121,7 @@ async fn read(bus: &Bus, replay: &mut Replay, before: Option<&Seen>) -> Result<(
     let end = bus.stream_end(LEDGER).await.map_err(unreadable)?;
     while replay.books.seq() < end.last_seq {
         let next = replay.books.seq() + 1;
-        let messages = bus.from_seq(LEDGER, next, 256).await.map_err(unreadable)?;
+        let messages = bus.from_seq_sure(LEDGER, next, 256).await.map_err(unreadable)?;
         if messages.is_empty() {
             replay.wrong.push(format!("sequence {next} is missing"));
             return Ok(());
