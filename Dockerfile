@@ -33,7 +33,7 @@ WORKDIR /var/lib/mesh
 
 FROM base AS hub
 COPY --from=nats /out/nats-server /usr/local/bin/
-CMD ["nats-server", "-c", "/etc/mesh/hub.conf"]
+CMD ["nats-server", "-c", "/etc/mesh/hub-1.conf"]
 
 FROM base AS services
 COPY --from=programs /out/mesh-gateway /out/mesh-scheduler /out/mesh-ledger /usr/local/bin/

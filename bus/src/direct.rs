@@ -331,7 +331,7 @@ fn read(answer: &async_nats::Message) -> Option<StoredMessage> {
 fn headers(stored: &[u8]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for line in String::from_utf8_lossy(stored).split("\r\n").skip(1) {
-        let Some((name, value)) = line.split_once(':') else { continue };
+        let Some((name, value)) = line.split_once(':').filter(|(name, _)| !name.is_empty()) else { continue };
         let (name, value) = (name.parse::<async_nats::HeaderName>(), value.trim().parse::<async_nats::HeaderValue>());
         if let (Ok(name), Ok(value)) = (name, value) {
             headers.append(name, value);

@@ -37,8 +37,9 @@ fn the_file_says_what_runs() -> Result<()> {
     let order = compose.in_order()?;
     let at = |name: &str| order.iter().position(|other| *other == name).with_context(|| format!("no service {name}"));
     for (before, after) in [
-        ("files", "hub"),
-        ("hub", "streams"),
+        ("files", "hub-1"),
+        ("hub-1", "streams"),
+        ("hub-3", "streams"),
         ("streams", "gateway"),
         ("postgres", "roles"),
         ("roles", "books"),

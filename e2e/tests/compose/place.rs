@@ -60,7 +60,9 @@ impl Place {
                 "0.0.0.0" | "127.0.0.1" => instance.map(str::to_owned),
                 _ => self.hosts.iter().find(|known| *known == host).cloned(),
             };
-            match (owner, port) {
+            // What another container's file has been given already stays.
+            let placed = host == "127.0.0.1" && port.is_some_and(|port| self.ports.values().any(|local| *local == port));
+            match (owner.filter(|_| !placed), port) {
                 (Some(owner), Some(port)) => {
                     let local = self.port(&owner, port)?;
                     out.push_str(&format!("{}127.0.0.1:{local}", &rest[..host_at]));
@@ -103,6 +105,8 @@ fn words_are_put_in_their_place() -> Result<()> {
     let cases = [
         ("nats://hub:4222", format!("nats://127.0.0.1:{hub}")),
         ("nats://hub:4222,nats://hub:4222", format!("nats://127.0.0.1:{hub},nats://127.0.0.1:{hub}")),
+        ("http://127.0.0.1:8085", format!("http://127.0.0.1:{mine}")),
+        (&format!("nats-route://node:5e:c@127.0.0.1:{hub}"), format!("nats-route://node:5e:c@127.0.0.1:{hub}")),
         ("0.0.0.0:8085", format!("127.0.0.1:{mine}")),
         ("http://127.0.0.1:8085/readyz", format!("http://127.0.0.1:{mine}/readyz")),
         ("postgresql://mesh:mesh@postgres:5432/mesh", format!("postgresql://mesh:mesh@127.0.0.1:{database}/mesh")),
