@@ -14,8 +14,8 @@ use crate::settings::BusSettings;
 /// The least server that checks what a leaf publishes.
 pub const SERVER_MIN: (u32, u32, u32) = (2, 14, 3);
 
-/// The server is asked this often whether it is there; two questions without an answer end the connection.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+/// The server is asked this often whether it is there; two questions without an answer end the connection, at the third.
+const PING_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A connection with what every part needs beside it. Cheap to clone.
 #[derive(Clone)]

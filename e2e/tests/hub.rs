@@ -1,6 +1,6 @@
 //! A hub of three nodes under load: any of them is killed, also the leader of a stream, and nothing that was acknowledged is lost.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,15 +25,25 @@ struct Told {
     acknowledged: BTreeSet<String>,
     /// Ids, where the door says them.
     ids: BTreeSet<JobId>,
-    /// The longest wait for an answer since it was looked at last.
-    stall: Duration,
+    /// The longest wait for an answer at each door since it was looked at last.
+    stalls: BTreeMap<&'static str, Duration>,
 }
 impl Told {
-    fn answered(&mut self, key: String, took: Duration) {
+    fn answered(&mut self, door: &'static str, key: String, took: Duration) {
         assert!(self.acknowledged.insert(key), "a key is used once");
-        self.stall = self.stall.max(took);
+        let stall = self.stalls.entry(door).or_default();
+        *stall = took.max(*stall);
     }
 }
+impl Told {
+    /// How many submissions each door has acknowledged.
+    fn of_each_door(&self) -> [usize; 2] {
+        DOORS.map(|door| self.acknowledged.iter().filter(|key| key.starts_with(door)).count())
+    }
+}
+/// So many answers mean that a door works.
+const FEW: usize = 5;
+const DOORS: [&str; 2] = ["nats", "http"];
 type Shared = Arc<Mutex<Told>>;
 
 fn lock(told: &Shared) -> std::sync::MutexGuard<'_, Told> {
@@ -52,7 +62,7 @@ async fn over_nats(bus: Bus, subject: String, told: Shared, stop: Arc<AtomicBool
         let began = Instant::now();
         let payload = doors::echo(&key).to_string().into();
         bus.store(subject.clone(), Some(headers), payload, HUNG).await.expect("the submission is acknowledged");
-        lock(&told).answered(key, began.elapsed());
+        lock(&told).answered(DOORS[0], key, began.elapsed());
         tokio::time::sleep(PACE).await;
     }
 }
@@ -73,7 +83,7 @@ async fn over_http(gateways: Vec<String>, token: String, told: Shared, stop: Arc
             matches!(status, 200 | 202).then(|| answer["id"].as_str().and_then(|id| id.parse::<JobId>().ok()))?
         })
         .await;
-        lock(&told).answered(key, began.elapsed());
+        lock(&told).answered(DOORS[1], key, began.elapsed());
         lock(&told).ids.insert(id);
         tokio::time::sleep(PACE).await;
     }
@@ -124,16 +134,38 @@ impl Nodes<'_> {
         })
         .await
     }
+    /// Freezes a node under load until both doors have answered again, and lets it go on; the longest wait of a client meanwhile.
+    async fn freeze(&self, name: &str, told: &Shared) -> BTreeMap<&'static str, Duration> {
+        let pid = self.pid(name);
+        let before = {
+            let mut told = lock(told);
+            told.stalls.clear();
+            told.of_each_door()
+        };
+        proc::signal(pid, "STOP");
+        until("acknowledgements at both doors", || async {
+            let now = lock(told).of_each_door();
+            before.iter().zip(now).all(|(before, now)| now > before + FEW).then_some(())
+        })
+        .await;
+        proc::signal(pid, "CONT");
+        self.all_current().await;
+        lock(told).stalls.clone()
+    }
     /// Kills a node under load and waits until it has come back; the longest wait of a client meanwhile.
-    async fn kill(&self, name: &str, told: &Shared) -> Duration {
-        let (pid, before) = (self.pid(name), lock(told).acknowledged.len());
-        lock(told).stall = Duration::ZERO;
+    async fn kill(&self, name: &str, told: &Shared) -> BTreeMap<&'static str, Duration> {
+        let pid = self.pid(name);
+        lock(told).stalls.clear();
         proc::signal(pid, "KILL");
         until(&format!("the restart of {name}"), || async { (self.pid(name) != pid).then_some(()) }).await;
         self.all_current().await;
-        // The load goes on: both doors have answered again.
-        until("more acknowledgements", || async { (lock(told).acknowledged.len() > before + 10).then_some(()) }).await;
-        lock(told).stall
+        let before = lock(told).of_each_door();
+        until("acknowledgements at both doors", || async {
+            let now = lock(told).of_each_door();
+            before.iter().zip(now).all(|(before, now)| now > before + FEW).then_some(())
+        })
+        .await;
+        lock(told).stalls.clone()
     }
 }
 
@@ -154,14 +186,19 @@ async fn any_node_may_die_and_nothing_acknowledged_is_lost() {
     for name in nodes.names() {
         let stall = nodes.kill(&name, &told).await;
         println!("kill -9 {name}: the longest wait for an acknowledgement was {stall:.1?}");
-        assert!(stall < STALL_MAX, "{name}: {stall:?}");
+        assert!(stall.values().all(|stall| *stall < STALL_MAX), "{name}: {stall:?}");
     }
     for stream in ["JOBS", "SUBMIT", "LEDGER", "RECEIPTS"] {
         let name = nodes.leader(stream).await;
         let stall = nodes.kill(&name, &told).await;
         println!("kill -9 {name}, leader of {stream}: {stall:.1?}");
-        assert!(stall < STALL_MAX, "leader of {stream}: {stall:?}");
+        assert!(stall.values().all(|stall| *stall < STALL_MAX), "leader of {stream}: {stall:?}");
     }
+    // It keeps its connections, so that nobody is told: whoever asks it gets no answer.
+    let name = nodes.leader("JOBS").await;
+    let stall = nodes.freeze(&name, &told).await;
+    println!("{name}, leader of JOBS, frozen: {stall:.1?}");
+    assert!(stall.values().all(|stall| *stall < STALL_MAX), "frozen: {stall:?}");
     stop.store(true, Ordering::Relaxed);
     for door in load {
         tokio::time::timeout(HUNG, door).await.expect("hung: a door").expect("the load ends well");

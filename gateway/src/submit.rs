@@ -24,6 +24,8 @@ use crate::world::{World, lock};
 
 /// How long a door waits to hear; the job lives on without it.
 const WAIT: Duration = Duration::from_secs(5);
+/// How long it tries to store a submission: longer than the election of a stream's leader takes, and less than clients wait.
+const STORE_WAIT: Duration = Duration::from_secs(10);
 /// When it looks by itself: a job that ended long ago is told of by nobody.
 const LOOK: [Duration; 3] = [Duration::from_millis(100), Duration::from_millis(500), Duration::from_secs(2)];
 
@@ -101,7 +103,7 @@ impl World {
                 headers.insert(name, value);
             }
         }
-        match self.bus.store(subject::submit(asker), Some(headers), payload, WAIT).await {
+        match self.bus.store(subject::submit(asker), Some(headers), payload, STORE_WAIT).await {
             Ok(_) => Ok(()),
             Err(StoreError::Refused { err_code: StoreError::MAX_PER_SUBJECT, .. }) => {
                 Err(Problem::new(Code::TooManyWaiting, "10,000 of your submissions wait already"))

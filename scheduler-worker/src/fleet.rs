@@ -159,9 +159,11 @@ impl Fleet {
     /// # Errors
     /// Where the value cannot be read.
     pub fn record(&mut self, value: &[u8], now: Instant, verifier: &mut Verifier) -> Result<Changed, Problem> {
-        let record: DeviceRecord =
+        let mut record: DeviceRecord =
             serde_json::from_slice(value).map_err(|error| Problem::new(Code::WrongType, format!("a device record: {error}")))?;
         let id = record.device;
+        // What a lagging replica says of earlier does not take a revocation back.
+        record.revoked |= self.devices.get(&id).is_some_and(|known| known.record.revoked);
         let changed = match self.devices.get_mut(&id) {
             Some(known) => {
                 let changed = known.record != record;

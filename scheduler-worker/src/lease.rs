@@ -11,6 +11,9 @@ use crate::world::{Done, World};
 const TOGETHER: usize = 64;
 /// A job that is given back on a stop comes again after this.
 const SOON: Duration = Duration::from_millis(100);
+/// Longer than the election of a stream's leader, and well within what is left of the lease: a job that is given back without its record
+/// has lost count of its attempts.
+const BACK_WITHIN: Duration = Duration::from_secs(15);
 
 impl World {
     /// Renews what is due. A holder whose last confirmed renewal is too old lets go: somebody else may have the job.
@@ -66,7 +69,7 @@ impl World {
         self.spawn(async move {
             if knows {
                 let payload = signer.batch(&[back]).encode();
-                if let Err(error) = bus.store(subject, None, payload.into(), Duration::from_secs(5)).await {
+                if let Err(error) = bus.store(subject, None, payload.into(), BACK_WITHIN).await {
                     tracing::warn!(%error, "BACK was not written; whoever takes the job looks first");
                 }
             }
