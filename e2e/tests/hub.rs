@@ -34,8 +34,6 @@ impl Told {
         let stall = self.stalls.entry(door).or_default();
         *stall = took.max(*stall);
     }
-}
-impl Told {
     /// How many submissions each door has acknowledged.
     fn of_each_door(&self) -> [usize; 2] {
         DOORS.map(|door| self.acknowledged.iter().filter(|key| key.starts_with(door)).count())

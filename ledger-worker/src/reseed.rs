@@ -36,7 +36,7 @@ pub struct Reseeded {
 ///
 /// # Errors
 /// What does not fit, or cannot be reached.
-pub async fn reseed(bus: &Bus, store: &Store, replicas: usize) -> anyhow::Result<Reseeded> {
+pub async fn reseed(bus: &Bus, store: &Store, replicas: Option<usize>) -> anyhow::Result<Reseeded> {
     let client = store.alone().await?;
     let goal = position(&client).await?;
     let (end, made) = match bus.stream_end(LEDGER).await {
@@ -84,9 +84,13 @@ pub async fn reseed(bus: &Bus, store: &Store, replicas: usize) -> anyhow::Result
     Ok(Reseeded { made, compared, published })
 }
 
-async fn make(bus: &Bus, replicas: usize) -> anyhow::Result<()> {
+async fn make(bus: &Bus, replicas: Option<usize>) -> anyhow::Result<()> {
     let spec = stream::spec(&Timings::default(), LEDGER).context("LEDGER is not in the table of streams")?;
     let context = bus::async_nats::jetstream::new(bus.client.clone());
+    let replicas = match replicas {
+        Some(asked) => asked,
+        None => context.get_stream(stream::SUBMIT).await.map_or(1, |other| other.cached_info().config.num_replicas),
+    };
     let made = context.create_stream(bus::streams::config(&spec, replicas)).await;
     made.map(|_| ()).context("LEDGER does not exist, and these credentials may not make it (next: --creds with those of bootstrap)")
 }

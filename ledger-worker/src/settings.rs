@@ -49,9 +49,9 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Reseed {
-    /// Copies of LEDGER, where it must be made anew.
-    #[arg(long, default_value_t = 1)]
-    pub replicas: usize,
+    /// Copies of LEDGER, where it must be made anew [default: as many as SUBMIT has].
+    #[arg(long)]
+    pub replicas: Option<usize>,
     /// Prefix under which answers may arrive.
     #[arg(long, default_value = "_INBOX.ledger")]
     pub inbox_prefix: String,

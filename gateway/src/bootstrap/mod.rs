@@ -24,7 +24,7 @@ pub enum Bootstrap {
     /// Makes keys, tokens, credentials and the hub's configuration; never overwrites a key.
     Files {
         #[command(flatten)]
-        args: files::FilesArgs,
+        args: Box<files::FilesArgs>,
         #[command(flatten)]
         output: Output,
     },
