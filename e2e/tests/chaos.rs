@@ -1,0 +1,14 @@
+//! Random death, silence and full disks under a load at every door, and then the promise: what was accepted is done once and paid once.
+//!
+//! `make chaos SECONDS=n SEED=s`; see `e2e::chaos`. More settings: `MESH_CHAOS_EVERY_MS`, `_PACE_MS`, `_DIVISOR`, `_HUBS`, `_GATEWAYS`, `_SCHEDULERS`, `_LEDGERS`, `_DEVICES`.
+
+use e2e::chaos::plan::Shape;
+use e2e::chaos::{Settings, run};
+
+const SHAPE: Shape = Shape { hubs: 1, gateways: 1, schedulers: 2, ledgers: 2, devices: 4, small_disks: true };
+
+#[tokio::test]
+async fn what_was_accepted_is_done_once_whatever_dies() {
+    let settings = Settings { seed: 1, seconds: 120, divisor: 10, every_ms: 1_000, pace_ms: 800, shape: SHAPE };
+    run(settings.or_environment()).await;
+}
