@@ -5,7 +5,7 @@
 use e2e::chaos::plan::Shape;
 use e2e::chaos::{Settings, run};
 
-const SHAPE: Shape = Shape { hubs: 1, gateways: 1, schedulers: 2, ledgers: 2, devices: 4, small_disks: true };
+const SHAPE: Shape = Shape { hubs: 3, gateways: 2, schedulers: 2, ledgers: 2, devices: 4, small_disks: true };
 
 #[tokio::test]
 async fn what_was_accepted_is_done_once_whatever_dies() {

@@ -188,11 +188,10 @@ fn may_mount(stack: &Stack) -> bool {
     }
 }
 
-/// Where the hub tells about itself, from its configuration.
+/// Where each node of the hub tells about itself.
 pub fn monitors(stack: &Stack) -> Vec<String> {
-    let found = Command::new("grep").args(["-rhoE", "--include=*.conf", r#"^http: *"[^"]+""#]).arg(stack.path("/data_dir").join("network")).output();
-    let text = found.map(|found| String::from_utf8_lossy(&found.stdout).into_owned()).unwrap_or_default();
-    text.lines().filter_map(|line| Some(format!("http://{}", line.split('"').nth(1)?))).collect()
+    let nodes = stack.ready["nats"]["nodes"].as_array().cloned().unwrap_or_default();
+    nodes.iter().filter_map(|node| node["monitor_url"].as_str().map(str::to_owned)).collect()
 }
 
 /// `mesh-ledger verify` against the rows: whether they are those of the stream, and its report.

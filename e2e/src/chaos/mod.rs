@@ -50,7 +50,7 @@ impl Settings {
             schedulers: number("SCHEDULERS", self.shape.schedulers),
             ledgers: number("LEDGERS", self.shape.ledgers),
             devices: number("DEVICES", self.shape.devices),
-            ..self.shape
+            small_disks: number("SMALL_DISKS", u64::from(self.shape.small_disks)) != 0,
         };
         Self {
             seed: number("SEED", self.seed),

@@ -15,8 +15,8 @@ pub struct Pulse {
     pub pending: BTreeMap<String, u64>,
 }
 
-/// A process that begins with this much more, or this many times, has grown.
-const GROWTH_MIB: u64 = 128;
+/// A process that has this much more, and this many times as much, has grown. An agent loads its model at the first job that needs it.
+const GROWTH_MIB: u64 = 320;
 const GROWTH_FACTOR: u64 = 3;
 
 pub async fn look(fleet: &Fleet) -> Pulse {
