@@ -19,6 +19,8 @@ use crate::books;
 
 /// Nothing may end or be started again for this long, once all work is done.
 const QUIET: Duration = Duration::from_secs(10);
+/// What ends so long after the last fault is named.
+const LATE: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -66,11 +68,15 @@ async fn all_ended(fleet: &Fleet, told: &Told, found: &mut Findings) -> BTreeMap
     let mut ends = BTreeMap::new();
     let mut seen: BTreeMap<JobId, Value> = BTreeMap::new();
     // As long as it goes on, we wait.
+    let begun = Instant::now();
     let mut since = Instant::now();
     while ends.len() < told.jobs.len() && since.elapsed() < HUNG {
         for (id, ack) in told.jobs.iter().filter(|(id, _)| !ends.contains_key(*id)).collect::<Vec<_>>() {
             match fleet.get(ack.who, &format!("/jobs/{id}")).await {
                 Some((200, view)) if is_end(&view) => {
+                    if begun.elapsed() > LATE {
+                        println!("  late: {id} ({}) is {} after {:.0?}, {} attempts", about(ack), view["state"], begun.elapsed(), view["attempts"]);
+                    }
                     ends.insert(*id, view);
                     since = Instant::now();
                 }

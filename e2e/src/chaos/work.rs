@@ -45,10 +45,10 @@ impl Work {
                 (json!({"kind": "embed", "text": many(n, 1)}), n)
             }
             Kind::Slow => {
-                let n = dice.between(40, 80);
-                (json!({"kind": "embed", "text": many(n, 60)}), n)
+                let n = dice.between(8, 24);
+                (json!({"kind": "embed", "text": many(n, 30)}), n)
             }
-            Kind::TimesOut => (json!({"kind": "embed", "text": many(64, 80), "timeout_ms": dice.between(1, 20)}), 64),
+            Kind::TimesOut => (json!({"kind": "embed", "text": many(16, 30), "timeout_ms": dice.between(1, 20)}), 16),
             Kind::Nobody => {
                 let wait = dice.between(500, 4_000);
                 (json!({"kind": "echo", "text": text, "required_capabilities": ["nobody-has-this"], "max_execution_wait_ms": wait}), 1)
