@@ -49,9 +49,10 @@ pub async fn check(fleet: &Fleet, told: &Told, before: &Pulse) -> Findings {
     if !out.is_empty() {
         found.broken.push(format!("handed out and not acknowledged: {}", out.join(", ")));
     }
+    let attempts = ends.values().filter_map(|view| view["attempts"].as_u64()).max().unwrap_or(0);
     let memory = |pulse: &Pulse| pulse.memory.values().sum::<u64>();
     found.summary = format!(
-        "{} acknowledged, {} asked again, slowest clear answer {:.1?}; all ended {took:.1?} after; {receipts} receipts; {in_books}; memory {} -> {} MiB in {} processes; {} told live",
+        "{} acknowledged, {} asked again, slowest clear answer {:.1?}; all ended {took:.1?} after; {receipts} receipts; at most {attempts} attempts; {in_books}; memory {} -> {} MiB in {} processes; {} told live",
         told.jobs.len(),
         told.repeats,
         told.slowest,
@@ -137,10 +138,19 @@ async fn receipts(fleet: &Fleet, told: &Told, ends: &BTreeMap<JobId, Value>, fou
     let mut good = 0;
     for (id, _) in completed {
         let Some(ack) = told.jobs.get(id) else { continue };
-        let Some((200, view)) = fleet.get(ack.who, &format!("/jobs/{id}/result")).await else {
-            found.broken.push(format!("{id} ({}) completed, and its result cannot be had", about(ack)));
+        let mut asked = fleet.get(ack.who, &format!("/jobs/{id}/result")).await;
+        let begun = Instant::now();
+        while !matches!(asked, Some((200, _))) && begun.elapsed() < LATE {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            asked = fleet.get(ack.who, &format!("/jobs/{id}/result")).await;
+        }
+        let Some((200, view)) = asked else {
+            found.broken.push(format!("{id} ({}) completed, and its result cannot be had: {asked:?}", about(ack)));
             continue;
         };
+        if begun.elapsed() > Duration::from_secs(1) {
+            println!("  late: the result of {id} ({}) came after {:.1?}", about(ack), begun.elapsed());
+        }
         let wrong = wrong_receipt(&network, id, &view).or_else(|| ack.work.wrong_result(&view["result"]));
         match wrong {
             Some(why) => found.broken.push(format!("{id} ({}): {why}", about(ack))),
