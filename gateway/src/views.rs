@@ -327,7 +327,8 @@ mod tests {
     fn an_end_that_was_told_twice_is_one_end() {
         let change = |at, to, actor: &str| Transition { to, at, cause: "c".into(), actor: actor.into() };
         let (first, again) = (change(5, JobState::Completed, "scheduler a"), change(9, JobState::Completed, "scheduler b"));
-        let known = Known { transitions: vec![again, change(1, JobState::Submitted, "gateway"), first.clone()], ..known(JobState::Completed) };
+        let known =
+            Known { transitions: vec![again, change(1, JobState::Submitted, "gateway"), first.clone()], ..known(JobState::Completed) };
         let id = JobId(Cid::of(b"j"));
         let shown = job(Signer::from_seed(&[1; 32]).public().member_id(), id, &known, &Moment::default()).transitions;
         assert_eq!(shown, [change(1, JobState::Submitted, "gateway"), first]);

@@ -76,7 +76,13 @@ async fn all_ended(fleet: &Fleet, told: &Told, found: &mut Findings) -> BTreeMap
             match fleet.get(ack.who, &format!("/jobs/{id}")).await {
                 Some((200, view)) if is_end(&view) => {
                     if begun.elapsed() > LATE {
-                        println!("  late: {id} ({}) is {} after {:.0?}, {} attempts", about(ack), view["state"], begun.elapsed(), view["attempts"]);
+                        println!(
+                            "  late: {id} ({}) is {} after {:.0?}, {} attempts",
+                            about(ack),
+                            view["state"],
+                            begun.elapsed(),
+                            view["attempts"]
+                        );
                     }
                     ends.insert(*id, view);
                     since = Instant::now();
@@ -91,7 +97,9 @@ async fn all_ended(fleet: &Fleet, told: &Told, found: &mut Findings) -> BTreeMap
     }
     for (id, ack) in told.jobs.iter().filter(|(id, _)| !ends.contains_key(*id)) {
         let explained = fleet.get(ack.who, &format!("/jobs/{id}/explain")).await.map(|(_, explained)| explained["summary"].to_string());
-        let last = seen.get(id).map_or("nothing".to_owned(), |view| if view["code"].is_null() { view["state"].to_string() } else { view.to_string() });
+        let last = seen
+            .get(id)
+            .map_or("nothing".to_owned(), |view| if view["code"].is_null() { view["state"].to_string() } else { view.to_string() });
         found.broken.push(format!("{id} ({}) has no end: {last}; {}", about(ack), explained.unwrap_or_default()));
     }
     ends
@@ -180,8 +188,9 @@ fn wrong_receipt(network: &NetworkDocument, job: &JobId, view: &Value) -> Option
         (Outcome::Completed(result), Some(text)) => result.cid == Cid::of(serde_json::json!({ "text": text }).to_string().as_bytes()),
         _ => true,
     };
-    (!(about_it && one_attempt && right_keys && completed && same_bytes))
-        .then(|| format!("receipt: about it {about_it}, one attempt {one_attempt}, keys {right_keys}, completed {completed}, bytes {same_bytes}"))
+    (!(about_it && one_attempt && right_keys && completed && same_bytes)).then(|| {
+        format!("receipt: about it {about_it}, one attempt {one_attempt}, keys {right_keys}, completed {completed}, bytes {same_bytes}")
+    })
 }
 
 /// The books: one settlement for each completed job, none for one that failed, no open hold, and the digest of a replay everywhere.

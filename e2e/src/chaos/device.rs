@@ -53,12 +53,14 @@ impl Device {
         let links: Vec<String> = proxy.addresses().iter().map(|address| format!("nats://{address}")).collect();
         let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
         let with = |text: &str, name: &str, with: &str| {
-            let lines = text.lines().map(|line| if line.starts_with(&format!("{name} = ")) { format!("{name} = {with}") } else { line.into() });
+            let lines =
+                text.lines().map(|line| if line.starts_with(&format!("{name} = ")) { format!("{name} = {with}") } else { line.into() });
             lines.collect::<Vec<_>>().join("\n") + "\n"
         };
         let written = with(&written, "leaf_url", &format!("{:?}", links.join(",")));
         bus::keys::write_secret(&file, with(&written, "local_port", &port.to_string()).as_bytes()).expect("device.toml");
-        let text = |pointer: &str| joined.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_else(|| panic!("no {pointer} in {joined}"));
+        let text =
+            |pointer: &str| joined.pointer(pointer).and_then(|value| value.as_str()).unwrap_or_else(|| panic!("no {pointer} in {joined}"));
         let log = stack.folder().join("devices").join(format!("{name}.log"));
         let agent = Arc::new(Mutex::new(Agent { child: None, starts: 0, wanted: true }));
         let device = Self {

@@ -46,7 +46,9 @@ impl Fleet {
         let count = |n: u64| n.to_string();
         let mut args: Vec<String> = vec!["--agents".into(), "0".into()];
         // What it has one of is not asked for, so that an older `mesh dev` will do.
-        for (name, n) in [("--hub", shape.hubs), ("--gateways", shape.gateways), ("--schedulers", shape.schedulers), ("--ledgers", shape.ledgers)] {
+        for (name, n) in
+            [("--hub", shape.hubs), ("--gateways", shape.gateways), ("--schedulers", shape.schedulers), ("--ledgers", shape.ledgers)]
+        {
             if n > 1 {
                 args.extend([name.to_owned(), count(n)]);
             }
@@ -197,7 +199,15 @@ pub fn monitors(stack: &Stack) -> Vec<String> {
 /// `mesh-ledger verify` against the rows: whether they are those of the stream, and its report.
 pub async fn verify_rows(stack: &Stack) -> (bool, Value) {
     let mut command = Command::new(proc::bin_dir().join("mesh-ledger"));
-    command.args(["verify", "-o", "json", "--api-prefix", &stack.text("/auditor/js_prefix"), "--inbox-prefix", &stack.text("/auditor/inbox_prefix")]);
+    command.args([
+        "verify",
+        "-o",
+        "json",
+        "--api-prefix",
+        &stack.text("/auditor/js_prefix"),
+        "--inbox-prefix",
+        &stack.text("/auditor/inbox_prefix"),
+    ]);
     command.env("MESH_NATS_URL", stack.text("/nats/url")).env("MESH_CREDS", stack.path("/auditor/creds"));
     command.env("MESH_NETWORK", stack.path("/data_dir").join("network/network.json")).env("DATABASE_URL", stack.text("/postgres/url"));
     let run = tokio::task::spawn_blocking(move || command.output()).await;

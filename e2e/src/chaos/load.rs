@@ -109,13 +109,19 @@ impl Load {
         let (people, gateways) = (fleet.people(), fleet.gateways());
         let texts: String = (0..3).map(|n| format!("{{\"text\":\"seed {} {n}\"}}\n", settings.seed)).collect();
         let authorization = format!("Bearer {}", people[0].token);
-        let (status, stored) = http::send("POST", &format!("{}/api/v1/blobs", gateways[0]), &[("authorization", &authorization)], texts).await;
+        let (status, stored) =
+            http::send("POST", &format!("{}/api/v1/blobs", gateways[0]), &[("authorization", &authorization)], texts).await;
         assert_eq!(status, 201, "{stored}");
         let blob = stored["cid"].as_str().map(str::to_owned);
         let member = fleet.stack.member().await;
         let watching = watch(&member, &people[0], &told).await;
-        let mut doors =
-            vec![(Door::Http, 0), (Door::Http, 0), (Door::Service(member.clone()), 0), (Door::Subject(member), 0), (Door::Cli(fleet.stack.cli.clone()), 0)];
+        let mut doors = vec![
+            (Door::Http, 0),
+            (Door::Http, 0),
+            (Door::Service(member.clone()), 0),
+            (Door::Subject(member), 0),
+            (Door::Cli(fleet.stack.cli.clone()), 0),
+        ];
         for (n, device) in fleet.own.iter().enumerate() {
             let local = fleet.stack.connect(&device.local_url, bus::connect::Login::None, "_INBOX").await;
             doors.push((Door::Local(local), n + 1));

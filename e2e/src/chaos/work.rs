@@ -34,10 +34,12 @@ impl Work {
     /// `blob` holds three texts, where this client may use one.
     pub fn draw(dice: &mut Dice, key: String, blob: Option<&str>) -> Self {
         let failing = if blob.is_some() { 4 } else { 0 };
-        let choices = [(60, Kind::Echo), (16, Kind::Embed), (6, Kind::Slow), (5, Kind::TimesOut), (5, Kind::Nobody), (failing, Kind::Fails)];
+        let choices =
+            [(60, Kind::Echo), (16, Kind::Embed), (6, Kind::Slow), (5, Kind::TimesOut), (5, Kind::Nobody), (failing, Kind::Fails)];
         let kind = *dice.weighted(&choices);
         let text = format!("{key} says {}", dice.draw());
-        let many = |n: u64, words: usize| -> Vec<String> { (0..n).map(|n| format!("{text} {n} {}", "boats and trees ".repeat(words))).collect() };
+        let many =
+            |n: u64, words: usize| -> Vec<String> { (0..n).map(|n| format!("{text} {n} {}", "boats and trees ".repeat(words))).collect() };
         let (job, texts): (Value, u64) = match kind {
             Kind::Echo => (json!({"kind": "echo", "text": text}), 1),
             Kind::Embed => {
