@@ -18,7 +18,7 @@ WITH_DEPS := found=$$(scripts/deps.sh) && eval "$$found" &&
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger chaos-ledger
+.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger chaos chaos-ledger
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)$$/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -85,6 +85,10 @@ bench-embed: build ## embeddings beside sentence-transformers, in the same run
 
 bench-ledger: programs ## the books: projection, replay, holds, beside their floors
 	@$(WITH_DEPS) scripts/bench_ledger.sh
+
+chaos: programs ## a whole network under fire: make chaos SEED=1 SECONDS=120
+	@$(WITH_DEPS) MESH_CHAOS_SEED=$(or $(SEED),1) MESH_CHAOS_SECONDS=$(or $(SECONDS),120) \
+		cargo test $(ALL) --test chaos -- --nocapture what_was_accepted
 
 chaos-ledger: programs ## the books under fire: make chaos-ledger SEED=1 KILLS=100
 	@$(WITH_DEPS) MESH_CHAOS_SEED=$(or $(SEED),1) MESH_CHAOS_KILLS=$(or $(KILLS),100) \

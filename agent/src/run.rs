@@ -94,7 +94,7 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
 }
 
 /// Tests run that much faster.
-fn time_divisor() -> u32 {
+pub(crate) fn time_divisor() -> u32 {
     std::env::var("MESH_TIME_DIVISOR").ok().and_then(|text| text.parse().ok()).filter(|divisor| *divisor > 0).unwrap_or(1)
 }
 

@@ -1,8 +1,9 @@
 //! Tests that walk the whole path on real servers; see `tests/`. Here: what several of them need.
 //!
 //! `doors` sends one job in every way there is; `books` reads LEDGER as an auditor would and replays it; `foreign` is what only strangers
-//! write.
+//! write; `chaos` breaks a whole network and looks whether it kept its promises.
 
 pub mod books;
+pub mod chaos;
 pub mod doors;
 pub mod foreign;

@@ -1,5 +1,7 @@
 //! What people and programs are shown of a job. Pure: the rows, what is known of this moment, and the clock come in.
 
+use std::collections::BTreeSet;
+
 use bus_schemas::api::{BlobRef, Explanation, JobView, ReceiptView, ResultView, Submitted};
 use bus_schemas::envelope::{Proof, form_of};
 use bus_schemas::history::{CompletedEnd, Decision, Transition};
@@ -81,11 +83,13 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
     }
 }
 
-/// In the order of time, each once.
+/// In the order of time, each once. An end that was told again, because who told it died before it let go of the job, is one end.
 fn transitions(known: &Known) -> Vec<Transition> {
     let mut transitions = known.transitions.clone();
     transitions.sort_by_key(|transition| transition.at);
     transitions.dedup();
+    let mut ended = BTreeSet::new();
+    transitions.retain(|transition| !transition.to.is_final() || ended.insert(transition.to));
     transitions
 }
 
@@ -317,6 +321,17 @@ mod tests {
         assert_eq!(explain(&known, &Moment::default()).state, JobState::Submitted);
         let ended = Known { state: Some(JobState::Completed), device: Some(first), attempts: 2, ..known };
         assert_eq!(explain(&ended, &Moment::default()).summary, "completed on box-1 at attempt 2: the first scores 2");
+    }
+
+    #[test]
+    fn an_end_that_was_told_twice_is_one_end() {
+        let change = |at, to, actor: &str| Transition { to, at, cause: "c".into(), actor: actor.into() };
+        let (first, again) = (change(5, JobState::Completed, "scheduler a"), change(9, JobState::Completed, "scheduler b"));
+        let known =
+            Known { transitions: vec![again, change(1, JobState::Submitted, "gateway"), first.clone()], ..known(JobState::Completed) };
+        let id = JobId(Cid::of(b"j"));
+        let shown = job(Signer::from_seed(&[1; 32]).public().member_id(), id, &known, &Moment::default()).transitions;
+        assert_eq!(shown, [change(1, JobState::Submitted, "gateway"), first]);
     }
 
     #[test]

@@ -4,9 +4,11 @@
 //! Everything binds to loopback and free ports. Nothing here sleeps to wait: [`until`] looks again until a deadline that means *hung*.
 
 pub mod cli;
+pub mod dice;
 pub mod http;
 pub mod postgres;
 pub mod proc;
+pub mod proxy;
 pub mod raw;
 pub mod stack;
 
@@ -14,6 +16,8 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 pub use cli::Cli;
+pub use dice::Dice;
+pub use proxy::{Proxy, Way};
 pub use stack::{Launch, Stack};
 
 /// A deadline that means *hung*.

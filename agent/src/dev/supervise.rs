@@ -91,6 +91,7 @@ impl Stack<'_> {
         let mut due: Vec<Due> = Vec::new();
         let mut since: Vec<Instant> = vec![Instant::now(); self.children.len()];
         let mut renew = tokio::time::interval(LOOK_AT_CREDENTIALS);
+        let divisor = crate::run::time_divisor();
         loop {
             let next = due.iter().map(|due| due.at).min();
             tokio::select! {
@@ -99,12 +100,12 @@ impl Stack<'_> {
                     let found = self.children.iter().position(|child| Some(child.pid) == pid && child.status().is_some());
                     let Some(index) = found else { continue };
                     let child = &mut self.children[index];
-                    if since[index].elapsed() > STEADY {
+                    if since[index].elapsed() > STEADY / divisor {
                         child.restarts = 0;
                     }
                     let why = words(child.status());
                     if child.spec.role.restarts() {
-                        due.push(Due { at: Instant::now() + pause(child.restarts), index, why, old_pid: child.pid });
+                        due.push(Due { at: Instant::now() + pause(child.restarts) / divisor, index, why, old_pid: child.pid });
                     } else {
                         self.down(index, why).await;
                     }
