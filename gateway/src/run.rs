@@ -21,7 +21,7 @@ use crate::fleet::{self, Fleet};
 use crate::live::{self, Live};
 use crate::store::Store;
 use crate::world::World;
-use crate::{intake, projection, readiness, recorder, routes, service};
+use crate::{intake, projection, readiness, recorder, routes, service, tail};
 
 /// Settings of a running gateway: each is a flag and an environment variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -160,6 +160,7 @@ pub async fn tasks(world: Arc<World>, health: Health, stop: CancellationToken) -
         spawn("intake", &stop, intake::run(world.clone(), records, stop.clone())),
         spawn("projection", &stop, projection::run(world.clone(), health.clone(), stop.clone())),
         spawn("readiness", &stop, readiness::watch(world.clone(), health.clone(), stop.clone())),
+        spawn("letters", &stop, tail::follow(world.clone(), stop.clone())),
         spawn("service", &stop, service::run(world.clone(), stop.clone())),
     ];
     health.set("intake", Ok(()));

@@ -1,13 +1,14 @@
 //! Looking at jobs: `ls`, `show`, `explain`, and `cancel`.
 
 use bus_schemas::Code;
-use bus_schemas::api::{Explanation, JobList, JobView, ask};
+use bus_schemas::api::{AttemptView, Explanation, JobList, JobView, ask};
 use bus_schemas::history::{Considered, Verdict};
 use bus_schemas::id::DeviceId;
 use bus_schemas::mana::mana_text;
 
 use crate::cli::args::{Cli, LsArgs};
 use crate::cli::client::Session;
+use crate::cli::duration;
 use crate::cli::failure::{Done, End, Failure};
 use crate::cli::output::{self, Output, count};
 
@@ -123,9 +124,7 @@ fn explain_text(explanation: &Explanation, now: jiff::Timestamp) -> String {
         }
     }
     for attempt in &explanation.attempts {
-        let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
-        let (number, device, class, message) = (attempt.number, attempt.device, &attempt.class, &attempt.message);
-        text.push_str(&format!("  attempt {number} on {device} ended: {class} ({message}{})\n", kept.unwrap_or_default()));
+        text.push_str(&format!("  {}\n", attempt_line(attempt)));
     }
     if let Some(next) = &explanation.next_look_at {
         let gives_up = explanation.gives_up_at.as_ref().map(|at| format!("; gives up {at}")).unwrap_or_default();
@@ -135,6 +134,18 @@ fn explain_text(explanation: &Explanation, now: jiff::Timestamp) -> String {
         text.push_str(&format!("will be looked at again {next}, or when a device changes{gives_up}\n"));
     }
     text
+}
+
+/// How one attempt ended, in a line.
+pub fn attempt_line(attempt: &AttemptView) -> String {
+    let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
+    let lasted = attempt.assigned_at.zip(attempt.ended_at).map(|(from, to)| {
+        let lasted = std::time::Duration::from_millis(to.saturating_sub(from));
+        format!(" at {} after {}", bus_schemas::time_of_day(to), duration::show(lasted))
+    });
+    let last = if attempt.retryable == Some(false) { "; no other device would fare better" } else { "" };
+    let (number, device, class, message) = (attempt.number, attempt.device, &attempt.class, &attempt.message);
+    format!("attempt {number} on {device} ended{}: {class} ({message}{}{last})", lasted.unwrap_or_default(), kept.unwrap_or_default())
 }
 
 fn verdict_row(considered: &Considered, winner: Option<DeviceId>) -> [String; 3] {
@@ -195,6 +206,9 @@ mod tests {
                 state: JobState::Submitted,
                 summary: "waits".into(),
                 attempts: vec![],
+                next: vec![],
+                lease: None,
+                overdue: None,
                 next_look_at: Some(next.into()),
                 gives_up_at: Some("later".into()),
                 transitions: vec![],
