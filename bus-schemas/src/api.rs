@@ -452,6 +452,9 @@ pub mod ask {
     pub struct JobLs {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub state: Option<JobState>,
+        /// Only those that should have moved on by now, oldest first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub overdue: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub limit: Option<u32>,
         #[serde(default, skip_serializing_if = "Option::is_none")]

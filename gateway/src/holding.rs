@@ -8,22 +8,11 @@ use bus_schemas::holding::{Holding, HoldingAsk};
 use bus_schemas::id::JobId;
 use bus_schemas::subject;
 
+use crate::next::Held;
 use crate::world::World;
 
 /// A holder that is not frozen answers within it.
 const WITHIN: Duration = Duration::from_millis(250);
-
-/// What came of asking.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Held {
-    By(Box<Holding>),
-    /// Schedulers are there, and none says that it has it.
-    Nobody,
-    NoScheduler,
-    /// Nobody was asked.
-    #[default]
-    Unknown,
-}
 
 impl World {
     pub async fn held(&self, job: &JobId) -> Held {

@@ -266,7 +266,7 @@ async fn announce(world: &World, announced: Option<&AnnouncedJob>) {
 /// Holds, JOBS and records for up to 64 jobs; one that comes alone is announced.
 async fn admit(world: &World, chunk: Vec<Asked>, announced: Option<&AnnouncedJob>, deadline: tokio::time::Instant) -> Step {
     let now = world.now();
-    let ops: Vec<Op> = chunk.iter().map(|asked| hold(asked, now)).collect();
+    let ops: Vec<Op> = chunk.iter().map(|asked| hold(&world.timings, asked, now)).collect();
     let (outcomes, ()) = tokio::join!(ledger_client::ask(world, ops, deadline), announce(world, announced));
     let outcomes = match outcomes {
         Ok(outcomes) => outcomes,
@@ -317,14 +317,14 @@ async fn admit(world: &World, chunk: Vec<Asked>, announced: Option<&AnnouncedJob
     step
 }
 
-fn hold(asked: &Asked, now: UnixMs) -> Op {
+fn hold(timings: &limits::Timings, asked: &Asked, now: UnixMs) -> Op {
     let spec = &asked.admit.spec;
     Op::Hold {
         job: asked.admit.job,
         member: asked.member,
         key: asked.admit.key.clone(),
         amount_mmana: spec.cost_mana,
-        expires: limits::hold_expires(now, spec.max_execution_wait_ms(), spec.timeout_ms()),
+        expires: limits::hold_expires_with(timings, now, spec.max_execution_wait_ms(), spec.timeout_ms()),
     }
 }
 

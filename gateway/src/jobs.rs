@@ -26,19 +26,19 @@ const SHORT: &str = "job_";
 const PREFIX_MIN: usize = 4;
 
 impl World {
-    fn moment(&self, id: &JobId, known: &Known) -> Moment {
+    pub fn moment(&self, id: &JobId, known: &Known) -> Moment {
         // What a device told last may be of an attempt that has ended since.
         let goes_on = |running: &Running| known.failed.iter().all(|ended| ended.attempt != running.attempt);
         Moment { running: self.live.running(id).filter(goes_on), holder: self.fleet.holder_of(id), ..Moment::default() }
     }
 
     /// With who has it in hand, and whether somebody wants it to end.
-    async fn whole_moment(&self, id: &JobId, known: &Known) -> Result<Moment, Problem> {
+    async fn whole_moment(&self, member: &MemberId, id: &JobId, known: &Known) -> Result<Moment, Problem> {
         if known.state.is_some_and(JobState::is_final) {
             return Ok(Moment::default());
         }
-        let (held, cancelled_at) = tokio::join!(self.held(id), self.store.cancelled_at(id));
-        Ok(Moment { held, cancelled_at: cancelled_at?, ..self.moment(id, known) })
+        let (held, cancelled_at, overdue) = tokio::join!(self.held(id), self.store.cancelled_at(id), self.store.overdue(member, id));
+        Ok(Moment { held, cancelled_at: cancelled_at?, overdue: overdue?, ..self.moment(id, known) })
     }
 
     /// The job that a full id, a short one or a unique beginning names.
@@ -99,7 +99,7 @@ impl World {
     pub async fn job_show(&self, member: &MemberId, id: &str) -> Result<JobView, Problem> {
         let (id, known) = self.find(member, id).await?;
         let retry_of = known.spec().and_then(|spec| spec.retry_of);
-        let moment = self.whole_moment(&id, &known).await?;
+        let moment = self.whole_moment(member, &id, &known).await?;
         Ok(JobView { retry_of, ..views::job(*member, id, &known, &moment) })
     }
 
@@ -107,7 +107,7 @@ impl World {
     /// As [`Self::job_show`].
     pub async fn job_explain(&self, member: &MemberId, id: &str) -> Result<Explanation, Problem> {
         let (id, known) = self.find(member, id).await?;
-        let moment = self.whole_moment(&id, &known).await?;
+        let moment = self.whole_moment(member, &id, &known).await?;
         Ok(views::explanation(id, &known, &moment, self.now(), &self.timings))
     }
 
@@ -180,6 +180,13 @@ impl World {
         let limit = ask.limit.unwrap_or(LIST_DEFAULT);
         if !(1..=LIST_MAX).contains(&limit) {
             return Err(Problem::new(Code::BadValue, format!("limit is {limit}; 1 to {LIST_MAX} are allowed")));
+        }
+        if ask.overdue {
+            let found = self.store.all_overdue(member, limit).await?;
+            let view = |(id, known, overdue): (JobId, Known, String)| {
+                views::job(*member, id, &known, &Moment { overdue: Some(overdue), ..self.moment(&id, &known) })
+            };
+            return Ok(JobList { jobs: found.into_iter().map(view).collect(), cursor: None });
         }
         let after = ask.cursor.as_deref().map(parse_cursor).transpose()?;
         // Rows know of jobs that go on that they were submitted; the rest is of this moment.

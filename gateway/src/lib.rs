@@ -34,6 +34,7 @@ pub mod submit;
 
 pub mod history;
 pub mod next;
+pub mod overdue;
 pub mod projection;
 pub mod store;
 pub mod tail;
@@ -45,4 +46,5 @@ pub mod holding;
 pub mod live;
 pub mod readiness;
 pub mod run;
+pub mod sweeper;
 pub mod world;

@@ -1,13 +1,21 @@
 //! What happens next to a job, and when, in plain words. Pure: what is known and the clock come in.
 
-use bus_schemas::api::LeaseView;
 use bus_schemas::holding::{HeldAttempt, Holding, HoldingPhase};
 use bus_schemas::job::JobState;
 use bus_schemas::limits::{ATTEMPTS_MAX, Timings};
 use bus_schemas::{UnixMs, time_of_day};
 
-use crate::holding::Held;
-use crate::world::rfc3339;
+/// What came of asking the schedulers who has a job in hand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Held {
+    By(Box<Holding>),
+    /// Schedulers are there, and none says that it has it.
+    Nobody,
+    NoScheduler,
+    /// Nobody was asked.
+    #[default]
+    Unknown,
+}
 
 /// What is known of a job that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,19 +32,6 @@ pub struct Now<'a> {
     pub awaits_hold: bool,
     /// Who had it in hand last, as its history says.
     pub last_holder: Option<&'a str>,
-}
-
-/// Who has it in hand.
-pub fn lease(held: &Held) -> Option<LeaseView> {
-    let Held::By(holding) = held else { return None };
-    Some(LeaseView {
-        scheduler: holding.s.to_string(),
-        since: rfc3339(holding.since),
-        renewed_at: rfc3339(holding.renewed_at),
-        renews_at: rfc3339(holding.renews_at),
-        ends_at: rfc3339(holding.ends_at),
-        phase: holding.phase,
-    })
 }
 
 /// One sentence each, the nearest first; nothing where it has ended.

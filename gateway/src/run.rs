@@ -21,7 +21,7 @@ use crate::fleet::{self, Fleet};
 use crate::live::{self, Live};
 use crate::store::Store;
 use crate::world::World;
-use crate::{intake, projection, readiness, recorder, routes, service, tail};
+use crate::{intake, projection, readiness, recorder, routes, service, sweeper, tail};
 
 /// Settings of a running gateway: each is a flag and an environment variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -157,6 +157,7 @@ pub async fn tasks(world: Arc<World>, health: Health, stop: CancellationToken) -
     let running = vec![
         spawn("devices", &stop, fleet::follow(world.clone(), stop.clone())),
         spawn("live", &stop, live::follow(world.clone(), stop.clone())),
+        spawn("sweeper", &stop, sweeper::run(world.clone(), records.clone(), stop.clone())),
         spawn("intake", &stop, intake::run(world.clone(), records, stop.clone())),
         spawn("projection", &stop, projection::run(world.clone(), health.clone(), stop.clone())),
         spawn("readiness", &stop, readiness::watch(world.clone(), health.clone(), stop.clone())),

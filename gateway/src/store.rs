@@ -304,7 +304,7 @@ async fn upsert(transaction: &deadpool_postgres::Transaction<'_>, jobs: &Jobs) -
     Ok(())
 }
 
-fn read(row: &Row, whole: bool) -> Known {
+pub fn read(row: &Row, whole: bool) -> Known {
     let text = |name: &str| row.get::<_, Option<String>>(name);
     let number = |name: &str| row.get::<_, Option<i64>>(name);
     let known = Known {

@@ -1,6 +1,6 @@
 //! What people and programs are shown of a job. Pure: the rows, what is known of this moment, and the clock come in.
 
-use bus_schemas::api::{BlobRef, Explanation, JobView, ReceiptView, ResultView, Submitted};
+use bus_schemas::api::{BlobRef, Explanation, JobView, LeaseView, ReceiptView, ResultView, Submitted};
 use bus_schemas::envelope::{Proof, form_of};
 use bus_schemas::event::Checkpoint;
 use bus_schemas::history::{CompletedEnd, Decision, Transition};
@@ -14,9 +14,8 @@ use serde_json::value::RawValue;
 
 use crate::awaited;
 use crate::history::Known;
-use crate::holding::Held;
 use crate::live::Running;
-use crate::next::{self, Now};
+use crate::next::{self, Held, Now};
 use crate::world::rfc3339;
 
 /// Decisions that an explanation carries; the newest ones.
@@ -35,6 +34,8 @@ pub struct Moment {
     pub held: Held,
     /// Since when somebody wants it to end, where that was looked up.
     pub cancelled_at: Option<UnixMs>,
+    /// Why it should have moved on by now, as the sweeper found.
+    pub overdue: Option<String>,
 }
 
 /// The state of a job at this moment.
@@ -86,7 +87,7 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
         is_long_running: moment.running.is_some() && !state.is_final(),
         checkpoint: kept(moment).filter(|_| !state.is_final()),
         cancelling: moment.cancelled_at.is_some() && !state.is_final(),
-        overdue: None,
+        overdue: moment.overdue.clone().filter(|_| !state.is_final()),
         waiting: waiting(known, state),
         error: known.problem.as_ref().map(Problem::body),
         transitions: transitions(known),
@@ -112,6 +113,19 @@ fn kept(moment: &Moment) -> Option<Checkpoint> {
         Held::By(holding) => holding.kept,
         Held::Nobody | Held::NoScheduler | Held::Unknown => None,
     }
+}
+
+/// Who has it in hand.
+fn lease(held: &Held) -> Option<LeaseView> {
+    let Held::By(holding) = held else { return None };
+    Some(LeaseView {
+        scheduler: holding.s.to_string(),
+        since: rfc3339(holding.since),
+        renewed_at: rfc3339(holding.renewed_at),
+        renews_at: rfc3339(holding.renews_at),
+        ends_at: rfc3339(holding.ends_at),
+        phase: holding.phase,
+    })
 }
 
 /// What happens next, and when.
@@ -150,8 +164,8 @@ pub fn explanation(id: JobId, known: &Known, moment: &Moment, now: UnixMs, timin
         summary: summary(known, moment, state),
         attempts,
         next: what_is_next(known, moment, state, now, timings),
-        lease: next::lease(&moment.held).filter(|_| waits),
-        overdue: None,
+        lease: lease(&moment.held).filter(|_| waits),
+        overdue: moment.overdue.clone().filter(|_| waits),
         next_look_at: known.next_look_at.filter(|_| waits).map(rfc3339),
         gives_up_at: gives_up_at(known).filter(|_| waits).map(rfc3339),
         transitions: transitions(known),
@@ -292,6 +306,9 @@ mod tests {
     fn known(state: JobState) -> Known {
         Known { state: Some(state), created_at: 1_800_000_000_000, finished_at: Some(1_800_000_000_500), ..Known::default() }
     }
+    fn explained(known: &Known) -> Explanation {
+        explanation(JobId(Cid::of(b"j")), known, &Moment::default(), 9, &Timings::default())
+    }
     fn decision(at: u64, why: &str, winner: Option<DeviceId>) -> Decision {
         Decision { round: at, at, took_ms: 1, considered: vec![], winner, why: why.into() }
     }
@@ -369,9 +386,9 @@ mod tests {
             (Code::NothingFits, "none came", "cancelled: no device could take the job in time: none came"),
         ] {
             let known = Known { problem: Some(Problem::new(code, detail)), ..known(JobState::Cancelled) };
-            assert_eq!(explanation(JobId(Cid::of(b"j")), &known, &Moment::default()).summary, said);
+            assert_eq!(explained(&known).summary, said);
         }
-        assert_eq!(explanation(JobId(Cid::of(b"j")), &known(JobState::Cancelled), &Moment::default()).summary, "cancelled");
+        assert_eq!(explained(&known(JobState::Cancelled)).summary, "cancelled");
     }
 
     #[test]
@@ -379,7 +396,7 @@ mod tests {
         let id = JobId(Cid::of(b"j"));
         let mut waits = known(JobState::Submitted);
         waits.decisions = vec![decision(1, "0 of 2 devices fit", None), decision(3, "0 of 3 devices fit", None)];
-        let explained = explanation(id, &waits, &Moment::default());
+        let explained = explained(&waits);
         assert_eq!(explained.decisions.iter().map(|d| d.at).collect::<Vec<_>>(), [3, 1]);
         assert_eq!(explained.summary, "waits since 2027-01-15T08:00:00.000Z: 0 of 3 devices fit");
         assert_eq!(

@@ -332,6 +332,9 @@ pub struct LsArgs {
     /// Only jobs in this state, such as Completed.
     #[arg(long, value_parser = state)]
     pub state: Option<bus_schemas::job::JobState>,
+    /// Only those that should have moved on by now.
+    #[arg(long, conflicts_with_all = ["state", "cursor"])]
+    pub overdue: bool,
     /// How many, at most 200.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub limit: u32,

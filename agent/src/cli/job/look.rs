@@ -19,7 +19,7 @@ pub async fn find(session: &Session, id: &str) -> Result<JobView, Failure> {
 
 pub async fn ls(cli: &Cli, args: &LsArgs, output: &Output) -> Done {
     let session = Session::open(cli).await?;
-    let question = ask::JobLs { state: args.state, limit: Some(args.limit), cursor: args.cursor.clone() };
+    let question = ask::JobLs { state: args.state, overdue: args.overdue, limit: Some(args.limit), cursor: args.cursor.clone() };
     let list: JobList = session
         .ask("job.ls", &question)
         .await
