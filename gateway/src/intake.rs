@@ -93,6 +93,7 @@ struct Asked {
 /// What becomes of a batch of messages; `alone`: it is one message, and nothing else is in hand. Messages that cannot be finished now
 /// are given back here.
 async fn handle(world: &World, batch: &[Delivery], alone: bool) -> (Entry, Vec<Again>) {
+    crash_point("after_take");
     let (mut entry, mut again) = (Entry::default(), Vec::new());
     let mut failed = BTreeSet::new();
     let mut asked = Vec::new();
@@ -103,6 +104,7 @@ async fn handle(world: &World, batch: &[Delivery], alone: bool) -> (Entry, Vec<A
             Candidate::Refuse(refused) => entry.records.push(refuse(world, asker, member, refused).await),
         }
     }
+    crash_point("after_sort");
     entry.urgent = batch.iter().any(|delivery| header(delivery.headers.as_ref(), DOOR_KEY).is_some());
     let deadline = tokio::time::Instant::now() + world.timings.ack_wait * 2 / 3;
     let announced = asked.first().filter(|_| alone && asked.len() == 1).and_then(|asked| announced(world, asked));

@@ -147,7 +147,10 @@ impl World {
     /// Stores a letter; says whether it is there.
     pub async fn keep_letter(&self, letter: Letter) -> bool {
         match self.store_entry(&Entry::Letter(Box::new(letter))).await {
-            Ok(()) => true,
+            Ok(()) => {
+                crash_point("after_letter");
+                true
+            }
             Err(problem) => {
                 tracing::error!(%problem, "a dead letter cannot be stored");
                 false
