@@ -52,7 +52,12 @@ pub async fn run(world: Arc<World>, records: mpsc::Sender<Entry>, stop: Cancella
             () = tokio::time::sleep(world.timings.renewal) => {}
         }
         let from_the_first = whole.is_none_or(|at| at.elapsed() > FROM_THE_FIRST);
-        match pass(&world, from_the_first).await {
+        // A pass that is cut short has changed nothing.
+        let passed = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            passed = pass(&world, from_the_first) => passed,
+        };
+        match passed {
             Ok(ended) => {
                 whole = if from_the_first { Some(tokio::time::Instant::now()) } else { whole };
                 if !ended.is_empty() && records.send(Entry { records: ended, ..Entry::default() }).await.is_err() {

@@ -28,7 +28,11 @@ pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Resul
     let mut tidied = tokio::time::Instant::now();
     loop {
         for stream in STREAMS {
-            if let Err(problem) = world.catch_up(stream).await {
+            let read = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                read = world.catch_up(stream) => read,
+            };
+            if let Err(problem) = read {
                 tracing::debug!(%problem, stream, "it is read later");
             }
         }
