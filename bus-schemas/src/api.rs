@@ -1,6 +1,7 @@
 //! What people script against: the same JSON at every door. The JSON Schemas in `docs/schemas` are generated from these types.
 
 pub mod ledger;
+pub mod letters;
 
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -8,11 +9,13 @@ use serde_json::value::RawValue;
 
 use crate::UnixMs;
 use crate::code::{Code, Problem};
-use crate::event::Progress;
+use crate::event::{Checkpoint, Progress};
 use crate::history::{Considered, Decision, Transition};
+use crate::holding::HoldingPhase;
 use crate::id::{AttemptId, Cid, DeviceId, JobId, MemberId, PublicKey, ReceiptId};
 use crate::job::JobState;
 use crate::mana::{MilliMana, mana_text};
+use crate::network::Draining;
 use crate::receipt::Receipt;
 use crate::replay::Books;
 use crate::resources::Resources;
@@ -82,6 +85,18 @@ pub struct JobView {
     pub hold_mmana: Option<MilliMana>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// It has run for more than a second.
+    #[serde(default)]
+    pub is_long_running: bool,
+    /// How far it is kept: another device would go on behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<Checkpoint>,
+    /// Somebody wants it to end, and it has not yet.
+    #[serde(default)]
+    pub cancelling: bool,
+    /// Why it should have moved on by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<String>,
     /// Why it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waiting: Option<String>,
@@ -228,6 +243,15 @@ pub struct Explanation {
     pub decisions: Vec<Decision>,
     /// Attempts that ended without a result, oldest first.
     pub attempts: Vec<AttemptView>,
+    /// What happens next, and when, in plain words; nothing once it has ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub next: Vec<String>,
+    /// Who has it in hand now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<LeaseView>,
+    /// Why it should have moved on by now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<String>,
     /// When it is looked at again, and when it gives up (RFC 3339).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_look_at: Option<String>,
@@ -236,6 +260,18 @@ pub struct Explanation {
     pub transitions: Vec<Transition>,
     /// Every device considered last, with its verdict.
     pub devices: Vec<Considered>,
+}
+/// The scheduler that holds a job's message, by its own word. Times are RFC 3339, hub time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct LeaseView {
+    pub scheduler: String,
+    pub since: String,
+    /// The last renewal that the server confirmed, and the next.
+    pub renewed_at: String,
+    pub renews_at: String,
+    /// It lets go by then if no renewal is confirmed.
+    pub ends_at: String,
+    pub phase: HoldingPhase,
 }
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AttemptView {
@@ -247,6 +283,14 @@ pub struct AttemptView {
     /// Texts of the job that were done and kept when it ended: the next one went on behind them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_units: Option<u32>,
+    /// Hub time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned_at: Option<UnixMs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<UnixMs>,
+    /// Whether another device may fare better.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retryable: Option<bool>,
 }
 
 /// A device as `node ls` and `/api/v1/devices` give it.
@@ -263,8 +307,11 @@ pub struct DeviceInfo {
     #[serde(default)]
     pub reputation: u32,
     pub online: bool,
-    /// "idle", "working", "paused …", "offline since …".
+    /// "idle", "working", "paused …", "draining …", "offline since …".
     pub status: String,
+    /// It ends what it has and takes nothing new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Draining>,
     pub last_seen: Option<String>,
     pub kinds: Vec<String>,
     pub capabilities: Vec<String>,
@@ -405,10 +452,35 @@ pub mod ask {
     pub struct JobLs {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub state: Option<JobState>,
+        /// Only those that should have moved on by now, oldest first.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub overdue: bool,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub limit: Option<u32>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub cursor: Option<String>,
+    }
+    /// dlq.ls
+    #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct LetterLs {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub limit: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub cursor: Option<String>,
+    }
+    /// device.drain
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Drain {
+        /// A device's full id.
+        pub id: String,
+        /// It takes work again.
+        #[serde(default)]
+        pub undo: bool,
+        /// Why; told to those whose jobs wait.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub reason: Option<String>,
     }
     /// blob.put (MessagePack): one chunk of at most `limits::BLOB_CHUNK` bytes; the answer is [`super::BlobStored`] with its own content id.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

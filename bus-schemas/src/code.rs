@@ -84,6 +84,9 @@ catalogue! {
     NothingFits      "M0512" 409 4 "no device could take the job in time" => "mesh job explain ID";
     NotFound         "M0513" 404 9 "no such thing here" => "mesh --help";
     CannotRetry      "M0514" 409 4 "the job cannot be tried again" => "mesh job show ID";
+    NoSuchLetter     "M0515" 404 9 "no such dead letter" => "mesh dlq ls";
+    JobLost          "M0517" 409 3 "the job was lost" => "mesh job retry ID";
+    CannotResend     "M0516" 409 4 "the dead letter cannot be tried again" => "mesh dlq show ID";
     // Money.
     TooLittleMana    "M0601" 402 8 "too little mana" => "mesh credit balance";
     Refused          "M0602" 409 4 "the ledger refused" => "mesh credit history";

@@ -189,6 +189,7 @@ cid_id!(JobId, "job", "Content id of a job's body (signed), or of who, key and r
 cid_id!(AttemptId, "att", "Content id of the assignment that began the attempt.");
 cid_id!(ReceiptId, "rcp", "Content id of a receipt's body.");
 cid_id!(FactId, "fact", "What makes a fact unique for ever: SHA-256 of what it is about.");
+cid_id!(LetterId, "dlq", "A dead letter, by what it is about: told twice it is one letter.");
 
 /// An Ed25519 public key; prints as `did:key:z6Mk…` and travels as 32 bytes.
 ///

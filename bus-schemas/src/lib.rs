@@ -14,14 +14,17 @@ pub mod envelope;
 pub mod event;
 pub mod heartbeat;
 pub mod history;
+pub mod holding;
 pub mod id;
 pub mod job;
 pub mod ledger;
+pub mod letter;
 pub mod limits;
 pub mod mana;
 pub mod merkle;
 pub mod network;
 pub mod offer;
+pub mod order;
 pub mod receipt;
 pub mod replay;
 pub mod resources;
@@ -32,7 +35,7 @@ pub mod submission;
 
 pub use code::{Code, Problem};
 pub use envelope::{Batch, Form, Proof, Signer, Verified, Verifier};
-pub use id::{AttemptId, Cid, DeviceId, FactId, InstanceId, JobId, MemberId, NetworkId, PublicKey, ReceiptId};
+pub use id::{AttemptId, Cid, DeviceId, FactId, InstanceId, JobId, LetterId, MemberId, NetworkId, PublicKey, ReceiptId};
 pub use mana::MilliMana;
 
 /// Milliseconds since the Unix epoch. Whose clock it is stands beside each field.

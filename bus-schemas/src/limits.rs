@@ -76,7 +76,12 @@ pub fn tier_rate(tier: u8) -> i64 {
 
 /// When a hold expires: after it the ledger voids it.
 pub fn hold_expires(now: u64, max_execution_wait_ms: u64, timeout_ms: u64) -> u64 {
-    now + max_execution_wait_ms + u64::from(ATTEMPTS_MAX) * (timeout_ms + 40_000) + 60_000
+    hold_expires_with(&Timings::default(), now, max_execution_wait_ms, timeout_ms)
+}
+/// The same where people wait for other times: each attempt may end two silences after its timeout, the last word comes three later.
+pub fn hold_expires_with(timings: &Timings, now: u64, max_execution_wait_ms: u64, timeout_ms: u64) -> u64 {
+    let silence = u64::try_from(timings.silence.as_millis()).unwrap_or(u64::MAX);
+    now + max_execution_wait_ms + u64::from(ATTEMPTS_MAX) * (timeout_ms + 2 * silence) + 3 * silence
 }
 
 /// Every duration that a part waits by. `divided(10)` makes a stack that reacts ten times faster.

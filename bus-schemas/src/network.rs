@@ -135,4 +135,25 @@ pub struct DeviceRecord {
     pub enrolled_at: UnixMs,
     #[serde(default)]
     pub revoked: bool,
+    /// Present: it ends what it has and takes nothing new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub draining: Option<Draining>,
+}
+
+/// Since when a device takes nothing new, and on whose word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Draining {
+    /// Hub time.
+    pub at: UnixMs,
+    /// `mem_…`, or `operator`.
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+impl std::fmt::Display for Draining {
+    /// As it stands in reasons.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "draining since {}", crate::time_of_day(self.at))?;
+        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+    }
 }

@@ -47,6 +47,8 @@ pub const HEARTBEATS: &str = "mesh.v1.dev.*.hb";
 pub fn scheduler_heartbeat(scheduler: &InstanceId) -> String {
     format!("mesh.v1.sched.{scheduler}.hb")
 }
+/// Who has this job in hand? Only its holder answers.
+pub const HOLDING: &str = "mesh.v1.sched.holding";
 pub const SCHEDULER_HEARTBEATS: &str = "mesh.v1.sched.*.hb";
 /// `verb`: assign, adopt, have, cancel, closed.
 pub fn ctl(device: &DeviceId, verb: &str) -> String {

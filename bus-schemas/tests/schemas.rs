@@ -13,7 +13,7 @@ use schemars::{Schema, schema_for};
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
-    let schemas: [(&str, Schema); 23] = [
+    let schemas: [(&str, Schema); 26] = [
         ("job-spec", schema_for!(JobSpec)),
         ("submitted", schema_for!(api::Submitted)),
         ("job", schema_for!(api::JobView)),
@@ -36,6 +36,9 @@ fn the_published_schemas_are_those_of_the_types() {
         ("proof", schema_for!(api::ledger::ProofView)),
         ("consistency", schema_for!(api::ledger::ConsistencyView)),
         ("transfer", schema_for!(api::ledger::TransferView)),
+        ("dead-letter", schema_for!(bus_schemas::letter::Entry)),
+        ("letter", schema_for!(api::letters::LetterView)),
+        ("letter-list", schema_for!(api::letters::LetterList)),
         ("policy", schema_for!(api::ledger::PolicyView)),
     ];
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas");

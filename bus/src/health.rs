@@ -11,6 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// The things a program needs, each fine or with a sentence that says why not. Cheap to clone.
@@ -54,14 +55,22 @@ pub fn routes(health: Health, metrics: PrometheusHandle) -> Router {
 /// # Errors
 /// Where the address is taken or not ours.
 pub async fn serve(address: SocketAddr, routes: Router, stop: CancellationToken) -> anyhow::Result<SocketAddr> {
+    Ok(serving(address, routes, stop).await?.0)
+}
+
+/// The same, with what ends once `stop` is there and every request in flight was answered.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serving(address: SocketAddr, routes: Router, stop: CancellationToken) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("error[M0204]: cannot listen on {address} (flag --http)"))?;
     let bound = listener.local_addr()?;
-    tokio::spawn(async move {
+    let serving = tokio::spawn(async move {
         let served = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await }).await;
         if let Err(error) = served {
             tracing::error!(%error, "the HTTP listener ended");
         }
     });
-    Ok(bound)
+    Ok((bound, serving))
 }

@@ -6,10 +6,10 @@ use bus_schemas::id::{Asker, JobId, MemberId};
 use bus_schemas::job::JobState;
 use bus_schemas::{Code, Problem, stream, subject};
 
-use crate::admission::{self, Admit, Candidate, Submission};
+use crate::admission::{Admit, Candidate};
 use crate::history::{Known, Rank};
-use crate::intake::{fallback_key, headers_of};
-use crate::world::{World, lock};
+use crate::intake;
+use crate::world::World;
 
 /// What such a job waits for, as every door says it.
 pub const WHY: &str = "it is stored, and becomes a job once the ledger has made its hold";
@@ -34,18 +34,8 @@ impl World {
                 from = last.seq + 1;
                 looked += page.len();
                 for message in &page {
-                    let headers = Some(&message.headers);
-                    let fallback = fallback_key(headers, message.seq);
-                    let submission = Submission {
-                        net: self.net,
-                        member: *member,
-                        headers: headers_of(headers),
-                        payload: &message.payload,
-                        fallback_key: &fallback,
-                        now: message.time_ms,
-                    };
-                    let sorted = admission::sort(&submission, &mut lock(&self.verifier)).into_vec();
-                    for candidate in sorted {
+                    let (headers, payload) = (Some(&message.headers), &message.payload);
+                    for candidate in intake::sorted(self, *member, headers, payload, message.seq, message.time_ms).into_vec() {
                         let Candidate::Admit(admit) = candidate else { continue };
                         if !is_meant(&admit.job) {
                             continue;

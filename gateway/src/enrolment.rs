@@ -230,8 +230,9 @@ async fn tell_ledger(ctx: &EnrolContext, checked: &Checked) -> Result<u8, Proble
 }
 
 async fn put_record(ctx: &EnrolContext, checked: &Checked, tier: u8, enrolled_at: UnixMs) -> Result<(), Problem> {
-    // A repeat must not make a revoked device welcome again.
-    if revoked(ctx, &checked.device).await? {
+    // A repeat must not make a revoked device welcome again, nor one that drains.
+    let before = stored_record(ctx, &checked.device).await?;
+    if before.as_ref().is_some_and(|record| record.revoked) {
         return Err(Problem::new(Code::Forbidden, format!("{} is revoked", checked.device)));
     }
     let record = DeviceRecord {
@@ -242,6 +243,7 @@ async fn put_record(ctx: &EnrolContext, checked: &Checked, tier: u8, enrolled_at
         tier,
         enrolled_at,
         revoked: false,
+        draining: before.and_then(|record| record.draining),
     };
     let bytes = serde_json::to_vec(&record).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let subject = format!("$KV.{}.{}", stream::KV_DEVICES, checked.device);
@@ -250,11 +252,15 @@ async fn put_record(ctx: &EnrolContext, checked: &Checked, tier: u8, enrolled_at
 }
 
 async fn revoked(ctx: &EnrolContext, device: &DeviceId) -> Result<bool, Problem> {
+    Ok(stored_record(ctx, device).await?.is_some_and(|record| record.revoked))
+}
+
+async fn stored_record(ctx: &EnrolContext, device: &DeviceId) -> Result<Option<DeviceRecord>, Problem> {
     let bucket = format!("KV_{}", stream::KV_DEVICES);
     // From the leader: a replica that lags would let one in again that was just revoked.
     let found = ctx.bus.last_from_leader(&bucket, &format!("$KV.{}.{device}", stream::KV_DEVICES)).await;
     let found = found.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
-    Ok(found.and_then(|message| serde_json::from_slice::<DeviceRecord>(&message.payload).ok()).is_some_and(|record| record.revoked))
+    Ok(found.and_then(|message| serde_json::from_slice(&message.payload).ok()))
 }
 
 fn reply(ctx: &EnrolContext, checked: &Checked, now: UnixMs, token: String) -> Result<EnrolReply, Problem> {

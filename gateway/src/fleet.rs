@@ -148,6 +148,11 @@ impl Fleet {
             let online = !record.revoked && beat.is_some_and(here);
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
+            let drained = record.draining.as_ref().filter(|_| online).map(|draining| match jobs {
+                0 => format!("drained, {draining}"),
+                1 => format!("{draining}; 1 job to end"),
+                jobs => format!("{draining}; {jobs} jobs to end"),
+            });
             DeviceInfo {
                 id: record.device,
                 did: record.did,
@@ -157,7 +162,8 @@ impl Fleet {
                 reputation: inner.reputation(record).score,
                 claimed_tier: heartbeat.map(|beat| beat.claimed_tier),
                 online,
-                status: away.unwrap_or_else(|| if jobs > 0 { "working".into() } else { "idle".into() }),
+                draining: record.draining.clone(),
+                status: drained.or(away).unwrap_or_else(|| if jobs > 0 { "working".into() } else { "idle".into() }),
                 last_seen: beat.map(|beat| rfc3339(beat.at)),
                 kinds: heartbeat.map(|beat| beat.kinds.clone()).unwrap_or_default(),
                 capabilities: heartbeat.map(|beat| beat.capabilities.clone()).unwrap_or_default(),
@@ -185,6 +191,7 @@ fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Durat
         _ if record.revoked => Some("revoked".to_owned()),
         None => Some("not heard of lately".to_owned()),
         Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", when(beat.at))),
+        Some(_) if record.draining.is_some() => record.draining.as_ref().map(ToString::to_string),
         Some(beat) => beat.heartbeat.not_working.clone(),
     }
 }
@@ -326,6 +333,7 @@ mod tests {
             tier: 1,
             enrolled_at: 1,
             revoked: false,
+            draining: None,
         }
     }
     fn heartbeat(record: &DeviceRecord) -> Heartbeat {

@@ -138,6 +138,9 @@ fn known(seq: u64, record: HistoryRecord) -> Known {
                 class: ended.failure.class.name().to_owned(),
                 message: ended.failure.message,
                 kept_units: ended.kept.map(|kept| kept.units),
+                assigned_at: Some(ended.assigned_at),
+                ended_at: Some(record.at),
+                retryable: Some(ended.failure.retryable),
             }],
             decisions: vec![ended.decision],
             ..base

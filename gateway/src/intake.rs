@@ -17,14 +17,16 @@ use bus_schemas::history::{Admitted, Decision, HistoryEvent, HistoryRecord, Tran
 use bus_schemas::id::{Asker, JobId, MemberId};
 use bus_schemas::job::{AdmittedJob, AnnouncedJob, JobState};
 use bus_schemas::ledger::{HoldState, HoldView, LedgerOutcome, Op, RefusalKind, VoidReason};
+use bus_schemas::letter::{Original, Stage};
 use bus_schemas::{Code, Problem, UnixMs, limits, stream, subject};
 use futures::future::join_all;
 use futures::{StreamExt, stream as streams};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{self, Admit, Candidate, Headers, Refused, Submission};
+use crate::admission::{self, Admit, Candidate, Headers, Refused, Sorted, Submission};
 use crate::ledger_client;
+use crate::letters;
 use crate::recorder::Entry;
 use crate::world::{World, crash_point, lock};
 
@@ -91,6 +93,7 @@ struct Asked {
 /// What becomes of a batch of messages; `alone`: it is one message, and nothing else is in hand. Messages that cannot be finished now
 /// are given back here.
 async fn handle(world: &World, batch: &[Delivery], alone: bool) -> (Entry, Vec<Again>) {
+    crash_point("after_take");
     let (mut entry, mut again) = (Entry::default(), Vec::new());
     let mut failed = BTreeSet::new();
     let mut asked = Vec::new();
@@ -101,6 +104,7 @@ async fn handle(world: &World, batch: &[Delivery], alone: bool) -> (Entry, Vec<A
             Candidate::Refuse(refused) => entry.records.push(refuse(world, asker, member, refused).await),
         }
     }
+    crash_point("after_sort");
     entry.urgent = batch.iter().any(|delivery| header(delivery.headers.as_ref(), DOOR_KEY).is_some());
     let deadline = tokio::time::Instant::now() + world.timings.ack_wait * 2 / 3;
     let announced = asked.first().filter(|_| alone && asked.len() == 1).and_then(|asked| announced(world, asked));
@@ -152,15 +156,22 @@ pub fn headers_of(headers: Option<&HeaderMap>) -> Headers<'_> {
 }
 
 /// The key of a job that names none: the one that its door made, or its place in SUBMIT.
-pub fn fallback_key(headers: Option<&HeaderMap>, seq: u64) -> String {
+fn fallback_key(headers: Option<&HeaderMap>, seq: u64) -> String {
     let made = header(headers, DOOR_KEY).or_else(|| header(headers, subject::header::OUTBOX_KEY));
     made.map_or_else(|| format!("submit:{seq}"), str::to_owned)
+}
+
+/// What a message that SUBMIT stores at this place asks for.
+pub fn sorted(world: &World, member: MemberId, headers: Option<&HeaderMap>, payload: &[u8], seq: u64, stored_at: UnixMs) -> Sorted {
+    let fallback = fallback_key(headers, seq);
+    let headers = headers_of(headers);
+    let submission = Submission { net: world.net, member, headers, payload, fallback_key: &fallback, now: stored_at };
+    admission::sort(&submission, &mut lock(&world.verifier))
 }
 
 async fn sort(world: &World, batch: &[Delivery], failed: &mut BTreeSet<usize>) -> Vec<Item> {
     let mut items = Vec::new();
     for (message, delivery) in batch.iter().enumerate() {
-        let headers = delivery.headers.as_ref();
         let Some(asker) = subject::asker_of(&delivery.subject) else {
             if !dead_letter(world, delivery, &Problem::new(Code::Forbidden, "the subject names nobody")).await {
                 failed.insert(message);
@@ -176,16 +187,8 @@ async fn sort(world: &World, batch: &[Delivery], failed: &mut BTreeSet<usize>) -
                 continue;
             }
         };
-        let fallback = fallback_key(headers, delivery.stream_seq);
-        let submission = Submission {
-            net: world.net,
-            member,
-            headers: headers_of(headers),
-            payload: &delivery.payload,
-            fallback_key: &fallback,
-            now: delivery.stored_at,
-        };
-        let sorted = admission::sort(&submission, &mut lock(&world.verifier)).into_vec();
+        let Delivery { headers, payload, stream_seq, stored_at, .. } = delivery;
+        let sorted = sorted(world, member, headers.as_ref(), payload, *stream_seq, *stored_at).into_vec();
         metrics::counter!("mesh_jobs_submitted_total").increment(sorted.len() as u64);
         items.extend(sorted.into_iter().map(|candidate| Item { message, asker, member, submitted_at: delivery.stored_at, candidate }));
     }
@@ -209,10 +212,9 @@ async fn nobodys(world: &World, delivery: &Delivery, asker: &Asker, problem: &Pr
 async fn dead_letter(world: &World, delivery: &Delivery, problem: &Problem) -> bool {
     metrics::counter!("mesh_jobs_rejected_total").increment(1);
     tracing::warn!(subject = delivery.subject, %problem, "a submission of nobody");
-    let letter = serde_json::json!({
-        "subject": delivery.subject, "stream": stream::SUBMIT, "seq": delivery.stream_seq, "at": delivery.stored_at, "error": problem.body(),
-    });
-    world.bus.store(subject::DLQ.to_owned(), None, letter.to_string().into(), Duration::from_secs(10)).await.is_ok()
+    let kept = Original::keeping(stream::SUBMIT, delivery.stream_seq, &delivery.subject, &delivery.payload);
+    let original = Original { headers: letters::telling(delivery.headers.as_ref()), ..kept };
+    world.keep_letter(letters::about(world.net, Stage::Submission, delivery.stored_at, original, problem.clone())).await
 }
 
 /// A job that was sent once more after its end.
@@ -266,7 +268,7 @@ async fn announce(world: &World, announced: Option<&AnnouncedJob>) {
 /// Holds, JOBS and records for up to 64 jobs; one that comes alone is announced.
 async fn admit(world: &World, chunk: Vec<Asked>, announced: Option<&AnnouncedJob>, deadline: tokio::time::Instant) -> Step {
     let now = world.now();
-    let ops: Vec<Op> = chunk.iter().map(|asked| hold(asked, now)).collect();
+    let ops: Vec<Op> = chunk.iter().map(|asked| hold(&world.timings, asked, now)).collect();
     let (outcomes, ()) = tokio::join!(ledger_client::ask(world, ops, deadline), announce(world, announced));
     let outcomes = match outcomes {
         Ok(outcomes) => outcomes,
@@ -317,14 +319,14 @@ async fn admit(world: &World, chunk: Vec<Asked>, announced: Option<&AnnouncedJob
     step
 }
 
-fn hold(asked: &Asked, now: UnixMs) -> Op {
+fn hold(timings: &limits::Timings, asked: &Asked, now: UnixMs) -> Op {
     let spec = &asked.admit.spec;
     Op::Hold {
         job: asked.admit.job,
         member: asked.member,
         key: asked.admit.key.clone(),
         amount_mmana: spec.cost_mana,
-        expires: limits::hold_expires(now, spec.max_execution_wait_ms(), spec.timeout_ms()),
+        expires: limits::hold_expires_with(timings, now, spec.max_execution_wait_ms(), spec.timeout_ms()),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a member asks about its jobs, the same at every door. Another member's job does not exist.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use bus_schemas::api::ask::JobLs;
@@ -20,14 +21,24 @@ const LIST_DEFAULT: u32 = 50;
 const LIST_MAX: u32 = 200;
 /// Rows follow HISTORY by a tick; a job that is not there yet is waited for at most this long.
 const ROWS_MAY_LAG: Duration = Duration::from_secs(1);
+const SHORT: &str = "job_";
 /// The fewest characters of an id that are worth a search.
 const PREFIX_MIN: usize = 4;
 
 impl World {
-    fn moment(&self, id: &JobId, known: &Known) -> Moment {
+    pub fn moment(&self, id: &JobId, known: &Known) -> Moment {
         // What a device told last may be of an attempt that has ended since.
         let goes_on = |running: &Running| known.failed.iter().all(|ended| ended.attempt != running.attempt);
-        Moment { running: self.live.running(id).filter(goes_on), holder: self.fleet.holder_of(id) }
+        Moment { running: self.live.running(id).filter(goes_on), holder: self.fleet.holder_of(id), ..Moment::default() }
+    }
+
+    /// With who has it in hand, and whether somebody wants it to end.
+    async fn whole_moment(&self, member: &MemberId, id: &JobId, known: &Known) -> Result<Moment, Problem> {
+        if known.state.is_some_and(JobState::is_final) {
+            return Ok(Moment::default());
+        }
+        let (held, cancelled_at, overdue) = tokio::join!(self.held(id), self.store.cancelled_at(id), self.store.overdue(member, id));
+        Ok(Moment { held, cancelled_at: cancelled_at?, overdue: overdue?, ..self.moment(id, known) })
     }
 
     /// The job that a full id, a short one or a unique beginning names.
@@ -58,7 +69,7 @@ impl World {
     async fn look_at_awaited(&self, member: &MemberId, text: &str) -> Result<Option<(JobId, Known)>, Problem> {
         match text.parse::<JobId>() {
             Ok(id) => self.awaited(member, |job| *job == id).await,
-            Err(_) => match prefix_of(text)? {
+            Err(_) => match prefix_of(SHORT, text)? {
                 Some(prefix) => self.awaited(member, |job| job.to_string().starts_with(&prefix)).await,
                 None => Ok(None),
             },
@@ -69,7 +80,7 @@ impl World {
         let id = match text.parse::<JobId>() {
             Ok(id) => id,
             Err(_) => {
-                let Some(prefix) = prefix_of(text)? else { return Ok(None) };
+                let Some(prefix) = prefix_of(SHORT, text)? else { return Ok(None) };
                 match self.store.ids_like(member, &prefix).await?.as_slice() {
                     [] => return Ok(None),
                     [one] => *one,
@@ -88,14 +99,16 @@ impl World {
     pub async fn job_show(&self, member: &MemberId, id: &str) -> Result<JobView, Problem> {
         let (id, known) = self.find(member, id).await?;
         let retry_of = known.spec().and_then(|spec| spec.retry_of);
-        Ok(JobView { retry_of, ..views::job(*member, id, &known, &self.moment(&id, &known)) })
+        let moment = self.whole_moment(member, &id, &known).await?;
+        Ok(JobView { retry_of, ..views::job(*member, id, &known, &moment) })
     }
 
     /// # Errors
     /// As [`Self::job_show`].
     pub async fn job_explain(&self, member: &MemberId, id: &str) -> Result<Explanation, Problem> {
         let (id, known) = self.find(member, id).await?;
-        Ok(views::explanation(id, &known, &self.moment(&id, &known)))
+        let moment = self.whole_moment(member, &id, &known).await?;
+        Ok(views::explanation(id, &known, &moment, self.now(), &self.timings))
     }
 
     /// The result, and where its bytes are, if they are not in it.
@@ -151,7 +164,12 @@ impl World {
         let key = format!("retry:{id}");
         let headers = Headers { job_key: Some(&key), ..Headers::default() };
         match self.submit(asker, headers, payload.into()).await? {
-            Answer::One(submitted) => Ok(submitted),
+            Answer::One(submitted) => {
+                if state == JobState::Failed {
+                    self.note_retried(&member, &id, submitted.id).await;
+                }
+                Ok(submitted)
+            }
             Answer::Many(_) => Err(Problem::new(Code::Internal, "one job became a list")),
         }
     }
@@ -162,6 +180,13 @@ impl World {
         let limit = ask.limit.unwrap_or(LIST_DEFAULT);
         if !(1..=LIST_MAX).contains(&limit) {
             return Err(Problem::new(Code::BadValue, format!("limit is {limit}; 1 to {LIST_MAX} are allowed")));
+        }
+        if ask.overdue {
+            let found = self.store.all_overdue(member, limit).await?;
+            let view = |(id, known, overdue): (JobId, Known, String)| {
+                views::job(*member, id, &known, &Moment { overdue: Some(overdue), ..self.moment(&id, &known) })
+            };
+            return Ok(JobList { jobs: found.into_iter().map(view).collect(), cursor: None });
         }
         let after = ask.cursor.as_deref().map(parse_cursor).transpose()?;
         // Rows know of jobs that go on that they were submitted; the rest is of this moment.
@@ -188,17 +213,21 @@ fn retried(id: JobId, state: JobState, known: &Known) -> Result<JobSpec, Problem
     Ok(JobSpec { net: None, by: None, key: None, at: None, exp: None, retry_of: Some(id), ..spec })
 }
 
-fn parse_cursor(cursor: &str) -> Result<(u64, JobId), Problem> {
+/// Where a page ended: a time and an id.
+///
+/// # Errors
+/// [`Code::BadValue`].
+pub fn parse_cursor<T: FromStr>(cursor: &str) -> Result<(u64, T), Problem> {
     let parsed = cursor.split_once('.').and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
     parsed.ok_or_else(|| Problem::new(Code::BadValue, "the cursor is none that was given out"))
 }
 
-/// The beginning of full ids that a short form stands for; `None` where no id begins so.
+/// The beginning of full ids that a short form (`job_…`) stands for; `None` where no id begins so.
 ///
 /// # Errors
 /// [`Code::Ambiguous`] where it is too short to look for.
-fn prefix_of(text: &str) -> Result<Option<String>, Problem> {
-    let rest = match text.strip_prefix("job_") {
+pub fn prefix_of(short: &str, text: &str) -> Result<Option<String>, Problem> {
+    let rest = match text.strip_prefix(short) {
         Some(rest) => rest,
         None if text.starts_with(CID_TEXT_PREFIX) => &text[CID_TEXT_PREFIX.len()..],
         None => text,
@@ -207,7 +236,7 @@ fn prefix_of(text: &str) -> Result<Option<String>, Problem> {
         return Ok(None);
     }
     if rest.len() < PREFIX_MIN {
-        return Err(Problem::new(Code::Ambiguous, format!("{text:?} may be any job; give at least {PREFIX_MIN} letters of its id")));
+        return Err(Problem::new(Code::Ambiguous, format!("{text:?} may be anything; give at least {PREFIX_MIN} letters of its id")));
     }
     Ok(Some(format!("{CID_TEXT_PREFIX}{rest}")))
 }
@@ -229,7 +258,7 @@ mod tests {
             ("job_nothere1", Ok(None)),
         ];
         for (text, expected) in cases {
-            let found = prefix_of(text).map_err(|problem| problem.code);
+            let found = prefix_of(SHORT, text).map_err(|problem| problem.code);
             assert_eq!(found, expected.map(|prefix| prefix.map(str::to_owned)), "{text}");
         }
     }
@@ -260,7 +289,7 @@ mod tests {
         let id = JobId(bus_schemas::Cid::of(b"j"));
         assert_eq!(parse_cursor(&format!("5.{id}")), Ok((5, id)));
         for bad in ["", "5", "x.y", "5.bafkrei"] {
-            assert_eq!(parse_cursor(bad).unwrap_err().code, Code::BadValue, "{bad}");
+            assert_eq!(parse_cursor::<JobId>(bad).unwrap_err().code, Code::BadValue, "{bad}");
         }
     }
 }

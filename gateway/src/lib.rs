@@ -26,17 +26,25 @@ pub mod blobs;
 pub mod credit;
 pub mod jobs;
 pub mod ledger;
+pub mod letters;
+pub mod orders;
 pub mod routes;
 pub mod service;
 pub mod submit;
 
 pub mod history;
+pub mod next;
+pub mod overdue;
 pub mod projection;
 pub mod store;
+pub mod tail;
 pub mod views;
 
+pub mod drain;
 pub mod fleet;
+pub mod holding;
 pub mod live;
 pub mod readiness;
 pub mod run;
+pub mod sweeper;
 pub mod world;

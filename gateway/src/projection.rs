@@ -7,19 +7,30 @@ use std::time::Duration;
 
 use bus::pull::{self, Delivery};
 use bus_schemas::history::HistoryRecord;
-use bus_schemas::{Problem, stream, subject};
+use bus_schemas::letter::{Original, Stage};
+use bus_schemas::{Code, Problem, stream};
 use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::history::{Jobs, fold};
-use crate::world::World;
+use crate::letters;
+use crate::world::{World, crash_point};
 
 /// Messages of one transaction.
 const BATCH: usize = 256;
 /// Ticks from the start of one transaction to that of the next: nobody waits for rows, and each costs the database as much as ten jobs.
 const TICKS_APART: u32 = 2;
 const TIDY: Duration = Duration::from_secs(3600);
+
+/// One message of HISTORY.
+struct Read {
+    ack: String,
+    at: u64,
+    records: Vec<HistoryRecord>,
+}
+/// By place in HISTORY.
+type Readable = BTreeMap<u64, Read>;
 
 /// Runs until `stop`.
 ///
@@ -66,15 +77,17 @@ pub async fn run(world: Arc<World>, health: bus::Health, stop: CancellationToken
 
 /// Writes one batch, trying until it is written or `stop`.
 async fn project(world: &World, health: &bus::Health, batch: Vec<Delivery>, stop: &CancellationToken) {
-    let mut readable: BTreeMap<u64, (String, Vec<HistoryRecord>)> = BTreeMap::new();
+    let mut readable = Readable::new();
     for delivery in batch {
         match records(world, &delivery.payload) {
             Ok(records) => {
-                readable.insert(delivery.stream_seq, (delivery.ack_subject, records));
+                readable.insert(delivery.stream_seq, Read { ack: delivery.ack_subject, at: delivery.stored_at, records });
             }
             Err(problem) => {
-                dead_letter(world, delivery.stream_seq, &problem.to_string()).await;
-                ack(world, delivery.ack_subject).await;
+                // Without a letter it comes again, and gets one then.
+                if dead_letter(world, delivery.stream_seq, delivery.stored_at, problem).await {
+                    ack(world, delivery.ack_subject).await;
+                }
             }
         }
     }
@@ -88,7 +101,7 @@ async fn project(world: &World, health: &bus::Health, batch: Vec<Delivery>, stop
             }
             Err(error) if error.is_permanent() => {
                 // One of them cannot be written; it must not hold up the others.
-                one_by_one(world, &readable).await;
+                readable = one_by_one(world, readable).await;
                 break;
             }
             Err(error) => {
@@ -102,7 +115,8 @@ async fn project(world: &World, health: &bus::Health, batch: Vec<Delivery>, stop
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
         }
     }
-    for (ack_subject, records) in readable.into_values() {
+    crash_point("after_rows");
+    for Read { ack: ack_subject, records, .. } in readable.into_values() {
         for record in records {
             if record.transitions.iter().any(|transition| transition.to.is_final()) {
                 world.live.forget(&record.job);
@@ -112,29 +126,38 @@ async fn project(world: &World, health: &bus::Health, batch: Vec<Delivery>, stop
     }
 }
 
-async fn write(
-    world: &World,
-    readable: &BTreeMap<u64, (String, Vec<HistoryRecord>)>,
-    places: &[u64],
-) -> Result<(), crate::store::StoreError> {
+async fn write(world: &World, readable: &Readable, places: &[u64]) -> Result<(), crate::store::StoreError> {
     let folded = |new: &[u64]| {
         let mut jobs = Jobs::new();
         for seq in new {
-            if let Some((_, records)) = readable.get(seq) {
-                fold(&mut jobs, *seq, records.iter().cloned());
+            if let Some(read) = readable.get(seq) {
+                fold(&mut jobs, *seq, read.records.iter().cloned());
             }
         }
         jobs
     };
-    world.store.apply(places, folded).await
+    world.store.apply(world.net, places, folded).await
 }
 
-async fn one_by_one(world: &World, readable: &BTreeMap<u64, (String, Vec<HistoryRecord>)>) {
-    for seq in readable.keys() {
-        if let Err(error) = write(world, readable, &[*seq]).await {
-            dead_letter(world, *seq, &format!("{:#}", anyhow::Error::from(error))).await;
+/// Writes each by itself; answers what is done with: written, or a dead letter. The rest comes again.
+async fn one_by_one(world: &World, readable: Readable) -> Readable {
+    let mut done = Readable::new();
+    for (seq, read) in readable {
+        let at = read.at;
+        let one = Readable::from([(seq, read)]);
+        let written = match write(world, &one, &[seq]).await {
+            Ok(()) => true,
+            Err(error) if error.is_permanent() => {
+                let problem = Problem::new(Code::Internal, format!("{:#}", anyhow::Error::from(error)));
+                dead_letter(world, seq, at, problem).await
+            }
+            Err(_) => false,
+        };
+        if written {
+            done.extend(one);
         }
     }
+    done
 }
 
 fn records(world: &World, payload: &[u8]) -> Result<Vec<HistoryRecord>, Problem> {
@@ -143,12 +166,12 @@ fn records(world: &World, payload: &[u8]) -> Result<Vec<HistoryRecord>, Problem>
     Ok(records.into_iter().map(bus_schemas::Verified::into_body).filter(|record| record.net == world.net).collect())
 }
 
-async fn dead_letter(world: &World, seq: u64, why: &str) {
-    tracing::error!(seq, why, "a message of HISTORY cannot be projected");
-    let letter = serde_json::json!({"stream": stream::HISTORY, "seq": seq, "error": why});
-    if let Err(error) = world.bus.store(subject::DLQ.to_owned(), None, letter.to_string().into(), Duration::from_secs(5)).await {
-        tracing::error!(%error, seq, "and its dead letter cannot be stored");
-    }
+/// HISTORY keeps the message itself.
+async fn dead_letter(world: &World, seq: u64, at: u64, problem: Problem) -> bool {
+    tracing::error!(seq, %problem, "a message of HISTORY cannot be projected");
+    let original =
+        Original { stream: stream::HISTORY.to_owned(), seq, subject: String::new(), bytes: 0, headers: BTreeMap::new(), payload: None };
+    world.keep_letter(letters::about(world.net, Stage::History, at, original, problem)).await
 }
 
 async fn ack(world: &World, ack_subject: String) {

@@ -77,6 +77,10 @@ async fn write(world: &World, entries: Vec<Entry>) {
             tracing::debug!(error, "a submission comes again");
         }
     }
+    if crate::world::crashes_at("after_ack") {
+        let _ = world.bus.client.flush().await;
+        crash_point("after_ack");
+    }
 }
 
 async fn store(world: &World, member: MemberId, bodies: Vec<Vec<u8>>) -> bool {

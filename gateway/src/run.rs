@@ -21,7 +21,7 @@ use crate::fleet::{self, Fleet};
 use crate::live::{self, Live};
 use crate::store::Store;
 use crate::world::World;
-use crate::{intake, projection, readiness, recorder, routes, service};
+use crate::{intake, projection, readiness, recorder, routes, service, sweeper, tail};
 
 /// Settings of a running gateway: each is a flag and an environment variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -85,8 +85,10 @@ impl Settings {
     }
 }
 
-/// How long what was begun may take to end.
-const DRAIN: Duration = Duration::from_secs(8);
+/// How long people who wait for an answer may take to get it: a door waits 5 s for what intake makes of a submission.
+const ANSWERS: Duration = Duration::from_secs(6);
+/// How long what was begun may take to end, after that.
+const DRAIN: Duration = Duration::from_secs(4);
 
 /// Runs until SIGINT or SIGTERM.
 ///
@@ -141,32 +143,45 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         enrol,
     });
     let own = bus::health::routes(health.clone(), metrics);
-    let address = bus::health::serve(settings.http, routes::dressed(routes::api(world.clone()).merge(own)), stop.clone()).await?;
+    let (address, http) = bus::health::serving(settings.http, routes::dressed(routes::api(world.clone()).merge(own)), stop.clone()).await?;
     tracing::info!(%address, network = %world.net, "the doors are open");
-    tasks(world, health, stop).await
+    tasks(world, health, http, stop).await
 }
 
-/// Starts the tasks and waits for all to end; one that fails stops the others.
+/// Starts the tasks and waits for all to end; one that fails stops the others. The doors close first, while what answers them goes on.
 ///
 /// # Errors
 /// The first failure.
-pub async fn tasks(world: Arc<World>, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+async fn tasks(world: Arc<World>, health: Health, http: JoinHandle<()>, stop: CancellationToken) -> anyhow::Result<()> {
     let (records, recorded) = mpsc::channel(64);
+    let (doors, stop) = (stop, CancellationToken::new());
     // Writing must outlive what it is written for, so it ends when the intake is gone.
     let recorder = tokio::spawn(recorder::run(world.clone(), recorded));
+    let service = spawn("service", &doors, service::run(world.clone(), doors.clone()));
     let running = vec![
         spawn("devices", &stop, fleet::follow(world.clone(), stop.clone())),
         spawn("live", &stop, live::follow(world.clone(), stop.clone())),
+        spawn("sweeper", &stop, sweeper::run(world.clone(), records.clone(), stop.clone())),
         spawn("intake", &stop, intake::run(world.clone(), records, stop.clone())),
         spawn("projection", &stop, projection::run(world.clone(), health.clone(), stop.clone())),
         spawn("readiness", &stop, readiness::watch(world.clone(), health.clone(), stop.clone())),
-        spawn("service", &stop, service::run(world.clone(), stop.clone())),
+        spawn("letters", &stop, tail::follow(world.clone(), stop.clone())),
     ];
     health.set("intake", Ok(()));
     health.set("devices", Ok(()));
-    stop.cancelled().await;
+    tokio::select! { () = doors.cancelled() => {}, () = stop.cancelled() => doors.cancel() }
+    health.set("doors", Err("this gateway stops".into()));
+    let answered = async {
+        let _ = http.await;
+        service.await.unwrap_or_else(|error| Err(anyhow::anyhow!("a task panicked: {error}")))
+    };
+    let answered = tokio::time::timeout(ANSWERS, answered).await.unwrap_or_else(|_| {
+        tracing::warn!("stopped while somebody waited for an answer");
+        Ok(())
+    });
+    stop.cancel();
     let all = async {
-        let mut first = Ok(());
+        let mut first = answered;
         for task in running {
             let ended = task.await.unwrap_or_else(|error| Err(anyhow::anyhow!("a task panicked: {error}")));
             first = first.and(ended);

@@ -21,10 +21,11 @@ use tokio_util::sync::CancellationToken;
 use crate::enrolment;
 use crate::intake::headers_of;
 use crate::ledger::orders;
+use crate::letters::Reader;
 use crate::world::World;
 
 /// Every call, with what it does.
-const CALLS: [(&str, &str); 25] = [
+const CALLS: [(&str, &str); 31] = [
     ("job.submit", "a job, or a list of them, as JSON or signed; answers its id"),
     ("job.ls", r#"your jobs, newest first: {"state":"Completed","limit":20,"cursor":"…"}"#),
     ("job.show", r#"one job: {"id":"job_…"}"#),
@@ -33,8 +34,14 @@ const CALLS: [(&str, &str); 25] = [
     ("job.receipt", r#"its receipt: {"id":"job_…"}"#),
     ("job.cancel", r#"ends it: {"id":"job_…"}"#),
     ("job.retry", r#"tries one that failed or was cancelled again, as a new job: {"id":"job_…"}"#),
+    ("dlq.ls", r#"what failed for good, newest first: {"limit":20,"cursor":"…"}"#),
+    ("dlq.show", r#"one dead letter: {"id":"dlq_…"}"#),
+    ("dlq.retry", r#"tries what it is about again: {"id":"dlq_…"}"#),
+    ("dlq.drop", r#"puts it away; the operator's, by operator.order: {"id":"dlq_…"}"#),
+    ("operator.order", "what the network key has signed (MessagePack batch of one Order)"),
     ("device.ls", "the devices of the network"),
     ("device.show", r#"one device: {"id":"dev_…"}"#),
+    ("device.drain", r#"it ends what it has and takes nothing new: {"id":"dev_…","undo":false,"reason":"…"}"#),
     ("credit.balance", "what you have"),
     ("credit.history", r#"how it came: {"limit":20,"cursor":"…"}"#),
     ("credit.transfer", r#"gives credit to another member: {"to":"mem_…","amount":"1.5","key":"…","note":"…"}"#),
@@ -186,8 +193,14 @@ async fn ask(world: &World, asker: &Asker, call: &str, request: &Request) -> Res
         "job.receipt" => Answer::json(&world.job_receipt(&member, &by_id()?).await?),
         "job.cancel" => Answer::json(&world.job_cancel(&member, &by_id()?).await?),
         "job.retry" => Answer::json(&world.job_retry(asker, &by_id()?).await?),
+        "dlq.ls" => Answer::json(&world.dlq_ls(Reader::Member(*asker, member), &read_or_default(payload)?).await?),
+        "dlq.show" => Answer::json(&world.dlq_show(Reader::Member(*asker, member), &by_id()?).await?),
+        "dlq.retry" => Answer::json(&world.dlq_retry(Reader::Member(*asker, member), &by_id()?).await?),
+        "dlq.drop" => Answer::json(&world.dlq_drop(Reader::Member(*asker, member), &by_id()?).await?),
+        "operator.order" => Answer::json(&world.order(payload).await?),
         "device.ls" => Answer::json(&world.fleet.list()),
         "device.show" => Answer::json(&world.device(&by_id()?)?),
+        "device.drain" => Answer::json(&world.drain(Reader::Member(*asker, member), &read(payload)?).await?),
         "credit.balance" => Answer::json(&world.credit_balance(member).await?),
         "credit.history" => {
             let ask: CreditAsk = read_or_default(payload)?;
@@ -265,6 +278,8 @@ mod tests {
             let json = format!("{{{takes}");
             let read = match call {
                 "job.ls" => read::<JobLs>(json.as_bytes()).map(|_| ()),
+                "device.drain" => read::<bus_schemas::api::ask::Drain>(json.as_bytes()).map(|_| ()),
+                "dlq.ls" => read::<bus_schemas::api::ask::LetterLs>(json.as_bytes()).map(|_| ()),
                 "credit.history" => read::<CreditAsk>(json.as_bytes()).map(|_| ()),
                 "ledger.facts" => read::<bus_schemas::api::ledger::ask::Facts>(json.as_bytes()).map(|_| ()),
                 "ledger.checkpoints" => read::<bus_schemas::api::ledger::ask::Checkpoints>(json.as_bytes()).map(|_| ()),

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use anyhow::Context;
 use bus_schemas::envelope::encode;
 use bus_schemas::history::CompletedEnd;
-use bus_schemas::id::{JobId, MemberId, PublicKey};
+use bus_schemas::id::{JobId, MemberId, NetworkId, PublicKey};
 use bus_schemas::job::{JobState, SignedBy};
 use bus_schemas::{Code, Form, MilliMana, Problem};
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod};
@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio_postgres::{Client, NoTls, Row};
 
 use crate::history::{Jobs, Known, Rank};
+use crate::letters;
 
 refinery::embed_migrations!("src/migrations");
 
@@ -104,7 +105,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; nothing was written then.
-    pub async fn apply(&self, places: &[u64], fold: impl FnOnce(&[u64]) -> Jobs) -> Result<(), StoreError> {
+    pub async fn apply(&self, net: NetworkId, places: &[u64], fold: impl FnOnce(&[u64]) -> Jobs) -> Result<(), StoreError> {
         let mut client = self.client().await?;
         let transaction = client.transaction().await?;
         let places: Vec<i64> = places.iter().copied().map(big).collect();
@@ -116,6 +117,7 @@ impl Store {
         let jobs = fold(&new);
         if !jobs.is_empty() {
             upsert(&transaction, &jobs).await?;
+            letters::rows::insert_letters(&transaction, &letters::of_jobs(net, &jobs)).await?;
         }
         transaction.commit().await?;
         Ok(())
@@ -150,6 +152,16 @@ impl Store {
         let statement = client.prepare_cached(&text).await?;
         let row = client.query_opt(&statement, &[&member.to_string(), &id.to_string()]).await?;
         Ok(row.map(|row| read(&row, true)))
+    }
+
+    /// Since when somebody wants a job to end.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub async fn cancelled_at(&self, job: &JobId) -> Result<Option<u64>, StoreError> {
+        let client = self.client().await?;
+        let statement = client.prepare_cached("select at from cancel_wish where job = $1").await?;
+        Ok(client.query_opt(&statement, &[&job.to_string()]).await?.map(|row| unsigned(row.get(0))))
     }
 
     /// Ids of a member's jobs that begin so; at most two.
@@ -292,7 +304,7 @@ async fn upsert(transaction: &deadpool_postgres::Transaction<'_>, jobs: &Jobs) -
     Ok(())
 }
 
-fn read(row: &Row, whole: bool) -> Known {
+pub fn read(row: &Row, whole: bool) -> Known {
     let text = |name: &str| row.get::<_, Option<String>>(name);
     let number = |name: &str| row.get::<_, Option<i64>>(name);
     let known = Known {
@@ -331,19 +343,19 @@ fn read(row: &Row, whole: bool) -> Known {
 }
 
 /// Postgres keeps no NUL in texts.
-fn storable(text: &str) -> String {
+pub fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
-fn big(number: u64) -> i64 {
+pub fn big(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
-fn unsigned(number: i64) -> u64 {
+pub fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
-fn json<T: Serialize>(value: &T) -> String {
+pub fn json<T: Serialize>(value: &T) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
-fn parse_json<T: DeserializeOwned>(text: &str) -> Option<T> {
+pub fn parse_json<T: DeserializeOwned>(text: &str) -> Option<T> {
     serde_json::from_str(text).ok()
 }
 fn lines<T: Serialize>(values: &[T]) -> String {

@@ -20,7 +20,7 @@ use crate::history::Rank;
 use crate::intake::DOOR_KEY;
 use crate::live::Told;
 use crate::views::{self, Moment};
-use crate::world::{World, lock};
+use crate::world::{World, crash_point, lock};
 
 /// How long a door waits to hear; the job lives on without it.
 const WAIT: Duration = Duration::from_secs(5);
@@ -71,6 +71,7 @@ impl World {
         let waiting: Vec<_> = sorted.as_slice().iter().map(|candidate| self.live.wait_for(member, candidate.job())).collect();
         let deadline = Instant::now() + WAIT;
         let stored = self.store_submission(asker, headers, payload, &door_key).await;
+        crash_point("after_store");
         let answer = match stored {
             Err(problem) => Err(problem),
             Ok(()) => match sorted {

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 
-use bus_schemas::api::{BlobRef, Explanation, JobView, ReceiptView, ResultView, Submitted};
+use bus_schemas::api::{BlobRef, Explanation, JobView, LeaseView, ReceiptView, ResultView, Submitted};
 use bus_schemas::envelope::{Proof, form_of};
+use bus_schemas::event::Checkpoint;
 use bus_schemas::history::{CompletedEnd, Decision, Transition};
 use bus_schemas::id::{DeviceId, JobId, MemberId};
 use bus_schemas::job::JobState;
+use bus_schemas::limits::Timings;
 use bus_schemas::receipt::{Outcome, Receipt};
 use bus_schemas::{Code, MilliMana, Problem, UnixMs, limits, strict};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::value::RawValue;
 
+use crate::awaited;
 use crate::history::Known;
 use crate::live::Running;
+use crate::next::{self, Held, Now};
 use crate::world::rfc3339;
 
 /// Decisions that an explanation carries; the newest ones.
@@ -28,6 +32,12 @@ pub struct Moment {
     pub running: Option<Running>,
     /// A device's heartbeat lists it.
     pub holder: Option<DeviceId>,
+    /// Who has its message in hand, where that was asked.
+    pub held: Held,
+    /// Since when somebody wants it to end, where that was looked up.
+    pub cancelled_at: Option<UnixMs>,
+    /// Why it should have moved on by now, as the sweeper found.
+    pub overdue: Option<String>,
 }
 
 /// The state of a job at this moment.
@@ -76,6 +86,10 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
         cost_mmana: paid,
         hold_mmana: known.hold,
         progress: moment.running.as_ref().filter(|_| !state.is_final()).and_then(|running| running.progress.clone()),
+        is_long_running: moment.running.is_some() && !state.is_final(),
+        checkpoint: kept(moment).filter(|_| !state.is_final()),
+        cancelling: moment.cancelled_at.is_some() && !state.is_final(),
+        overdue: moment.overdue.clone().filter(|_| !state.is_final()),
         waiting: waiting(known, state),
         error: known.problem.as_ref().map(Problem::body),
         transitions: transitions(known),
@@ -97,7 +111,44 @@ pub fn submitted(id: JobId, key: &str, state: JobState, waiting: Option<String>)
     Submitted { id, short: id.short(), state, waiting, key: key.to_owned() }
 }
 
-pub fn explanation(id: JobId, known: &Known, moment: &Moment) -> Explanation {
+/// How far it is kept, by the word of its holder.
+fn kept(moment: &Moment) -> Option<Checkpoint> {
+    match &moment.held {
+        Held::By(holding) => holding.kept,
+        Held::Nobody | Held::NoScheduler | Held::Unknown => None,
+    }
+}
+
+/// Who has it in hand.
+fn lease(held: &Held) -> Option<LeaseView> {
+    let Held::By(holding) = held else { return None };
+    Some(LeaseView {
+        scheduler: holding.s.to_string(),
+        since: rfc3339(holding.since),
+        renewed_at: rfc3339(holding.renewed_at),
+        renews_at: rfc3339(holding.renews_at),
+        ends_at: rfc3339(holding.ends_at),
+        phase: holding.phase,
+    })
+}
+
+/// What happens next, and when.
+fn what_is_next(known: &Known, moment: &Moment, state: JobState, now: UnixMs, timings: &Timings) -> Vec<String> {
+    let last = known.transitions.iter().filter(|change| change.actor.starts_with("scheduler ")).max_by_key(|change| change.at);
+    let awaits_hold = newest(&known.decisions).is_some_and(|decision| decision.why == awaited::WHY);
+    let now = Now {
+        state,
+        held: &moment.held,
+        at: now,
+        gives_up_at: gives_up_at(known),
+        cancelled_at: moment.cancelled_at,
+        awaits_hold,
+        last_holder: last.map(|change| change.actor.as_str()),
+    };
+    next::next(&now, timings)
+}
+
+pub fn explanation(id: JobId, known: &Known, moment: &Moment, now: UnixMs, timings: &Timings) -> Explanation {
     let state = state(known, moment);
     let mut decisions = known.decisions.clone();
     decisions.sort_by_key(|decision| std::cmp::Reverse(decision.at));
@@ -116,6 +167,9 @@ pub fn explanation(id: JobId, known: &Known, moment: &Moment) -> Explanation {
         state,
         summary: summary(known, moment, state),
         attempts,
+        next: what_is_next(known, moment, state, now, timings),
+        lease: lease(&moment.held).filter(|_| waits),
+        overdue: moment.overdue.clone().filter(|_| waits),
         next_look_at: known.next_look_at.filter(|_| waits).map(rfc3339),
         gives_up_at: gives_up_at(known).filter(|_| waits).map(rfc3339),
         transitions: transitions(known),
@@ -256,6 +310,9 @@ mod tests {
     fn known(state: JobState) -> Known {
         Known { state: Some(state), created_at: 1_800_000_000_000, finished_at: Some(1_800_000_000_500), ..Known::default() }
     }
+    fn explained(known: &Known) -> Explanation {
+        explanation(JobId(Cid::of(b"j")), known, &Moment::default(), 9, &Timings::default())
+    }
     fn decision(at: u64, why: &str, winner: Option<DeviceId>) -> Decision {
         Decision { round: at, at, took_ms: 1, considered: vec![], winner, why: why.into() }
     }
@@ -283,8 +340,9 @@ mod tests {
         let runs = Moment {
             running: Some(Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: None }),
             holder: Some(device),
+            ..Moment::default()
         };
-        let queued = Moment { running: None, holder: Some(device) };
+        let queued = Moment { holder: Some(device), ..Moment::default() };
         let view = job(member, id, &known(JobState::Submitted), &runs);
         assert_eq!((view.state, view.device, view.attempts, view.finished_at), (JobState::Executing, Some(device), 1, None));
         assert_eq!(job(member, id, &known(JobState::Submitted), &queued).state, JobState::Assigned);
@@ -306,8 +364,9 @@ mod tests {
         let on = |device| Moment {
             running: Some(Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: None }),
             holder: Some(device),
+            ..Moment::default()
         };
-        let explain = |known: &Known, moment: &Moment| explanation(JobId(Cid::of(b"j")), known, moment);
+        let explain = |known: &Known, moment: &Moment| explanation(JobId(Cid::of(b"j")), known, moment, 9, &Timings::default());
         let explained = explain(&known, &on(first));
         assert_eq!((explained.summary.as_str(), explained.decisions.len()), ("runs on box-1: the first scores 2", 1));
         assert_eq!(explain(&known, &on(second)).summary, format!("runs on {second}"), "its auction is not known yet");
@@ -342,9 +401,9 @@ mod tests {
             (Code::NothingFits, "none came", "cancelled: no device could take the job in time: none came"),
         ] {
             let known = Known { problem: Some(Problem::new(code, detail)), ..known(JobState::Cancelled) };
-            assert_eq!(explanation(JobId(Cid::of(b"j")), &known, &Moment::default()).summary, said);
+            assert_eq!(explained(&known).summary, said);
         }
-        assert_eq!(explanation(JobId(Cid::of(b"j")), &known(JobState::Cancelled), &Moment::default()).summary, "cancelled");
+        assert_eq!(explained(&known(JobState::Cancelled)).summary, "cancelled");
     }
 
     #[test]
@@ -352,7 +411,7 @@ mod tests {
         let id = JobId(Cid::of(b"j"));
         let mut waits = known(JobState::Submitted);
         waits.decisions = vec![decision(1, "0 of 2 devices fit", None), decision(3, "0 of 3 devices fit", None)];
-        let explained = explanation(id, &waits, &Moment::default());
+        let explained = explained(&waits);
         assert_eq!(explained.decisions.iter().map(|d| d.at).collect::<Vec<_>>(), [3, 1]);
         assert_eq!(explained.summary, "waits since 2027-01-15T08:00:00.000Z: 0 of 3 devices fit");
         assert_eq!(

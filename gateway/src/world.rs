@@ -107,11 +107,15 @@ impl World {
 
 /// For tests of what survives: ends the program at once where `MESH_CRASH_AT` names this point.
 pub fn crash_point(point: &str) {
-    static AT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
-    let at = AT.get_or_init(|| std::env::var("MESH_CRASH_AT").ok().and_then(|at| at.strip_prefix("gateway.").map(str::to_owned)));
-    if at.as_deref() == Some(point) {
+    if crashes_at(point) {
         std::process::abort();
     }
+}
+/// Whether it is told to end here.
+pub fn crashes_at(point: &str) -> bool {
+    static AT: std::sync::OnceLock<Option<String>> = std::sync::OnceLock::new();
+    let at = AT.get_or_init(|| std::env::var("MESH_CRASH_AT").ok().and_then(|at| at.strip_prefix("gateway.").map(str::to_owned)));
+    at.as_deref() == Some(point)
 }
 
 /// A time as people and programs read it: RFC 3339 in UTC, to the millisecond.

@@ -209,6 +209,16 @@ async fn parts_have_no_more_than_they_need() {
             watched.may_not_publish(said).await;
         }
     }
+    // Who has a job in hand: asked by a gateway, answered by a scheduler.
+    let (asking, holder) = (hub.bus("gateway").await, hub.bus("scheduler").await);
+    let mut asked = holder.client.subscribe(subject::HOLDING).await.unwrap();
+    round_trip(&holder).await;
+    let answering = holder.clone();
+    tokio::spawn(async move {
+        let question = asked.next().await.unwrap();
+        answering.client.publish(question.reply.unwrap(), "held".into()).await.unwrap();
+    });
+    assert_eq!(asking.ask_bytes(subject::HOLDING.into(), "".into(), STORED).await.unwrap(), "held");
     // The operator sees the streams, and what answers to $SRV.
     let operator = hub.bus("operator").await;
     let names = operator.ask_bytes("$JS.API.STREAM.NAMES".into(), "{}".into(), STORED).await.unwrap();

@@ -86,6 +86,7 @@ impl Device {
                 (Heard::Never, ..) => Some("not heard of lately".into()),
                 (Heard::Stored, ..) => Some("not heard of since this scheduler started".into()),
                 (Heard::Live(_), Some(since), _) => Some(format!("nobody listens there since {since}")),
+                (Heard::Live(_), None, _) if self.record.draining.is_some() => self.record.draining.as_ref().map(ToString::to_string),
                 (Heard::Live(_), None, Some(heartbeat)) => heartbeat.not_working.clone(),
                 (Heard::Live(_), None, None) => None,
             }
@@ -141,6 +142,10 @@ impl Fleet {
     }
     pub fn live(&self) -> impl Iterator<Item = &Device> {
         self.devices.values().filter(|device| device.is_live())
+    }
+    /// Most devices went quiet at once, and that is waited out.
+    pub fn holds_back(&self, now: Instant) -> bool {
+        self.waiting_out.is_some_and(|until| until > now)
     }
     pub fn is_revoked(&self, device: &DeviceId) -> bool {
         self.devices.get(device).is_some_and(|found| found.record.revoked)

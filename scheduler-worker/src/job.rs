@@ -19,6 +19,8 @@ use crate::next_step::avoided;
 pub struct Lease {
     /// Where acks go.
     pub ack: String,
+    /// When it was delivered here first.
+    pub since: Instant,
     /// The last renewal that the server confirmed; the delivery is the first.
     pub confirmed: Instant,
     /// A renewal is on its way.

@@ -21,6 +21,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod crash;
 pub mod fleet;
+pub mod holding;
 pub mod job;
 pub mod lease;
 pub mod ledger;

@@ -37,6 +37,7 @@ enum In {
     Reputation(Message),
     Cancel(Message),
     Announced(Message),
+    Holding(Message),
 }
 
 /// What is read from streams at start and once a minute, because a core subscription can miss something.
@@ -180,6 +181,7 @@ async fn subscribe(world: &World) -> anyhow::Result<impl Stream<Item = In> + Unp
         client.subscribe(format!("$KV.{}.>", stream::KV_DEVICES)).await?.map(In::Device).boxed(),
         client.subscribe(format!("$KV.{}.>", stream::KV_REPUTATION)).await?.map(In::Reputation).boxed(),
         client.subscribe(subject::CANCEL_ALL).await?.map(In::Cancel).boxed(),
+        client.subscribe(subject::HOLDING).await?.map(In::Holding).boxed(),
         client.queue_subscribe(subject::ANNOUNCE, "scheduler".into()).await?.map(In::Announced).boxed(),
     ];
     client.flush().await?;
@@ -220,6 +222,7 @@ impl World {
                 }
             }
             In::Cancel(message) => self.hear_cancel(&message.subject, &message.payload, now),
+            In::Holding(message) => self.hear_holding(&message, now),
             In::Announced(message) => self.hear_announced(&message.payload, now),
         }
     }

@@ -8,7 +8,8 @@ use bus::pull::Delivery;
 use bus_schemas::eligibility::Needs;
 use bus_schemas::job::{AdmittedJob, JobSpec};
 use bus_schemas::ledger::VoidReason;
-use bus_schemas::{Cid, Code, JobId, Problem, Proof};
+use bus_schemas::letter::{Entry, Letter, Original, Stage};
+use bus_schemas::{Cid, Code, JobId, LetterId, Problem, Proof};
 
 use crate::job::{Job, Lease, Phase};
 use crate::measure;
@@ -63,6 +64,7 @@ impl World {
     fn job(&self, admitted: AdmittedJob, spec: &JobSpec, delivery: &Delivery, now: Instant) -> Job {
         let lease = Lease {
             ack: delivery.ack_subject.clone(),
+            since: now,
             confirmed: now,
             asking: false,
             delivered: u64::try_from(delivery.delivered).unwrap_or(0),
@@ -97,7 +99,7 @@ impl World {
         let id = job.admitted.job;
         if let Some(known) = self.jobs.get_mut(&id) {
             // It came again to us: a renewal was late. We still know all about it, so only the lease is new.
-            known.lease = job.lease;
+            known.lease = Lease { since: known.lease.since, ..job.lease };
             return;
         }
         let arrival = Arrival {
@@ -120,17 +122,22 @@ impl World {
     fn refuse(&mut self, delivery: &Delivery, problem: &Problem) {
         measure::refused("job");
         tracing::error!(subject = delivery.subject, seq = delivery.stream_seq, %problem, "a message of JOBS is no job of this network");
-        let record = serde_json::json!({
-            "stream": bus_schemas::stream::JOBS,
-            "subject": delivery.subject,
-            "seq": delivery.stream_seq,
-            "code": problem.code,
-            "detail": problem.detail,
-        });
+        let original = Original::keeping(bus_schemas::stream::JOBS, delivery.stream_seq, &delivery.subject, &delivery.payload);
+        let letter = Letter {
+            net: self.net,
+            id: LetterId::of_message(bus_schemas::stream::JOBS, delivery.stream_seq, delivery.stored_at),
+            at: delivery.stored_at,
+            stage: Stage::Job,
+            member: None,
+            job: None,
+            attempts: 0,
+            problem: problem.clone(),
+            original: Some(original),
+        };
+        let letter = Entry::Letter(Box::new(letter)).signed(&self.config.signer);
         let (bus, ack) = (self.bus.clone(), delivery.ack_subject.clone());
         self.spawn(async move {
-            let kept =
-                bus.store(bus_schemas::subject::DLQ.to_owned(), None, record.to_string().into(), std::time::Duration::from_secs(10)).await;
+            let kept = bus.store(bus_schemas::subject::DLQ.to_owned(), None, letter.into(), std::time::Duration::from_secs(10)).await;
             match kept {
                 Ok(_) => {
                     let _ = bus.ack_confirmed(&ack).await;

@@ -6,10 +6,12 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 mod credit;
+mod dlq;
 
 use super::duration;
 use super::output::{Color, Format};
 pub use credit::{CreditCommand, ExportArgs, ExportFormat, GrantArgs, NetworkCommand, PolicyCommand, TransferArgs};
+pub use dlq::{DlqCommand, DlqLsArgs, LetterArgs};
 
 /// Pool the computers of a co-op, a lab or a company: submit jobs, lend a device, check every credit.
 #[derive(Debug, Parser)]
@@ -74,6 +76,9 @@ pub enum Command {
     Node(NodeCommand),
     /// Jobs: run, follow, explain, check.
     Job(Box<JobArgs>),
+    /// What failed for good: look, try again, put away.
+    #[command(subcommand)]
+    Dlq(DlqCommand),
     /// Content by its hash.
     #[command(subcommand)]
     Blob(BlobCommand),
@@ -170,6 +175,24 @@ pub enum NodeCommand {
         /// Its id, a unique prefix of it, or its name.
         device: String,
     },
+    /// Let a device end what it has and take nothing new; its owner's or the operator's.
+    #[command(before_help = "  mesh node drain laptop-a --reason \"new disk\"\n  mesh node drain laptop-a --undo")]
+    Drain(DrainArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct DrainArgs {
+    /// Its id, a unique prefix of it, or its name.
+    pub device: String,
+    /// It takes work again.
+    #[arg(long, conflicts_with = "reason")]
+    pub undo: bool,
+    /// Why; it is told to those whose jobs wait.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// As the operator, with the network's key; otherwise as its owner, or with the context's key where the device is another's.
+    #[arg(long, value_name = "FILE")]
+    pub network_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -309,6 +332,9 @@ pub struct LsArgs {
     /// Only jobs in this state, such as Completed.
     #[arg(long, value_parser = state)]
     pub state: Option<bus_schemas::job::JobState>,
+    /// Only those that should have moved on by now.
+    #[arg(long, conflicts_with_all = ["state", "cursor"])]
+    pub overdue: bool,
     /// How many, at most 200.
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
     pub limit: u32,

@@ -17,6 +17,7 @@ use super::failure::{Done, End};
 use super::output::{self, Output};
 
 pub use books::{alarmed, remembered, verify};
+pub use orders::operator;
 
 /// `mesh credit …`.
 pub async fn run(cli: &Cli, command: &CreditCommand, output: &Output) -> Done {

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use bus_schemas::api::BalanceView;
+use bus_schemas::api::{BalanceView, JobList, ask};
 use bus_schemas::{Code, Problem};
 use bytes::Bytes;
 use hyper::Method;
@@ -320,9 +320,10 @@ async fn asked(session: &Session) -> Vec<Finding> {
         Err(failure) => failed(GROUP, "service", &failure),
     });
     if is_silent {
-        findings.extend(["books", "clock"].map(|check| skipped(GROUP, check, "the service does not answer")));
+        findings.extend(["books", "jobs", "clock"].map(|check| skipped(GROUP, check, "the service does not answer")));
     } else {
         findings.push(books(session).await);
+        findings.push(overdue(session).await);
         findings.push(clock(session).await);
     }
     findings
@@ -341,6 +342,29 @@ async fn books(session: &Session) -> Finding {
             }
         },
         Err(failure) => bad(GROUP, "books", Verdict::Fail, failure.body().detail, books_fix(&session.context, &failure)),
+    }
+}
+
+/// Whether a job of this member should have moved on by now.
+async fn overdue(session: &Session) -> Finding {
+    const GROUP: &str = "net";
+    let asked = ask::JobLs { overdue: true, ..ask::JobLs::default() };
+    match session.ask::<_, JobList>("job.ls", &asked).await {
+        Ok(list) => match list.jobs.first() {
+            None => pass(GROUP, "jobs", "none is overdue".to_owned()),
+            Some(job) => {
+                let why = job.overdue.as_deref().unwrap_or("it should have moved on by now");
+                let more = if list.jobs.len() > 1 { format!("; {} in all", list.jobs.len()) } else { String::new() };
+                bad(
+                    GROUP,
+                    "jobs",
+                    Verdict::Fail,
+                    format!("{} is overdue: {why}{more}", job.short),
+                    format!("mesh job explain {}", job.short),
+                )
+            }
+        },
+        Err(failure) => failed(GROUP, "jobs", &failure),
     }
 }
 

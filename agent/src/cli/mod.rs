@@ -14,6 +14,7 @@ pub mod client;
 pub mod context;
 pub mod credit;
 pub mod device;
+pub mod dlq;
 pub mod doctor;
 pub mod duration;
 pub mod failure;
@@ -21,6 +22,7 @@ pub mod job;
 pub mod meta;
 pub mod network;
 pub mod node;
+pub mod operator;
 pub mod output;
 pub mod owner;
 pub mod sign;
@@ -79,6 +81,7 @@ async fn run(cli: &Cli, output: &Output) -> Done {
         Command::Doctor(args) => doctor::run(cli, args, output).await,
         Command::Node(args) => node::run(cli, args, output).await,
         Command::Job(args) => job::run(cli, args, output).await,
+        Command::Dlq(command) => dlq::run(cli, command, output).await,
         Command::Blob(args) => blob::run(cli, args, output).await,
         Command::Credit(args) => credit::run(cli, args, output).await,
         Command::Network(args) => network::run(cli, args, output).await,

@@ -1,11 +1,13 @@
 //! `mesh node`: the devices of the network.
 
 use bus_schemas::Code;
-use bus_schemas::api::{DeviceInfo, DeviceList};
+use bus_schemas::api::{DeviceInfo, DeviceList, ask};
+use bus_schemas::order::What;
 
-use super::args::{Cli, NodeCommand};
+use super::args::{Cli, DrainArgs, NodeCommand};
 use super::client::Session;
 use super::failure::{Done, End, Failure};
+use super::operator;
 use super::output::{self, Output};
 
 /// `mesh node …`.
@@ -20,8 +22,29 @@ pub async fn run(cli: &Cli, command: &NodeCommand, output: &Output) -> Done {
             let device = find(&session, device).await?;
             output.print("node.show", &device, || device.id.to_string(), || show_text(&device));
         }
+        NodeCommand::Drain(args) => drain(&session, args, output).await?,
     }
     Ok(End::Fine)
+}
+
+async fn drain(session: &Session, args: &DrainArgs, output: &Output) -> Result<(), Failure> {
+    let device = find(session, &args.device).await?;
+    let ask = ask::Drain { id: device.id.to_string(), undo: args.undo, reason: args.reason.clone() };
+    let own = device.member == session.context.member.id;
+    let device: DeviceInfo = match args.network_key.is_none() && (own || session.context.network_key.is_none()) {
+        true => session.ask("device.drain", &ask).await?,
+        false => operator::order(session, args.network_key.as_deref(), What::Drain(ask)).await?,
+    };
+    output.print("node.drain", &device, || device.id.to_string(), || drain_text(&device));
+    Ok(())
+}
+
+fn drain_text(device: &DeviceInfo) -> String {
+    let (name, status) = (&device.name, &device.status);
+    match device.draining {
+        Some(_) => format!("{name} takes nothing new: {status}   next: mesh node drain {name} --undo"),
+        None => format!("{name} takes work again: {status}"),
+    }
 }
 
 /// # Errors
@@ -125,6 +148,7 @@ mod tests {
             claimed_tier: None,
             online: true,
             status: "idle".into(),
+            draining: None,
             last_seen: None,
             kinds: vec![],
             capabilities: vec![],

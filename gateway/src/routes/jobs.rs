@@ -38,6 +38,7 @@ pub async fn submit(State(world): State<Shared>, headers: HeaderMap, body: Body)
 pub const LIST: Parameters = Parameters {
     known: &[
         ("state", "one of Submitted, BiddingOpen, BiddingClosed, Assigned, Executing, Completed, Failed, Cancelled, Rejected"),
+        ("overdue", "true or false"),
         ("limit", "a number from 1 to 200"),
         ("cursor", "the cursor of the page before"),
     ],

@@ -4,6 +4,7 @@
 mod blobs;
 mod jobs;
 mod ledger;
+mod letters;
 mod people;
 mod problem;
 mod who;
@@ -39,8 +40,13 @@ pub fn api(world: Shared) -> Router {
         .route("/jobs/{id}/receipt", get(jobs::receipt))
         .route("/jobs/{id}/cancel", post(jobs::cancel))
         .route("/jobs/{id}/retry", post(jobs::retry))
+        .route("/dlq", get(letters::list))
+        .route("/dlq/{id}", get(letters::show).delete(letters::put_away))
+        .route("/dlq/{id}/retry", post(letters::retry))
+        .route("/operator/orders", post(letters::order))
         .route("/devices", get(people::devices))
         .route("/devices/{id}", get(people::device))
+        .route("/devices/{id}/drain", post(letters::drain))
         .route("/balance", get(people::balance))
         .route("/credit/balance", get(people::balance))
         .route("/credit/history", get(people::credits))
@@ -66,7 +72,9 @@ pub fn api(world: Shared) -> Router {
 /// What holds for every route: counted, nothing unknown without an answer, no panic that ends a connection.
 pub fn dressed(routes: Router) -> Router {
     let here = || async { Refusal::from(Problem::new(Code::NotFound, "no such path here")) };
-    let method = || async { Refusal::from(Problem::new(Code::WrongMethod, "GET reads, POST changes; each path knows one or both")) };
+    let method = || async {
+        Refusal::from(Problem::new(Code::WrongMethod, "GET reads, POST changes, DELETE puts away; each path knows some of them"))
+    };
     routes
         .fallback(here)
         .method_not_allowed_fallback(method)

@@ -175,8 +175,8 @@ mod tests {
                 "`state` is \"foo\"; allowed is one of Submitted, BiddingOpen, BiddingClosed, Assigned, Executing, Completed, Failed, \
                  Cancelled, Rejected",
             ),
-            ("colour=red", Code::UnknownField, "`colour` is no parameter here; known are: state, limit, cursor"),
-            ("limit=5&colour=red", Code::UnknownField, "`colour` is no parameter here; known are: state, limit, cursor"),
+            ("colour=red", Code::UnknownField, "`colour` is no parameter here; known are: state, overdue, limit, cursor"),
+            ("limit=5&colour=red", Code::UnknownField, "`colour` is no parameter here; known are: state, overdue, limit, cursor"),
             ("limit=5&limit=6", Code::DuplicateKey, "`limit` is given more than once"),
         ];
         for (query, code, detail) in rows {

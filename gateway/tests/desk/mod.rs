@@ -33,6 +33,8 @@ pub struct Books {
     pub members: BTreeSet<MemberId>,
     /// Questions so far.
     pub asked: usize,
+    /// How long each answer takes.
+    pub pause: Duration,
 }
 impl Books {
     /// The job that was submitted under this key is paid.
@@ -86,6 +88,8 @@ async fn keep_books(hub: &Hub) -> Arc<Mutex<Books>> {
                 books.asked += 1;
                 commands.iter().map(|command| books.answer(&command.op)).collect()
             };
+            let pause = kept.lock().unwrap().pause;
+            tokio::time::sleep(pause).await;
             bus.client.publish(message.reply.unwrap(), encode(&LedgerReply { outcomes }).into()).await.unwrap();
         }
     });

@@ -9,7 +9,8 @@ use bus_schemas::assignment::{Closed, Verb};
 use bus_schemas::history::HistoryRecord;
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, LedgerOutcome, Op, RefusalKind, VoidReason};
-use bus_schemas::{Batch, Code, DeviceId, InstanceId, Problem, subject};
+use bus_schemas::letter::{Entry, Letter, Stage};
+use bus_schemas::{Batch, Code, DeviceId, InstanceId, LetterId, Problem, subject};
 use serde_bytes::ByteBuf;
 
 use super::{Ended, Item, ack_all, ask_device, store_history};
@@ -56,7 +57,7 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
     if !voids.is_empty() {
         asker.ask(voids, vec![], vec![]).await;
     }
-    dead_letters(&asker.bus, &mut items).await;
+    dead_letters(&asker, &mut items).await;
     store_history(&asker.bus, &asker.signer, records).await;
     crash::at("after_history");
     let told: Vec<Closed> = closed.values().flatten().cloned().collect();
@@ -75,20 +76,19 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
 }
 
 /// Keeps what failed for good where an operator looks for it.
-async fn dead_letters(bus: &bus::Bus, items: &mut [Item]) {
-    let letters: Vec<String> = items
+async fn dead_letters(asker: &Asker, items: &mut [Item]) {
+    let letters: Vec<Vec<u8>> = items
         .iter_mut()
         .filter_map(|item| {
-            let (job, member) = (item.job, item.record.member);
+            let (job, at, member) = (item.job, item.record.at, Some(item.record.member));
             let end = item.end().filter(|end| end.state == JobState::Failed)?;
-            let problem = end.problem.as_ref()?;
-            let letter = serde_json::json!({
-                "job": job, "member": member, "attempts": end.attempts, "code": problem.code, "detail": problem.detail,
-            });
-            Some(letter.to_string())
+            let (attempts, problem) = (end.attempts, end.problem.clone()?);
+            let (net, id) = (asker.net, LetterId::of_job(&job));
+            let letter = Letter { net, id, at, stage: Stage::Failed, member, job: Some(job), attempts, problem, original: None };
+            Some(Entry::Letter(Box::new(letter)).signed(&asker.signer))
         })
         .collect();
-    let stored = letters.into_iter().map(|letter| bus.store(subject::DLQ.to_owned(), None, letter.into(), Duration::from_secs(5)));
+    let stored = letters.into_iter().map(|letter| asker.bus.store(subject::DLQ.to_owned(), None, letter.into(), Duration::from_secs(5)));
     for outcome in futures::future::join_all(stored).await {
         if let Err(error) = outcome {
             tracing::warn!(%error, "a dead letter was not kept; HISTORY has the job's end");

@@ -1,13 +1,15 @@
 //! Looking at jobs: `ls`, `show`, `explain`, and `cancel`.
 
 use bus_schemas::Code;
-use bus_schemas::api::{Explanation, JobList, JobView, ask};
+use bus_schemas::api::{AttemptView, Explanation, JobList, JobView, ask};
+use bus_schemas::event::Progress;
 use bus_schemas::history::{Considered, Verdict};
 use bus_schemas::id::DeviceId;
 use bus_schemas::mana::mana_text;
 
 use crate::cli::args::{Cli, LsArgs};
 use crate::cli::client::Session;
+use crate::cli::duration;
 use crate::cli::failure::{Done, End, Failure};
 use crate::cli::output::{self, Output, count};
 
@@ -18,7 +20,7 @@ pub async fn find(session: &Session, id: &str) -> Result<JobView, Failure> {
 
 pub async fn ls(cli: &Cli, args: &LsArgs, output: &Output) -> Done {
     let session = Session::open(cli).await?;
-    let question = ask::JobLs { state: args.state, limit: Some(args.limit), cursor: args.cursor.clone() };
+    let question = ask::JobLs { state: args.state, overdue: args.overdue, limit: Some(args.limit), cursor: args.cursor.clone() };
     let list: JobList = session
         .ask("job.ls", &question)
         .await
@@ -79,7 +81,10 @@ fn show_text(job: &JobView) -> String {
     line("finished", job.finished_at.clone());
     line("cost", job.cost.as_ref().map(|cost| format!("{cost} mana")));
     line("held", job.hold_mmana.filter(|_| job.cost.is_none()).map(|hold| format!("{hold} mana")));
-    line("progress", job.progress.as_ref().map(|progress| format!("{}%   {}", progress.basis_points / 100, progress.stage)));
+    line("progress", job.progress.as_ref().map(progress_text));
+    line("kept", job.checkpoint.map(|kept| format!("{}; another device would go on behind them", count(u64::from(kept.units), "text"))));
+    line("cancel", job.cancelling.then(|| "cancelled, and ends as soon as its holder can".to_owned()));
+    line("OVERDUE", job.overdue.clone());
     line("waits", job.waiting.clone());
     line("error", job.error.as_ref().map(|error| format!("{} {}: {}", error.code, error.title, error.detail)));
     if !job.transitions.is_empty() {
@@ -89,6 +94,22 @@ fn show_text(job: &JobView) -> String {
         });
     }
     text
+}
+
+/// `40%   embedding   12.0 s left   done: read   then: store`.
+fn progress_text(progress: &Progress) -> String {
+    let left = progress.eta_ms.map(|eta| format!("   {} left", duration::show(std::time::Duration::from_millis(eta))));
+    let list = |what: &str, stages: &[String]| if stages.is_empty() { String::new() } else { format!("   {what}: {}", stages.join(", ")) };
+    let said = progress.message.as_ref().map(|message| format!("   {message}"));
+    format!(
+        "{}%   {}{}{}{}{}",
+        progress.basis_points / 100,
+        progress.stage,
+        said.unwrap_or_default(),
+        left.unwrap_or_default(),
+        list("done", &progress.done_stages),
+        list("then", &progress.remaining_stages)
+    )
 }
 
 fn time(ms: u64) -> String {
@@ -123,11 +144,21 @@ fn explain_text(explanation: &Explanation, now: jiff::Timestamp) -> String {
         }
     }
     for attempt in &explanation.attempts {
-        let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
-        let (number, device, class, message) = (attempt.number, attempt.device, &attempt.class, &attempt.message);
-        text.push_str(&format!("  attempt {number} on {device} ended: {class} ({message}{})\n", kept.unwrap_or_default()));
+        text.push_str(&format!("  {}\n", attempt_line(attempt)));
     }
-    if let Some(next) = &explanation.next_look_at {
+    if let Some(lease) = &explanation.lease {
+        let (renews, ends) = (within(&lease.renews_at, now), within(&lease.ends_at, now));
+        text.push_str(&format!(
+            "  scheduler {} has it in hand since {}: renews its lease {renews}, lets go {ends} if it cannot\n",
+            lease.scheduler, lease.since
+        ));
+    }
+    if let Some(overdue) = &explanation.overdue {
+        text.push_str(&format!("  OVERDUE: {overdue}\n"));
+    }
+    explanation.next.iter().for_each(|next| text.push_str(&format!("next: {next}\n")));
+    // A gateway of an older version says no more than this.
+    if let Some(next) = explanation.next_look_at.as_ref().filter(|_| explanation.next.is_empty()) {
         let gives_up = explanation.gives_up_at.as_ref().map(|at| format!("; gives up {at}")).unwrap_or_default();
         // What is told may be a moment old, and the look be made by now.
         let over = next.parse::<jiff::Timestamp>().is_ok_and(|next| next <= now);
@@ -135,6 +166,24 @@ fn explain_text(explanation: &Explanation, now: jiff::Timestamp) -> String {
         text.push_str(&format!("will be looked at again {next}, or when a device changes{gives_up}\n"));
     }
     text
+}
+
+/// `in 7.0 s`, or `now` where it is over.
+fn within(at: &str, now: jiff::Timestamp) -> String {
+    let left = at.parse::<jiff::Timestamp>().ok().and_then(|at| u64::try_from(at.as_millisecond() - now.as_millisecond()).ok());
+    left.map_or_else(|| "now".to_owned(), |left| format!("in {}", duration::show(std::time::Duration::from_millis(left))))
+}
+
+/// How one attempt ended, in a line.
+pub fn attempt_line(attempt: &AttemptView) -> String {
+    let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
+    let lasted = attempt.assigned_at.zip(attempt.ended_at).map(|(from, to)| {
+        let lasted = std::time::Duration::from_millis(to.saturating_sub(from));
+        format!(" at {} after {}", bus_schemas::time_of_day(to), duration::show(lasted))
+    });
+    let last = if attempt.retryable == Some(false) { "; no other device would fare better" } else { "" };
+    let (number, device, class, message) = (attempt.number, attempt.device, &attempt.class, &attempt.message);
+    format!("attempt {number} on {device} ended{}: {class} ({message}{}{last})", lasted.unwrap_or_default(), kept.unwrap_or_default())
 }
 
 fn verdict_row(considered: &Considered, winner: Option<DeviceId>) -> [String; 3] {
@@ -178,8 +227,58 @@ pub async fn cancel(cli: &Cli, id: &str, output: &Output) -> Done {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bus_schemas::api::LeaseView;
+    use bus_schemas::holding::HoldingPhase;
     use bus_schemas::job::JobState;
     use bus_schemas::{Cid, JobId};
+
+    #[test]
+    fn an_explanation_for_people() {
+        let (id, device) = (JobId(Cid::of(b"job")), bus_schemas::Signer::from_seed(&[1; 32]).public().device_id());
+        let attempt = |number, class: &str, retryable| AttemptView {
+            attempt: bus_schemas::AttemptId(Cid::of(b"a")),
+            number,
+            device,
+            class: class.into(),
+            message: "it ran for longer than 1000 ms".into(),
+            kept_units: (number == 2).then_some(512),
+            assigned_at: Some(1_800_000_000_000),
+            ended_at: Some(1_800_000_001_500),
+            retryable: Some(retryable),
+        };
+        let explanation = Explanation {
+            id,
+            short: id.short(),
+            state: JobState::Submitted,
+            summary: "waits since 2027-01-15T08:00:00.000Z for a device".into(),
+            attempts: vec![attempt(1, "Timeout", true), attempt(2, "ExecutionError", false)],
+            next: vec!["next attempt in 1.0 s (2 of 4 attempts used)".into(), "given up at 09:00:00 UTC, in 59 min".into()],
+            lease: Some(LeaseView {
+                scheduler: "s1".into(),
+                since: "2027-01-15T08:00:00.000Z".into(),
+                renewed_at: "2027-01-15T08:00:50.000Z".into(),
+                renews_at: "2027-01-15T08:01:00.000Z".into(),
+                ends_at: "2027-01-15T08:01:10.000Z".into(),
+                phase: HoldingPhase::BackOff,
+            }),
+            overdue: Some("it was cancelled at 07:58:59 UTC and has not ended; whoever holds it has to end it".into()),
+            next_look_at: None,
+            gives_up_at: Some("2027-01-15T09:00:00.000Z".into()),
+            transitions: vec![],
+            devices: vec![],
+            decisions: vec![],
+        };
+        insta::assert_snapshot!(explain_text(&explanation, "2027-01-15T08:00:53Z".parse().unwrap()));
+        let progress = Progress {
+            basis_points: 4_000,
+            stage: "embedding".into(),
+            eta_ms: Some(12_000),
+            message: Some("400 of 1000 texts".into()),
+            done_stages: vec!["read".into()],
+            remaining_stages: vec!["store".into()],
+        };
+        assert_eq!(progress_text(&progress), "40%   embedding   400 of 1000 texts   12.0 s left   done: read   then: store");
+    }
 
     #[test]
     fn the_next_look_is_never_in_the_past() {
@@ -195,6 +294,9 @@ mod tests {
                 state: JobState::Submitted,
                 summary: "waits".into(),
                 attempts: vec![],
+                next: vec![],
+                lease: None,
+                overdue: None,
                 next_look_at: Some(next.into()),
                 gives_up_at: Some("later".into()),
                 transitions: vec![],

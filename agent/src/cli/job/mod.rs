@@ -23,6 +23,7 @@ use super::duration;
 use super::failure::{Done, End, Failure, Silence};
 use super::output::Output;
 use follow::Follow;
+pub use look::attempt_line;
 
 /// `mesh job …`.
 pub async fn run(cli: &Cli, args: &JobArgs, output: &Output) -> Done {

@@ -1,0 +1,176 @@
+//! `mesh dlq`: what failed for good, and what may still be done about it.
+
+use bus_schemas::api::ask::{ById, LetterLs};
+use bus_schemas::api::letters::{LetterList, LetterView};
+use bus_schemas::order::What;
+
+use super::args::{Cli, DlqCommand, DlqLsArgs};
+use super::client::Session;
+use super::failure::{Done, End, Failure};
+use super::job::attempt_line;
+use super::operator;
+use super::output::{self, Output, count};
+
+/// `mesh dlq …`.
+pub async fn run(cli: &Cli, command: &DlqCommand, output: &Output) -> Done {
+    let session = Session::open(cli).await?;
+    match command {
+        DlqCommand::Ls(args) => ls(&session, args, output).await,
+        DlqCommand::Show(args) => {
+            let letter = one(&session, args, "dlq.show", What::DlqShow).await?;
+            output.print("dlq.show", &letter, || letter.id.to_string(), || show_text(&letter));
+            Ok(End::Fine)
+        }
+        DlqCommand::Retry(args) => {
+            let letter = one(&session, args, "dlq.retry", What::DlqRetry).await?;
+            let again = letter.retried.as_ref().and_then(|mark| mark.job);
+            let human = || match again {
+                Some(job) => format!("{} is tried again as {}   next: mesh job wait {}", letter.short, job.short(), job.short()),
+                None => format!("{} is tried again", letter.short),
+            };
+            output.print("dlq.retry", &letter, || again.map_or_else(String::new, |job| job.to_string()), human);
+            Ok(End::Fine)
+        }
+        DlqCommand::Drop(args) => {
+            let ask = ById { id: args.id.clone() };
+            let letter: LetterView = operator::order(&session, args.network_key.as_deref(), What::DlqDrop(ask)).await?;
+            output.print("dlq.drop", &letter, || letter.id.to_string(), || format!("{} is put away", letter.short));
+            Ok(End::Fine)
+        }
+    }
+}
+
+async fn ls(session: &Session, args: &DlqLsArgs, output: &Output) -> Done {
+    let ask = LetterLs { limit: Some(args.limit), cursor: args.cursor.clone() };
+    let list: LetterList = match args.operator.all {
+        true => operator::order(session, args.operator.network_key.as_deref(), What::DlqLs(ask)).await?,
+        false => session.ask("dlq.ls", &ask).await?,
+    };
+    output.print_list("dlq.ls", &list, &list.letters, |letter| letter.id.to_string(), || ls_text(&list));
+    Ok(End::Fine)
+}
+
+async fn one(session: &Session, args: &super::args::LetterArgs, call: &str, order: fn(ById) -> What) -> Result<LetterView, Failure> {
+    let ask = ById { id: args.id.clone() };
+    let answered = match args.operator.all {
+        true => operator::order(session, args.operator.network_key.as_deref(), order(ask)).await,
+        false => session.ask(call, &ask).await,
+    };
+    answered.map_err(|failure| failure.about(&args.id))
+}
+
+fn ls_text(list: &LetterList) -> String {
+    if list.letters.is_empty() {
+        return "nothing failed for good".to_owned();
+    }
+    let row = |letter: &LetterView| {
+        let done = letter.retried.as_ref().map_or_else(String::new, |mark| match mark.job {
+            Some(job) => format!("tried again as {}", job.short()),
+            None => "sent again".to_owned(),
+        });
+        [
+            letter.short.clone(),
+            letter.stage.name().to_owned(),
+            letter.job.map_or_else(|| "-".to_owned(), |job| job.short()),
+            letter.attempts.to_string(),
+            letter.at.clone(),
+            format!("{} {}", letter.error.code, letter.error.detail),
+            done,
+        ]
+    };
+    let mut text = output::table(["LETTER", "STAGE", "JOB", "ATTEMPTS", "AT", "WHY", ""], list.letters.iter().map(row));
+    if let Some(cursor) = &list.cursor {
+        text.push_str(&format!("\nmore: mesh dlq ls --cursor {cursor}"));
+    }
+    text
+}
+
+fn show_text(letter: &LetterView) -> String {
+    let mut text = format!("{}   {}   {}\n", letter.short, letter.stage.name(), letter.at);
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            text.push_str(&format!("  {name:<9} {value}\n"));
+        }
+    };
+    line("id", Some(letter.id.to_string()));
+    line("job", letter.job.map(|job| job.short()));
+    line("member", letter.member.map(|member| member.to_string()));
+    line("why", Some(format!("{} {}: {}", letter.error.code, letter.error.title, letter.error.detail)));
+    line(
+        "message",
+        letter.original.as_ref().map(|original| {
+            let (stream, seq, bytes) = (&original.stream, original.seq, original.bytes);
+            let kept = if original.payload.is_some() { ", kept in the letter" } else { "" };
+            format!("{} in {stream} at sequence {seq}{kept}   {}", count(bytes, "byte"), original.subject)
+        }),
+    );
+    let mark = |what: &str, mark: &bus_schemas::api::letters::MarkView| {
+        let job = mark.job.map(|job| format!(" as {}", job.short())).unwrap_or_default();
+        format!("{what}{job} by {} at {}", mark.by, mark.at)
+    };
+    line("retried", letter.retried.as_ref().map(|done| mark("tried again", done)));
+    line("dropped", letter.dropped.as_ref().map(|done| mark("put away", done)));
+    letter.history.iter().for_each(|attempt| text.push_str(&format!("  {}\n", attempt_line(attempt))));
+    if letter.retried.is_none() && letter.dropped.is_none() {
+        text.push_str(&format!("next: mesh dlq retry {}", letter.short));
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::api::AttemptView;
+    use bus_schemas::api::letters::MarkView;
+    use bus_schemas::letter::{Original, Stage};
+    use bus_schemas::{AttemptId, Cid, Code, JobId, LetterId, Problem, Signer};
+
+    fn letter() -> LetterView {
+        let (job, key) = (JobId(Cid::of(b"job")), Signer::from_seed(&[1; 32]).public());
+        let id = LetterId::of_job(&job);
+        LetterView {
+            id,
+            short: id.short(),
+            at: "2026-11-21T09:12:05.000Z".into(),
+            stage: Stage::Failed,
+            member: Some(key.member_id()),
+            job: Some(job),
+            attempts: 4,
+            error: Problem::new(Code::JobFailed, "it ran for longer than 1000 ms").body(),
+            original: None,
+            history: vec![AttemptView {
+                attempt: AttemptId(Cid::of(b"a")),
+                number: 1,
+                device: key.device_id(),
+                class: "Timeout".into(),
+                message: "it ran for longer than 1000 ms".into(),
+                kept_units: None,
+                assigned_at: Some(1_800_000_000_000),
+                ended_at: Some(1_800_000_001_500),
+                retryable: Some(true),
+            }],
+            retried: None,
+            dropped: None,
+        }
+    }
+
+    #[test]
+    fn a_letter_for_people() {
+        let list = LetterList { letters: vec![letter()], cursor: Some("5.x".into()) };
+        insta::assert_snapshot!(ls_text(&list));
+        insta::assert_snapshot!(show_text(&letter()));
+        let mark = MarkView { at: "2026-11-21T10:00:00.000Z".into(), by: "operator".into(), job: Some(JobId(Cid::of(b"again"))) };
+        let submission = LetterView {
+            stage: Stage::Submission,
+            job: None,
+            member: None,
+            attempts: 0,
+            history: vec![],
+            original: Some(Original::keeping("SUBMIT", 7, "mesh.v1.submit.x", b"{}")),
+            retried: Some(mark),
+            ..letter()
+        };
+        insta::assert_snapshot!(show_text(&submission));
+        assert_eq!(ls_text(&LetterList { letters: vec![], cursor: None }), "nothing failed for good");
+    }
+}

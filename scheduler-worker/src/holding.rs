@@ -1,0 +1,100 @@
+//! Tells who asks what this scheduler has in hand and what it waits for. Nothing follows from it.
+
+use std::time::Instant;
+
+use async_nats::Message;
+use bus_schemas::holding::{HeldAttempt, Holding, HoldingAsk, HoldingPhase};
+use bus_schemas::{Form, JobId, UnixMs, limits, strict};
+
+use crate::job::{Job, Phase};
+use crate::next_step::counts;
+use crate::world::{Out, World};
+
+/// A moment of our own clock on the hub's.
+fn on_hub(moment: Instant, now: Instant, hub_now: UnixMs) -> UnixMs {
+    let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    match moment.checked_duration_since(now) {
+        Some(ahead) => hub_now.saturating_add(ms(ahead)),
+        None => hub_now.saturating_sub(ms(now.duration_since(moment))),
+    }
+}
+
+/// Where a job stands, and when that is over by itself.
+fn phase(phase: &Phase) -> (HoldingPhase, Option<Instant>) {
+    match phase {
+        Phase::Looking => (HoldingPhase::Looking, None),
+        Phase::Ready { .. } => (HoldingPhase::Ready, None),
+        Phase::Bidding { .. } => (HoldingPhase::Bidding, None),
+        Phase::Assigning => (HoldingPhase::Assigning, None),
+        Phase::Running => (HoldingPhase::Running, None),
+        Phase::BackOff { until } => (HoldingPhase::BackOff, Some(*until)),
+        Phase::Waiting { next_look } => (HoldingPhase::Waiting, Some(*next_look)),
+        Phase::Closing => (HoldingPhase::Closing, None),
+    }
+}
+
+impl World {
+    /// Answers where the job is in hand here; the others are silent.
+    pub fn hear_holding(&mut self, message: &Message, now: Instant) {
+        let Some(reply) = message.reply.as_ref().filter(|reply| reply.starts_with("_INBOX.")) else { return };
+        let Ok(HoldingAsk { job }) = strict::decode(Form::Msgpack, &message.payload, limits::BODY_BYTES_MAX) else { return };
+        let Some(holding) = self.jobs.get(&job).map(|held| self.holding(job, held, now)) else { return };
+        let payload = self.config.signer.batch(&[holding]).encode().into();
+        self.out.push(Out { subject: reply.to_string(), reply: None, headers: None, payload });
+    }
+
+    fn holding(&self, id: JobId, job: &Job, now: Instant) -> Holding {
+        let at = self.hub_ms();
+        let timings = &self.config.timings;
+        let hub = |moment| on_hub(moment, now, at);
+        let (phase, until) = phase(&job.phase);
+        let used = job.ended.iter().filter(|ended| counts(ended.failure.class)).count();
+        let silence =
+            |device| self.fleet.get(device).and_then(|device| device.heard_at()).map_or(timings.silence, |heard| now.duration_since(heard));
+        let ms = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let current = job.current().map(|attempt| HeldAttempt {
+            attempt: attempt.id,
+            number: attempt.number,
+            device: attempt.device,
+            name: self.fleet.name(&attempt.device),
+            assigned_at: attempt.assigned_at,
+            started_at: attempt.started.map(|(at, _)| at),
+            silent_ms: ms(silence(&attempt.device)),
+            silence_max_ms: ms(timings.silence),
+            timeout_ms: job.timeout_ms,
+        });
+        Holding {
+            net: self.net,
+            job: id,
+            s: self.s.clone(),
+            at,
+            since: hub(job.lease.since),
+            renewed_at: hub(job.lease.confirmed),
+            renews_at: hub(job.lease.confirmed + timings.renewal),
+            ends_at: hub(job.lease.confirmed + timings.fence),
+            phase,
+            until: until.map(hub),
+            attempts_used: u32::try_from(used).unwrap_or(u32::MAX),
+            gives_up_at: job.gives_up_at,
+            cancelled: job.cancelled,
+            current,
+            kept: job.kept,
+            holds_back: self.fleet.holds_back(now),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn moments_are_told_in_hub_time() {
+        let now = Instant::now();
+        assert_eq!(on_hub(now + Duration::from_millis(250), now, 1_000), 1_250);
+        assert_eq!(on_hub(now, now, 1_000), 1_000);
+        assert_eq!(on_hub(now, now + Duration::from_millis(300), 1_000), 700);
+        assert_eq!(phase(&Phase::BackOff { until: now }), (HoldingPhase::BackOff, Some(now)));
+    }
+}
