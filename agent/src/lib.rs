@@ -29,6 +29,7 @@ pub mod work;
 
 pub mod blobs;
 pub mod checkpoint;
+pub mod disk;
 pub mod executor;
 pub mod local;
 pub mod outbox;

@@ -153,12 +153,8 @@ impl Forwarder {
 
     /// The client's own key, or else the place in this OUTBOX: the same message is the same job however often it is sent.
     fn key_of(&self, delivery: &Delivery) -> String {
-        let given = |name: &str| {
-            let value = delivery.headers.as_ref()?.get(name)?.as_str();
-            (!value.is_empty()).then(|| value.to_owned())
-        };
-        let own = || format!("{}:{}", self.local.outbox_id, delivery.stream_seq);
-        given(header::JOB_KEY).or_else(|| given(header::NATS_MSG_ID)).unwrap_or_else(own)
+        let place = || format!("{}:{}", self.local.outbox_id, delivery.stream_seq);
+        clients_key(delivery.headers.as_ref()).map_or_else(place, str::to_owned)
     }
 
     async fn refuse(&self, key: &str, problem: &Problem) {
@@ -169,17 +165,20 @@ impl Forwarder {
     }
 }
 
+/// The key that the client gave.
+fn clients_key(headers: Option<&HeaderMap>) -> Option<&str> {
+    let given = |name: &str| headers?.get(name).map(async_nats::HeaderValue::as_str).filter(|value| !value.is_empty());
+    given(header::JOB_KEY).or_else(|| given(header::NATS_MSG_ID))
+}
+
 /// What goes along: a key that the client gave, as it gave it, else the one that is made up here and yields to the body's own.
 fn headers(key: &str, given: Option<&HeaderMap>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let given = |name: &str| given.and_then(|given| given.get(name)).map(|value| value.as_str());
-    match given(header::JOB_KEY).or_else(|| given(header::NATS_MSG_ID)) {
-        Some(own) => headers.insert(header::JOB_KEY, own),
-        None => headers.insert(header::OUTBOX_KEY, key),
-    }
+    let name = if clients_key(given).is_some() { header::JOB_KEY } else { header::OUTBOX_KEY };
+    headers.insert(name, key);
     for name in PASSED_ON {
-        if let Some(value) = given(name) {
-            headers.insert(name, value);
+        if let Some(value) = given.and_then(|given| given.get(name)) {
+            headers.insert(name, value.as_str());
         }
     }
     headers

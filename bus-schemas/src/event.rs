@@ -53,6 +53,12 @@ pub struct Checkpoint {
     /// Texts of the job that are done, from the first on.
     pub units: u32,
 }
+impl Checkpoint {
+    /// How many of a job's `units` texts are left to compute behind what is kept.
+    pub fn left(kept: Option<Self>, units: u32) -> u32 {
+        units.saturating_sub(kept.map_or(0, |kept| kept.units))
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Progress {

@@ -191,7 +191,7 @@ impl Job {
         let AdmittedJob { job, member, class, hold_mmana, ref body, .. } = *self.admitted;
         let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
         // What is kept is not computed, and not paid, again.
-        let units = self.units.saturating_sub(self.kept.map_or(0, |kept| kept.units));
+        let units = Checkpoint::left(self.kept, self.units);
         Brief { job, member, class, hold: hold_mmana, bytes, units, timeout_ms: self.timeout_ms, needs: self.needs.clone() }
     }
     /// A record of HISTORY about this job; it covers every change of state since the last one.

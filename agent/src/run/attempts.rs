@@ -20,6 +20,9 @@ use crate::{bidding, crash};
 const LOOK: Duration = Duration::from_millis(500);
 /// Work that ends within this tells nothing on its way.
 const QUIET: Duration = Duration::from_millis(limits::STARTED_AFTER_MS);
+/// Why an attempt is dropped.
+pub const GAVE_WAY: &str = "its place in the device's queue went to a newer job";
+const EXPIRED: &str = "it waited in the device's queue for longer than it may (max_execution_wait_ms)";
 const STORE_MAX: Duration = Duration::from_secs(5);
 /// A receipt that no stream took is tried again this soon.
 const AGAIN_SOON: Duration = Duration::from_secs(1);
@@ -33,10 +36,14 @@ impl Agent {
     }
 
     fn start(&mut self, attempt: AttemptId) {
+        let now = self.uplink.time.now_ms();
         let Some(held) = self.held.get_mut(&attempt) else {
             self.work.close(&attempt);
             return;
         };
+        if has_expired(held, now) {
+            return self.dropped(&attempt, EXPIRED);
+        }
         held.started = Some(Instant::now());
         let Some(spec) = held.spec.take() else { return self.fail(&attempt, FailureClass::ExecutionError, "its body is gone", true) };
         let resume = held.resume;
@@ -162,11 +169,21 @@ impl Agent {
         }
     }
 
-    /// An attempt lost its place in the queue to another one.
-    pub fn dropped(&mut self, attempt: &AttemptId) {
-        let message = "its place in the device's queue went to a newer job";
-        self.event(attempt, EventKind::Dropped { reason: message.into() });
-        self.fail(attempt, FailureClass::DeviceDeclined, message, true);
+    /// An attempt leaves the queue before it has begun: it goes back at once.
+    pub fn dropped(&mut self, attempt: &AttemptId, why: &str) {
+        tracing::info!(%attempt, why, "dropped from the queue");
+        self.event(attempt, EventKind::Dropped { reason: why.into() });
+        self.fail(attempt, FailureClass::DeviceDeclined, why, true);
+    }
+
+    /// Gives back what has waited here longer than its member allows.
+    pub fn drop_expired(&mut self) {
+        let now = self.uplink.time.now_ms();
+        let waits = |attempt: &AttemptId| self.work.look(attempt) == Was::Waiting;
+        let expired = |attempt: &AttemptId| self.held.get(attempt).is_some_and(|held| has_expired(held, now));
+        let attempts: Vec<AttemptId> =
+            self.work.attempts_at_work().into_iter().filter(|attempt| waits(attempt) && expired(attempt)).collect();
+        attempts.iter().for_each(|attempt| self.dropped(attempt, EXPIRED));
     }
 
     fn fail(&mut self, attempt: &AttemptId, class: FailureClass, message: &str, retryable: bool) {
@@ -337,6 +354,12 @@ impl Agent {
     pub fn is_drained(&self) -> bool {
         self.work.waiting() + self.work.running() + self.ending.len() + self.sending == 0
     }
+}
+
+/// Whether it has waited here longer than its member allows, by hub time. Only what has not begun has its body.
+fn has_expired(held: &Held, now: u64) -> bool {
+    let waits = held.spec.as_ref().map(bus_schemas::job::JobSpec::max_execution_wait_ms);
+    waits.is_some_and(|ms| held.assignment.assigned_at.saturating_add(ms) < now)
 }
 
 /// Work time in whole milliseconds, rounded up: never less than one.

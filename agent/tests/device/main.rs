@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // a test may end where it stands
 
 mod hub;
+mod queue;
 mod scheduler;
 
 use agent::home::{Home, Settings};
