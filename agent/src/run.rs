@@ -24,6 +24,7 @@ use crate::local::Local;
 use crate::outbox::{Counts, Forwarder};
 use crate::renewal::Renewal;
 
+mod asleep;
 mod attempts;
 mod auction;
 mod books;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bus_schemas::eligibility::Needs;
-use bus_schemas::event::Checkpoint;
+use bus_schemas::event::{Checkpoint, Progress};
 use bus_schemas::history::{Back, Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::job::{AdmittedJob, Class, JobState};
 use bus_schemas::ledger::Ended;
@@ -53,6 +53,8 @@ pub struct Attempt {
     pub start_by: Instant,
     /// Full heartbeats in a row that did not name it.
     pub absent: u8,
+    /// How far it is, as the device told last.
+    pub progress: Option<Progress>,
     /// Texts that were done before it.
     pub resumed: Option<u32>,
     /// A cancel was sent.

@@ -44,7 +44,7 @@ impl Agent {
         if has_expired(held, now) {
             return self.dropped(&attempt, EXPIRED);
         }
-        held.started = Some(Instant::now());
+        (held.started, held.asleep_before) = (Some(Instant::now()), self.asleep.so_far());
         let Some(spec) = held.spec.take() else { return self.fail(&attempt, FailureClass::ExecutionError, "its body is gone", true) };
         let resume = held.resume;
         match (spec.text, spec.inputs.first().copied()) {
@@ -115,10 +115,11 @@ impl Agent {
             return;
         }
         let Some(held) = self.held.get_mut(&attempt).filter(|held| held.stage == Stage::Computing) else { return };
-        held.took = took;
+        // What nobody computed is not claimed.
+        held.took = took.saturating_sub(self.asleep.so_far().saturating_sub(held.asleep_before));
         match result {
             Ok((bytes, cid)) => {
-                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                let took_us = u64::try_from(held.took.as_micros()).unwrap_or(u64::MAX);
                 let learned = bidding::learn(self.speeds.get(&kind).copied(), units, took_us);
                 self.speeds.insert(kind, learned);
                 if is_inline(&bytes) {

@@ -203,6 +203,7 @@ impl Agent {
             reins: Reins::default(),
             arrived: Instant::now(),
             started: None,
+            asleep_before: Duration::ZERO,
             took: Duration::ZERO,
             kept: false,
             told: None,

@@ -26,6 +26,7 @@ use crate::link::Trust;
 use crate::local::{LinkStatus, Local, Status, Totals};
 use crate::outbox::Counts;
 use crate::receipts::{Number, Unsettled};
+use crate::run::asleep::Asleep;
 use crate::run::parts::Parts;
 use crate::run::store::Store;
 use crate::work::Work;
@@ -111,6 +112,8 @@ pub struct Held {
     pub reins: Reins,
     pub arrived: Instant,
     pub started: Option<Instant>,
+    /// How long this program had been stopped by then.
+    pub asleep_before: Duration,
     /// Computing alone.
     pub took: Duration,
     /// It is in WORK.
@@ -167,6 +170,7 @@ pub struct Agent {
     pub tier: u8,
 
     pub started: Instant,
+    pub asleep: Asleep,
     pub next_beat: Instant,
     pub next_look: Instant,
     pub link: LinkStatus,
@@ -223,6 +227,7 @@ impl Agent {
             restart_server: Arc::default(),
             leaving: false,
             started: now,
+            asleep: Asleep::watch(),
             next_beat: now,
             next_look: now,
             link: LinkStatus::default(),
