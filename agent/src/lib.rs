@@ -36,7 +36,7 @@ pub mod outbox;
 
 pub mod run;
 
-mod crash;
+pub mod crash;
 
 pub mod cli;
 pub mod dev;

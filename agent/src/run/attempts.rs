@@ -45,6 +45,7 @@ impl Agent {
             return self.dropped(&attempt, EXPIRED);
         }
         (held.started, held.asleep_before) = (Some(Instant::now()), self.asleep.so_far());
+        crash::point("after_start");
         let Some(spec) = held.spec.take() else { return self.fail(&attempt, FailureClass::ExecutionError, "its body is gone", true) };
         let resume = held.resume;
         match (spec.text, spec.inputs.first().copied()) {
@@ -150,6 +151,7 @@ impl Agent {
         if self.held.get(&attempt).is_none_or(|held| held.stage != Stage::Storing) {
             return;
         }
+        crash::point("after_upload");
         match result {
             Ok(result) => self.finish(&attempt, Outcome::Completed(result), None),
             Err(problem) => {
@@ -233,6 +235,7 @@ impl Agent {
         crash::point("before_receipt");
         for pack in receipts::pack(drafts) {
             let bytes = receipts::sign(&self.signer, &pack);
+            crash::point("after_signed");
             let attempts = pack.iter().map(|draft| draft.receipt.attempt).collect();
             let number = self.unsettled.add(to.clone(), attempts, bytes, self.now());
             let attempt = |draft: &Draft| draft.receipt.attempt;
@@ -320,16 +323,28 @@ impl Agent {
         }
     }
 
-    /// Publishes one event. One that is lost is not missed: the next tells more.
+    /// Publishes one event. Of one that the hub does not take, only what must not be lost waits in the OUTBOX: the next word of a start or
+    /// of progress tells more.
     pub fn event(&self, attempt: &AttemptId, what: EventKind) {
         let Some(held) = self.held.get(attempt) else { return };
         let to = subject::event(&self.trust.device, what.token());
+        let waits = match what {
+            EventKind::Checkpoint(_) | EventKind::Dropped { .. } => {
+                self.local.clone().map(|local| (local, subject::local::out_event(what.token())))
+            }
+            EventKind::Started | EventKind::Progress(_) => None,
+        };
         let (net, device, job) = (self.trust.net, self.trust.device, held.assignment.job);
         let event = Event { net, device, at: bus::hub_time::here_ms(), job, attempt: *attempt, what };
         let (uplink, payload) = (self.uplink.clone(), self.signer.batch(&[event]).encode());
         tokio::spawn(async move {
-            if let Err(error) = uplink.store_once(to, None, payload.into(), STORE_MAX).await {
-                tracing::debug!(%error, "an event was not stored");
+            let payload = Bytes::from(payload);
+            let Err(error) = uplink.store_once(to, None, payload.clone(), STORE_MAX).await else { return };
+            tracing::debug!(%error, "an event was not stored");
+            if let Some((local, to)) = waits
+                && let Err(error) = local.bus.store_once(to, None, payload, STORE_MAX).await
+            {
+                tracing::warn!(%error, "an event is lost");
             }
         });
     }

@@ -215,6 +215,7 @@ impl Agent {
 
     /// WORK has the jobs, so they are accepted; one that it could not keep is declined.
     pub async fn on_kept(&mut self, keeping: Box<Keeping>) {
+        crash::point("after_kept");
         let Keeping { reply, mut answers, kept } = *keeping;
         for (index, attempt, kept) in kept {
             match kept {
@@ -228,6 +229,7 @@ impl Agent {
                 Ok(()) => self.forget_kept(attempt),
                 Err(problem) => {
                     tracing::error!(%problem, %attempt, "an accepted job could not be kept");
+                    self.store.failed = true;
                     self.work.close(&attempt);
                     self.held.remove(&attempt);
                     if let Some(answer) = answers.get_mut(index) {
@@ -326,6 +328,7 @@ impl Agent {
         let was = self.work.close(attempt);
         self.unsettled.close(attempt);
         let Some(held) = self.held.remove(attempt) else { return };
+        crash::point("after_closed");
         if was == Was::Running {
             held.reins.stop();
         }

@@ -12,6 +12,7 @@ use tokio::task::AbortHandle;
 
 use super::state::{Agent, Happened, Stage};
 use crate::blobs::Blobs;
+use crate::crash;
 use crate::executor::Part;
 use crate::local::Local;
 
@@ -44,6 +45,7 @@ impl Agent {
 
     pub fn on_part_stored(&mut self, attempt: AttemptId, checkpoint: Checkpoint) {
         let Some(held) = self.held.get_mut(&attempt) else { return };
+        crash::point("after_part");
         held.newest = Some(checkpoint);
         tracing::debug!(%attempt, units = checkpoint.units, "kept");
         self.event(&attempt, EventKind::Checkpoint(checkpoint));

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use super::state::{Agent, Happened};
 use crate::disk::{self, Found, Verdict};
 
-/// Streams that did not answer so often in a row, with room on the disk, do not come back by themselves.
+/// Streams that did not answer so often in a row, with room on the disk, do not come back by themselves: the server is started again, and
+/// once more after as many.
 const AWAY_MAX: u32 = 3;
 /// How long an answer may take.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
@@ -15,6 +16,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 pub struct Store {
     /// Why nothing can be kept.
     pub full: Option<String>,
+    /// Something could not be kept: it is to be found out whether anything can.
+    pub failed: bool,
     away: u32,
     looking: bool,
     next: Option<Instant>,
@@ -30,9 +33,10 @@ impl Agent {
         let Some(local) = self.local.clone() else { return };
         self.store.looking = true;
         let (home, happened) = (self.home.clone(), self.happened.clone());
+        let by_writing = self.store.full.is_some() || self.store.failed;
         tokio::spawn(async move {
-            let answers = tokio::time::timeout(ANSWER_MAX, local.outbox_waiting()).await.is_ok_and(|waiting| waiting.is_some());
             let free = disk::free_bytes(&home);
+            let answers = tokio::time::timeout(ANSWER_MAX, local.answers(by_writing)).await.unwrap_or(false);
             let _ = happened.send(Happened::Store(Found { free, answers }));
         });
     }
@@ -41,18 +45,19 @@ impl Agent {
         self.store.looking = false;
         self.store.next = Some(Instant::now() + self.timings.heartbeat / 2);
         let before = self.store.full.is_some();
+        let suspect = before || self.store.failed;
         match disk::verdict(found, before) {
             Verdict::Fine => {
-                (self.store.full, self.store.away) = (None, 0);
+                (self.store.full, self.store.failed, self.store.away) = (None, false, 0);
             }
             Verdict::Full(why) => {
                 (self.store.full, self.store.away) = (Some(why), 0);
             }
             Verdict::Away => {
                 self.store.away += 1;
-                // It cannot keep anything before it answers: what was full is not healed yet.
-                if self.store.away.is_multiple_of(AWAY_MAX) {
-                    tracing::error!("the streams of the device's own server are away; starting it again");
+                // What was full is not healed before it takes something again, and a server that had no room takes nothing more.
+                if self.store.away % AWAY_MAX == u32::from(suspect) {
+                    tracing::error!("the device's own server keeps nothing; starting it again");
                     self.restart_server.notify_waiters();
                 }
             }

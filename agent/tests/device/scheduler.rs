@@ -154,6 +154,36 @@ impl Scheduler {
         let reply: AssignReply = strict::decode(Form::Msgpack, &answer, 1 << 20).unwrap();
         reply.answers
     }
+    /// One job, to a device that may die before it answers.
+    pub async fn try_assign(&self, (job, payload): &Assigned) -> Option<AssignAnswer> {
+        let assignments = scheduler_key().batch(std::slice::from_ref(&job.0));
+        let request = AssignRequest { s: self.s.clone(), assignments, payloads: vec![payload.clone()] };
+        let asked = self.bus.ask_bytes(subject::ctl(&self.device, "assign"), encode(&request).into(), Duration::from_secs(2)).await;
+        let reply: AssignReply = strict::decode(Form::Msgpack, &asked.ok()?, 1 << 20).unwrap();
+        reply.answers.into_iter().next()
+    }
+    /// As [`Self::control`], to a device that may die before it answers.
+    pub async fn say(&self, verb: Verb) {
+        let token = verb.token();
+        let control = Control { net: self.net, device: self.device, at: here_ms(), exp: here_ms() + 10_000, s: self.s.clone(), verb };
+        let batch = scheduler_key().batch(&[control]).encode();
+        let _ = self.bus.ask_bytes(subject::ctl(&self.device, token), batch.into(), Duration::from_secs(2)).await;
+    }
+    /// All receipts that the hub has stored, oldest first.
+    pub async fn stored_receipts(&self) -> Vec<Receipt> {
+        let mut receipts = Vec::new();
+        let mut from = 1;
+        loop {
+            let messages = self.bus.from_seq("RECEIPTS", from, 256).await.unwrap();
+            let Some(last) = messages.last() else { return receipts };
+            from = last.seq + 1;
+            for message in messages {
+                let message: ReceiptMessage = strict::decode(Form::Msgpack, &message.payload, 400_000).unwrap();
+                let verified = message.receipts.verify::<Receipt>(&mut Verifier::default()).unwrap();
+                receipts.extend(verified.into_iter().map(bus_schemas::Verified::into_body));
+            }
+        }
+    }
     /// Whether anybody listens for control messages.
     pub async fn reaches(&self) -> bool {
         self.bus.ask_bytes(subject::ctl(&self.device, "have"), Bytes::new(), Duration::from_secs(10)).await.is_ok()
