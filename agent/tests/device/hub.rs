@@ -292,6 +292,13 @@ impl Running {
     pub async fn ended(&mut self) {
         eventually("the agent's end", || std::future::ready(self.child.try_wait().unwrap())).await;
     }
+    /// Stops its process for a while, as a machine that is set aside.
+    pub async fn freeze(&self, time: std::time::Duration) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        tokio::time::sleep(time).await;
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    }
     /// Asks it to stop, as `mesh stop` does.
     pub async fn stop(&mut self) {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();

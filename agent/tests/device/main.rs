@@ -5,6 +5,7 @@
 mod alarm;
 mod crashes;
 mod disk;
+mod frozen;
 mod hub;
 mod offline;
 mod queue;
