@@ -1,6 +1,7 @@
 //! What the device says to an offer: a quote, or a no with its reason. Decides and touches nothing.
 
 use bus_schemas::MilliMana;
+use bus_schemas::job::Class;
 use bus_schemas::limits::{QUEUE_MAX, tier_rate};
 use bus_schemas::offer::{BidAnswer, Decline, Offer, Quote};
 use bus_schemas::resources::Resources;
@@ -27,6 +28,8 @@ pub struct Desk {
     pub free: Resources,
     /// Jobs that wait here.
     pub waiting: usize,
+    /// The lowest class among them, where its owner lets a higher one take its place in a full queue.
+    pub gives_way: Option<Class>,
     /// Milliseconds until everything that waits and runs is done, by estimate.
     pub busy_ms: u64,
     /// Its tier, as it is paid.
@@ -52,7 +55,9 @@ fn quote(offer: &Offer, desk: &Desk) -> Result<Quote, Decline> {
     }
     let offered = desk.offered.iter().find(|offered| offered.kind == offer.kind).ok_or(Decline::KindNotOffered)?;
     fits(&offer.required_resources, &desk.free)?;
-    if !offered.instant && desk.waiting >= QUEUE_MAX {
+    // For a job of the same class none gives way here: it would be offered in its turn, and the two would go round in circles.
+    let full = desk.waiting >= QUEUE_MAX && desk.gives_way.is_none_or(|lowest| lowest <= offer.class);
+    if !offered.instant && full {
         return Err(Decline::QueueFull);
     }
     let duration_ms = expected_ms(offer.units, offered.per_unit_us);
@@ -118,7 +123,6 @@ pub fn minus(total: &Resources, used: &Resources) -> Resources {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bus_schemas::job::Class;
     use bus_schemas::{Cid, JobId, Signer};
     use proptest::prelude::*;
 
@@ -150,6 +154,7 @@ mod tests {
             total: Resources { cpu_cores: 4, memory_mb: 8000, storage_mb: 100, gpu_mb: 0 },
             free: Resources { cpu_cores: 2, memory_mb: 8000, storage_mb: 100, gpu_mb: 0 },
             waiting: 3,
+            gives_way: None,
             busy_ms: 700,
             tier: 1,
         }
@@ -189,6 +194,18 @@ mod tests {
         }
         let full = Desk { waiting: QUEUE_MAX, ..desk() };
         assert!(matches!(answer(&offer("echo", 1, 10_000), &full), BidAnswer::Bid(_)), "what is instant needs no place in the queue");
+        // Only a higher class takes the place of what waits, and only where the owner lets it.
+        for (gives_way, class, taken) in [
+            (None, Class::High, false),
+            (Some(Class::Normal), Class::High, true),
+            (Some(Class::Normal), Class::Normal, false),
+            (Some(Class::Normal), Class::Low, false),
+            (Some(Class::Low), Class::Normal, true),
+        ] {
+            let desk = Desk { gives_way, ..full.clone() };
+            let answer = answer(&Offer { class, ..offer("embed", 1, 10_000) }, &desk);
+            assert_eq!(matches!(answer, BidAnswer::Bid(_)), taken, "{gives_way:?} {class:?}: {answer:?}");
+        }
     }
 
     #[test]

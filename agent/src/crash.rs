@@ -2,6 +2,19 @@
 
 use std::sync::OnceLock;
 
+/// Every place, in the order in which a job comes by.
+pub const POINTS: [&str; 9] = [
+    "after_kept",
+    "after_accept",
+    "after_start",
+    "after_part",
+    "after_upload",
+    "before_receipt",
+    "after_signed",
+    "after_receipt",
+    "after_closed",
+];
+
 /// Whether the environment names this place.
 pub fn is_set(name: &str) -> bool {
     static AT: OnceLock<Option<String>> = OnceLock::new();

@@ -150,8 +150,16 @@ impl Reins {
     pub fn progress(&self) -> Progress {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+    /// What an engine says; nonsense is not passed on, and changes nothing.
     fn tell(&self, progress: Progress) {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner) = progress;
+        let mut known = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        match progress.follows(Some(&known)) {
+            Ok(()) => *known = progress,
+            Err(why) => {
+                metrics::counter!("mesh_agent_progress_refused_total").increment(1);
+                tracing::warn!(why, "an engine's progress was refused");
+            }
+        }
     }
 }
 
@@ -315,6 +323,15 @@ mod tests {
         assert_eq!(kinds(&only_echo), ["echo"]);
         assert_eq!(kinds(&Settings::default()).first().map(String::as_str), Some("echo"));
         assert!(engine("ocr", &only_echo).is_none());
+    }
+
+    #[test]
+    fn an_engine_cannot_tell_nonsense() {
+        let reins = Reins::default();
+        for (told, known) in [(100, 100), (50, 100), (10_001, 100), (10_000, 10_000), (9_999, 10_000)] {
+            reins.tell(Progress { basis_points: told, ..Progress::default() });
+            assert_eq!(reins.progress().basis_points, known, "after {told}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -12,6 +13,7 @@ use bus_schemas::Code;
 use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -43,6 +45,7 @@ struct Kept {
 pub struct Leaf {
     kept: Kept,
     stop: CancellationToken,
+    restart: Arc<Notify>,
     supervisor: tokio::task::JoinHandle<()>,
 }
 
@@ -73,8 +76,9 @@ impl Leaf {
         kept.write(home)?;
         server.write_config(&kept)?;
         let stop = CancellationToken::new();
-        let supervisor = tokio::spawn(server.supervise(child, kept.clone(), stop.clone()));
-        Ok(Self { kept, stop, supervisor })
+        let restart = Arc::new(Notify::new());
+        let supervisor = tokio::spawn(server.supervise(child, kept.clone(), stop.clone(), restart.clone()));
+        Ok(Self { kept, stop, restart, supervisor })
     }
 
     /// Where programs on this machine connect, without credentials.
@@ -92,6 +96,10 @@ impl Leaf {
     /// The agent's login where the people and programs of this machine are; they have one that may less.
     pub fn local_login(&self) -> Login {
         Login::UserPassword("local".into(), self.kept.agent_password.clone())
+    }
+    /// Where whoever waits is told, the running server is started again.
+    pub fn restarter(&self) -> Arc<Notify> {
+        self.restart.clone()
     }
     /// What tells the server to read its configuration again.
     pub fn reloader(&self, home: &Home, device: &Device) -> Reload {
@@ -205,12 +213,13 @@ impl Server {
         }
     }
 
-    async fn supervise(self, mut child: Child, kept: Kept, stop: CancellationToken) {
+    async fn supervise(self, mut child: Child, kept: Kept, stop: CancellationToken, restart: Arc<Notify>) {
         let mut pause = Duration::from_millis(200);
         loop {
             let since = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => break terminate(&mut child).await,
+                () = restart.notified() => terminate(&mut child).await,
                 status = child.wait() => tracing::error!(?status, "the device's nats-server ended; starting it again"),
             }
             if since.elapsed() > Duration::from_secs(60) {

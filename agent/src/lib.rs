@@ -29,13 +29,14 @@ pub mod work;
 
 pub mod blobs;
 pub mod checkpoint;
+pub mod disk;
 pub mod executor;
 pub mod local;
 pub mod outbox;
 
 pub mod run;
 
-mod crash;
+pub mod crash;
 
 pub mod cli;
 pub mod dev;

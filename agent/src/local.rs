@@ -133,6 +133,17 @@ impl Local {
         self.outbox.get_info().await.ok().map(|info| info.state.messages)
     }
 
+    /// Whether the streams answer; `by_writing`: and whether they take anything. A server that once had no room answers and takes nothing.
+    pub async fn answers(&self, by_writing: bool) -> bool {
+        const PROBE: &str = "out.probe";
+        if !by_writing {
+            return self.outbox_waiting().await.is_some();
+        }
+        let wait = std::time::Duration::from_secs(1);
+        let takes = self.bus.store_once(PROBE.into(), None, Bytes::new(), wait).await.is_ok();
+        self.outbox.purge().filter(PROBE).await.is_ok() && takes
+    }
+
     /// Gives what a member sees on `watch` to the programs of this machine, where this device submitted the job.
     pub async fn republish(&self, own: DeviceId, subject: &str, headers: Option<&HeaderMap>, payload: &Bytes) {
         let Some(headers) = headers else { return };

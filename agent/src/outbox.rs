@@ -15,7 +15,7 @@ use bus_schemas::id::Asker;
 use bus_schemas::limits::{CROSSING_BYTES_MAX, STEP_MAX, SUBMISSION_BYTES_MAX};
 use bus_schemas::receipt::ReceiptMessage;
 use bus_schemas::subject::{self, header, local};
-use bus_schemas::{Code, DeviceId, Form, Problem, PublicKey, strict};
+use bus_schemas::{Batch, Code, DeviceId, Form, Problem, PublicKey, strict};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -48,17 +48,19 @@ pub struct Forwarder {
 }
 
 impl Forwarder {
-    /// Runs until `stop`. Submissions and receipts go side by side, so that a full SUBMIT holds up no receipt.
+    /// Runs until `stop`. Submissions, receipts and events go side by side, so that a full SUBMIT holds up no receipt. Events go one after
+    /// the other: each tells more than the one before.
     ///
     /// # Errors
     /// Where the local server refuses the consumers.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        let submissions = self.clone().follow("submissions", local::OUT_SUBMIT, stop.clone());
-        let receipts = self.follow("receipts", local::OUT_RECEIPT, stop);
-        tokio::try_join!(submissions, receipts).map(|_| ())
+        let submissions = self.clone().follow("submissions", local::OUT_SUBMIT, STEP_MAX, stop.clone());
+        let receipts = self.clone().follow("receipts", local::OUT_RECEIPT, STEP_MAX, stop.clone());
+        let events = self.follow("events", local::OUT_EVENT, 1, stop);
+        tokio::try_join!(submissions, receipts, events).map(|_| ())
     }
 
-    async fn follow(self, name: &str, filter: &str, stop: CancellationToken) -> anyhow::Result<()> {
+    async fn follow(self, name: &str, filter: &str, at_once: usize, stop: CancellationToken) -> anyhow::Result<()> {
         let config = pull::Config {
             durable_name: Some(name.to_owned()),
             filter_subject: filter.to_owned(),
@@ -73,7 +75,7 @@ impl Forwarder {
         context.create_consumer_on_stream(config, local::OUTBOX).await.map_err(|error| anyhow::anyhow!("{error}"))?;
         let deliveries = bus::pull::deliveries(&self.local.bus, local::OUTBOX, name, STEP_MAX).await?;
         // Each on its own: one that must wait for the hub holds up none that cannot go there anyway.
-        let carried = deliveries.for_each_concurrent(STEP_MAX, |delivery| self.carry(delivery));
+        let carried = deliveries.for_each_concurrent(at_once, |delivery| self.carry(delivery));
         tokio::select! {
             // What was not acknowledged comes again at the next start.
             () = stop.cancelled() => {}
@@ -103,6 +105,9 @@ impl Forwarder {
     async fn forward(&self, delivery: &Delivery) -> bool {
         if delivery.subject == local::OUT_RECEIPT {
             return self.forward_receipt(delivery).await;
+        }
+        if let Some(kind) = delivery.subject.strip_prefix("out.event.") {
+            return self.forward_event(delivery, kind).await;
         }
         let key = self.key_of(delivery);
         let headers = headers(&key, delivery.headers.as_ref());
@@ -135,17 +140,26 @@ impl Forwarder {
 
     async fn forward_receipt(&self, delivery: &Delivery) -> bool {
         let read: Result<ReceiptMessage, Problem> = strict::decode(Form::Msgpack, &delivery.payload, CROSSING_BYTES_MAX);
-        // Any program on this machine can publish here; what we did not sign would only be refused above.
-        if !read.is_ok_and(|message| message.receipts.k == self.key) {
-            tracing::warn!(seq = delivery.stream_seq, "something in the OUTBOX is no receipt of this device; dropped");
+        let ours = read.is_ok_and(|message| message.receipts.k == self.key);
+        self.forward_own(delivery, ours, "receipt", subject::receipt_any(&self.device)).await
+    }
+
+    async fn forward_event(&self, delivery: &Delivery, kind: &str) -> bool {
+        let ours = Batch::decode(&delivery.payload).is_ok_and(|batch| batch.k == self.key);
+        self.forward_own(delivery, ours, "event", subject::event(&self.device, kind)).await
+    }
+
+    /// What the agent itself has put there: it can only be ours, whoever else finds a way to publish here would only be refused above.
+    async fn forward_own(&self, delivery: &Delivery, ours: bool, what: &str, to: String) -> bool {
+        if !ours {
+            tracing::warn!(seq = delivery.stream_seq, "something in the OUTBOX is no {what} of this device; dropped");
             self.counts.refused.fetch_add(1, Ordering::Relaxed);
             return true;
         }
-        let to = subject::receipt_any(&self.device);
         match self.uplink.store_once(to, None, delivery.payload.clone(), Duration::from_secs(5)).await {
             Ok(_) => true,
             Err(error) => {
-                tracing::debug!(%error, "a receipt waits for the hub");
+                tracing::debug!(%error, "a {what} waits for the hub");
                 false
             }
         }
@@ -153,12 +167,8 @@ impl Forwarder {
 
     /// The client's own key, or else the place in this OUTBOX: the same message is the same job however often it is sent.
     fn key_of(&self, delivery: &Delivery) -> String {
-        let given = |name: &str| {
-            let value = delivery.headers.as_ref()?.get(name)?.as_str();
-            (!value.is_empty()).then(|| value.to_owned())
-        };
-        let own = || format!("{}:{}", self.local.outbox_id, delivery.stream_seq);
-        given(header::JOB_KEY).or_else(|| given(header::NATS_MSG_ID)).unwrap_or_else(own)
+        let place = || format!("{}:{}", self.local.outbox_id, delivery.stream_seq);
+        clients_key(delivery.headers.as_ref()).map_or_else(place, str::to_owned)
     }
 
     async fn refuse(&self, key: &str, problem: &Problem) {
@@ -169,17 +179,20 @@ impl Forwarder {
     }
 }
 
+/// The key that the client gave.
+fn clients_key(headers: Option<&HeaderMap>) -> Option<&str> {
+    let given = |name: &str| headers?.get(name).map(async_nats::HeaderValue::as_str).filter(|value| !value.is_empty());
+    given(header::JOB_KEY).or_else(|| given(header::NATS_MSG_ID))
+}
+
 /// What goes along: a key that the client gave, as it gave it, else the one that is made up here and yields to the body's own.
 fn headers(key: &str, given: Option<&HeaderMap>) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    let given = |name: &str| given.and_then(|given| given.get(name)).map(|value| value.as_str());
-    match given(header::JOB_KEY).or_else(|| given(header::NATS_MSG_ID)) {
-        Some(own) => headers.insert(header::JOB_KEY, own),
-        None => headers.insert(header::OUTBOX_KEY, key),
-    }
+    let name = if clients_key(given).is_some() { header::JOB_KEY } else { header::OUTBOX_KEY };
+    headers.insert(name, key);
     for name in PASSED_ON {
-        if let Some(value) = given(name) {
-            headers.insert(name, value);
+        if let Some(value) = given.and_then(|given| given.get(name)) {
+            headers.insert(name, value.as_str());
         }
     }
     headers

@@ -15,6 +15,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::disk;
 use crate::enrol::bad_file;
 use crate::home::Home;
 use crate::identity::Identity;
@@ -23,6 +24,7 @@ use crate::local::Local;
 use crate::outbox::{Counts, Forwarder};
 use crate::renewal::Renewal;
 
+mod asleep;
 mod attempts;
 mod auction;
 mod books;
@@ -32,6 +34,7 @@ pub mod parts;
 mod pulse;
 mod resume;
 mod state;
+mod store;
 
 use state::{Agent, Happened};
 
@@ -45,14 +48,19 @@ const DRAIN_MAX: Duration = Duration::from_secs(3);
 /// later is waited out.
 pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()> {
     let device = home.device()?;
+    let health = bus::Health::default();
+    serve_health(&health).await?;
     home.create()?;
+    disk::wait_for_room(&home, &health, &stop).await;
+    if stop.is_cancelled() {
+        return Ok(());
+    }
     let _lock = Lock::take(&home)?;
     let network = bus::keys::read_network(&home.network_json())
         .map_err(|error| bad_file(&error.context(home.network_json().display().to_string())))?;
     ensure!(network.network == device.network, "network.json is about {}, device.toml about {}", network.network, device.network);
     let signer = Arc::new(Identity::device_signer(&home).map_err(|error| bad_file(&error))?);
     ensure!(signer.public() == device.device.did, "keys/device.key is not the key of device.toml");
-    serve_health().await?;
 
     Renewal::at_start(&home, &device).await;
     let links = Links::open(&home, &device).await?;
@@ -70,6 +78,10 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
         let counts = Arc::new(Counts::default());
         let mut agent = Agent::new(home.clone(), device, &network, signer, uplink, local, timings, happened, counts.clone())?;
         agent.local_url = leaf.as_ref().map(crate::leaf::Leaf::url);
+        agent.health = health;
+        if let Some(leaf) = &leaf {
+            agent.restart_server = leaf.restarter();
+        }
         let doors = Doors::open(&agent).await?;
         agent.resume().await?;
         agent.start_paused();
@@ -98,12 +110,12 @@ pub(crate) fn time_divisor() -> u32 {
     std::env::var("MESH_TIME_DIVISOR").ok().and_then(|text| text.parse().ok()).filter(|divisor| *divisor > 0).unwrap_or(1)
 }
 
-/// `/healthz` and `/metrics`, where `MESH_HTTP` names an address.
-async fn serve_health() -> anyhow::Result<()> {
+/// `/healthz`, `/readyz` and `/metrics`, where `MESH_HTTP` names an address.
+async fn serve_health(health: &bus::Health) -> anyhow::Result<()> {
     let Some(address) = std::env::var("MESH_HTTP").ok().filter(|text| !text.is_empty()) else { return Ok(()) };
     let address = address.parse().with_context(|| format!("MESH_HTTP is no address: {address}"))?;
     let metrics = bus::telemetry::metrics("mesh", env!("CARGO_PKG_VERSION"))?;
-    let routes = bus::health::routes(bus::Health::default(), metrics);
+    let routes = bus::health::routes(health.clone(), metrics);
     bus::health::serve(address, routes, CancellationToken::new()).await?;
     Ok(())
 }
@@ -218,6 +230,7 @@ impl Agent {
                 Some(message) = next(&mut doors.questions) => self.on_question(message),
                 Some(message) = next(&mut doors.wishes) => self.on_wish(message).await,
                 () = tokio::time::sleep_until(self.next_look().unwrap_or(wake).into()), if self.next_look().is_some() => self.look(),
+                () = tokio::time::sleep_until(self.next_store_look().unwrap_or(wake).into()), if self.next_store_look().is_some() => self.look_at_store(),
                 () = tokio::time::sleep_until(wake.into()) => if Instant::now() >= self.next_beat { self.beat() },
             }
         }
@@ -240,6 +253,7 @@ impl Agent {
             Happened::Sent { number, stored } => self.on_sent(number, stored),
             Happened::Beat(answer) => self.on_beat(answer),
             Happened::Books(alarm) => self.on_books(alarm),
+            Happened::Store(found) => self.on_store(found),
         }
     }
 }

@@ -113,19 +113,15 @@ impl Work {
         }
     }
 
+    /// Takes an attempt in again that had a place here before a restart: what ran then waits now, so there may be more than 64.
+    pub fn admit_again(&mut self, task: Task) -> Admission {
+        self.known(&task).unwrap_or_else(|| self.enter(task, None))
+    }
+
     /// Takes an attempt in, or says why not.
     pub fn admit(&mut self, task: Task) -> Admission {
-        if let Some(entry) = self.entries.get(&task.attempt) {
-            return Admission::Known(held(entry.phase));
-        }
-        if self.done.contains_key(&task.attempt) {
-            return Admission::Known(HeldState::Done);
-        }
-        if self.newest.get(&task.job).is_some_and(|(newest, _)| *newest > task.number) {
-            return Admission::Decline(Decline::Superseded);
-        }
-        if let Err(no) = fits(&task.needs, &self.total) {
-            return Admission::Decline(no);
+        if let Some(known) = self.known(&task) {
+            return known;
         }
         let mut dropped = None;
         if !task.instant && self.waiting() >= QUEUE_MAX {
@@ -134,6 +130,24 @@ impl Work {
                 (FullQueue::DropOldest | FullQueue::RejectNew, _) => return Admission::Decline(Decline::QueueFull),
             }
         }
+        self.enter(task, dropped)
+    }
+
+    /// What is to be said of an attempt that needs no place, or can have none.
+    fn known(&self, task: &Task) -> Option<Admission> {
+        if let Some(entry) = self.entries.get(&task.attempt) {
+            return Some(Admission::Known(held(entry.phase)));
+        }
+        if self.done.contains_key(&task.attempt) {
+            return Some(Admission::Known(HeldState::Done));
+        }
+        if self.newest.get(&task.job).is_some_and(|(newest, _)| *newest > task.number) {
+            return Some(Admission::Decline(Decline::Superseded));
+        }
+        fits(&task.needs, &self.total).err().map(Admission::Decline)
+    }
+
+    fn enter(&mut self, task: Task, dropped: Option<AttemptId>) -> Admission {
         if let Some(attempt) = dropped {
             self.finish(&attempt);
         }
@@ -205,6 +219,13 @@ impl Work {
     /// How many wait.
     pub fn waiting(&self) -> usize {
         self.entries.values().filter(|entry| is_waiting(entry.phase)).count()
+    }
+    /// The lowest class that waits, where its oldest job would give its place to one of a higher class.
+    pub fn gives_way(&self) -> Option<Class> {
+        match self.full {
+            FullQueue::DropOldest => self.oldest_of_lowest().map(|(class, _)| class),
+            FullQueue::RejectNew => None,
+        }
     }
     /// How many run.
     pub fn running(&self) -> usize {
@@ -378,6 +399,18 @@ mod tests {
             }
             assert_eq!(work.waiting(), QUEUE_MAX);
             assert_eq!(take(&mut work, "i#1@"), Admission::Run, "instant work needs no place");
+        }
+    }
+
+    #[test]
+    fn a_restart_drops_nothing() {
+        for full in [FullQueue::RejectNew, FullQueue::DropOldest] {
+            let mut work = work(full);
+            for i in 0..=QUEUE_MAX {
+                assert_eq!(work.admit_again(task(&format!("w{i}#2"))), Admission::Queue { dropped: None }, "one ran, the others waited");
+            }
+            assert_eq!(work.admit_again(task("w3#1")), Admission::Decline(Decline::Superseded));
+            assert_eq!((work.waiting(), take(&mut work, "n#1-")), (QUEUE_MAX + 1, Admission::Decline(Decline::QueueFull)));
         }
     }
 

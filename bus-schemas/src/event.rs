@@ -53,6 +53,12 @@ pub struct Checkpoint {
     /// Texts of the job that are done, from the first on.
     pub units: u32,
 }
+impl Checkpoint {
+    /// How many of a job's `units` texts are left to compute behind what is kept.
+    pub fn left(kept: Option<Self>, units: u32) -> u32 {
+        units.saturating_sub(kept.map_or(0, |kept| kept.units))
+    }
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Progress {
@@ -67,4 +73,53 @@ pub struct Progress {
     pub done_stages: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub remaining_stages: Vec<String>,
+}
+/// All of a job.
+pub const WHOLE_BASIS_POINTS: u32 = 10_000;
+impl Progress {
+    /// Whether an attempt that was `before` so far can be so far now: never over the whole, never backwards.
+    ///
+    /// # Errors
+    /// What cannot be, in words.
+    pub fn follows(&self, before: Option<&Self>) -> Result<(), String> {
+        let (now, before) = (self.basis_points, before.map_or(0, |before| before.basis_points));
+        let percent = |basis_points: u32| format!("{}.{:02} %", basis_points / 100, basis_points % 100);
+        if now > WHOLE_BASIS_POINTS {
+            return Err(format!("{} are more than the whole", percent(now)));
+        }
+        if now < before {
+            return Err(format!("{} after {}: it goes backwards", percent(now), percent(before)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_goes_forward_and_ends_at_the_whole() {
+        let at = |basis_points| Progress { basis_points, ..Progress::default() };
+        for (before, now, why) in [
+            (None, 0, ""),
+            (None, 10_000, ""),
+            (Some(4_000), 4_000, ""),
+            (Some(4_000), 4_001, ""),
+            (Some(4_000), 3_999, "39.99 % after 40.00 %: it goes backwards"),
+            (Some(10_000), 0, "0.00 % after 100.00 %: it goes backwards"),
+            (None, 10_001, "100.01 % are more than the whole"),
+            (Some(10_000), u32::MAX, "42949672.95 % are more than the whole"),
+        ] {
+            assert_eq!(at(now).follows(before.map(at).as_ref()).err().unwrap_or_default(), why, "{before:?} {now}");
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_not_left() {
+        let kept = |units| Some(Checkpoint { cid: Cid::of(b"x"), bytes: 1, units });
+        for (kept, left) in [(None, 10), (kept(0), 10), (kept(4), 6), (kept(10), 0), (kept(u32::MAX), 0)] {
+            assert_eq!(Checkpoint::left(kept, 10), left, "{kept:?}");
+        }
+    }
 }

@@ -130,6 +130,10 @@ pub mod local {
     pub const OUT_SUBMIT: &str = "out.submit.*";
     pub const OUT_RECEIPT: &str = "out.receipt";
     pub const OUT_EVENT: &str = "out.event.*";
+    /// Where an event of this kind waits for the hub.
+    pub fn out_event(kind: &str) -> String {
+        format!("out.event.{kind}")
+    }
     pub const OUTBOX: &str = "OUTBOX";
     pub const WORK: &str = "WORK";
     pub const WORK_SUBJECT: &str = "work.>";

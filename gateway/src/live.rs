@@ -94,6 +94,11 @@ impl Live {
                 running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress: None });
             }
             EventKind::Progress(progress) => {
+                let before = running.get(&event.job).filter(|before| before.attempt == event.attempt);
+                if let Err(why) = progress.follows(before.and_then(|before| before.progress.as_ref())) {
+                    tracing::warn!(job = ?event.job, device = %event.device, why, "progress was refused");
+                    return;
+                }
                 running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress: Some(progress.clone()) });
             }
             // The scheduler tells what is kept, once it can be read.

@@ -107,6 +107,7 @@ impl World {
                     started: None,
                     start_by,
                     absent: 0,
+                    progress: None,
                     resumed: assignment.resume.map(|resume| resume.units),
                     cancel_sent: None,
                 });

@@ -73,7 +73,7 @@ impl World {
         self.cancel_attempts(device, vec![attempt]);
     }
 
-    pub fn cancel_attempts(&mut self, device: DeviceId, attempts: Vec<AttemptId>) {
+    pub fn cancel_attempts(&self, device: DeviceId, attempts: Vec<AttemptId>) {
         self.control(device, Verb::Cancel { attempts });
     }
 }

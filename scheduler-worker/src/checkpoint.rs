@@ -9,7 +9,7 @@ use bus_schemas::limits::BLOB_BYTES_MAX;
 use bus_schemas::receipt::ResultRef;
 use bus_schemas::{AttemptId, DeviceId, JobId, subject};
 
-use crate::job::{Job, Phase};
+use crate::job::Phase;
 use crate::measure;
 use crate::stored::missing;
 use crate::tell::message;
@@ -43,9 +43,14 @@ impl World {
     /// A device's signed word that its attempt is kept so far.
     pub fn hear_checkpoint(&mut self, device: DeviceId, id: JobId, attempt: AttemptId, checkpoint: Checkpoint) {
         // Also one of an attempt that has just ended: its device may have given the job back.
-        let theirs = |job: &&Job| job.phase != Phase::Closing && job.attempt(&attempt).is_some_and(|attempt| attempt.device == device);
-        let Some(job) = self.jobs.get(&id).filter(theirs) else { return };
-        if let Err(why) = check(&checkpoint, job.units, job.kept.as_ref()) {
+        let Some(job) = self.jobs.get(&id).filter(|job| job.phase != Phase::Closing) else { return };
+        let theirs = job.attempt(&attempt).is_some_and(|attempt| attempt.device == device);
+        let checked = if theirs {
+            check(&checkpoint, job.units, job.kept.as_ref())
+        } else {
+            Err("it is of no attempt of this job on this device".to_owned())
+        };
+        if let Err(why) = checked {
             measure::refused("checkpoint");
             tracing::warn!(job = ?id, %device, why, "a checkpoint was refused");
             return;

@@ -99,6 +99,8 @@ impl Device {
 pub struct Changed {
     /// A device may take work that it could not take before: waiting jobs look again.
     pub look_again: bool,
+    /// It was silent for so long that its jobs went elsewhere, and is heard again.
+    pub is_back: bool,
 }
 
 /// All enrolled devices.
@@ -216,7 +218,7 @@ impl Fleet {
                 true
             }
         };
-        Ok(Changed { look_again: changed })
+        Ok(Changed { look_again: changed, is_back: false })
     }
 
     /// A value of KV `reputation`.
@@ -245,7 +247,7 @@ impl Fleet {
             if self.strangers.len() < STRANGERS_MAX {
                 self.strangers.insert(device, payload.clone());
             }
-            return Ok(Changed { look_again: false });
+            return Ok(Changed { look_again: false, is_back: false });
         };
         let heartbeat = Batch::decode(payload)?
             .verify::<Heartbeat>(verifier)?
@@ -261,7 +263,7 @@ impl Fleet {
         let heartbeat = heartbeat.into_body();
         // What is heard live replaces what was read; a stored value never replaces a live one.
         if !live && found.heard_at().is_some() {
-            return Ok(Changed { look_again: false });
+            return Ok(Changed { look_again: false, is_back: false });
         }
         let before = (found.view.away.clone(), found.view.kinds.clone(), found.view.capabilities.clone(), found.view.total);
         found.view.name.clone_from(&heartbeat.name);
@@ -271,8 +273,9 @@ impl Fleet {
         found.view.federations.clone_from(&heartbeat.federations);
         found.view.total = heartbeat.total;
         found.heartbeat = Some(heartbeat);
+        let is_back = live && found.silent.is_some();
         if live {
-            if found.silent.is_some() {
+            if is_back {
                 tracing::info!(%device, name = found.view.name, "the device is back");
             }
             found.heard = Heard::Live(now);
@@ -285,7 +288,7 @@ impl Fleet {
         found.refresh();
         let after = (&found.view.away, &found.view.kinds, &found.view.capabilities, &found.view.total);
         let look_again = (&before.0, &before.1, &before.2, &before.3) != after;
-        Ok(Changed { look_again })
+        Ok(Changed { look_again, is_back })
     }
 
     /// Its server said that nobody listens: nothing goes there until its next word.

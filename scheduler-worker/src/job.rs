@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bus_schemas::eligibility::Needs;
-use bus_schemas::event::Checkpoint;
+use bus_schemas::event::{Checkpoint, Progress};
 use bus_schemas::history::{Back, Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::job::{AdmittedJob, Class, JobState};
 use bus_schemas::ledger::Ended;
@@ -55,6 +55,8 @@ pub struct Attempt {
     pub start_by: Instant,
     /// Full heartbeats in a row that did not name it.
     pub absent: u8,
+    /// How far it is, as the device told last.
+    pub progress: Option<Progress>,
     /// Texts that were done before it.
     pub resumed: Option<u32>,
     /// A cancel was sent.
@@ -193,7 +195,7 @@ impl Job {
         let AdmittedJob { job, member, class, hold_mmana, ref body, .. } = *self.admitted;
         let bytes = u32::try_from(body.len()).unwrap_or(u32::MAX);
         // What is kept is not computed, and not paid, again.
-        let units = self.units.saturating_sub(self.kept.map_or(0, |kept| kept.units));
+        let units = Checkpoint::left(self.kept, self.units);
         Brief { job, member, class, hold: hold_mmana, bytes, units, timeout_ms: self.timeout_ms, needs: self.needs.clone() }
     }
     /// A record of HISTORY about this job; it covers every change of state since the last one.

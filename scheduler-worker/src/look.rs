@@ -19,6 +19,7 @@ use crate::job::{Attempt, Evidence, Phase};
 use crate::measure;
 use crate::next_step::{Past, Step, next_step};
 use crate::settle::ask_device;
+use crate::watch::Stray;
 use crate::world::{Done, World};
 
 /// Jobs looked up together: their subjects fit into one read.
@@ -169,6 +170,15 @@ impl World {
         });
     }
 
+    /// Asks a device for all its attempts; their receipts go where they went before.
+    pub fn ask_what_it_has(&self, device: DeviceId) {
+        let (asker, s, timeout) = (self.ledger(), self.s.clone(), self.config.timings.heartbeat);
+        self.spawn(async move {
+            let answer = ask_device(&asker, s, device, Verb::Have, timeout).await;
+            Done::Adopted(Adopted { device, group: None, answer })
+        });
+    }
+
     pub fn adopted(&mut self, adopted: Adopted, now: Instant) {
         let Adopted { device, group, answer } = adopted;
         let mut has = BTreeSet::new();
@@ -224,7 +234,14 @@ impl World {
         let id = AttemptId(assignment.cid());
         let assignment = assignment.into_body();
         let silence = self.config.timings.silence;
-        let Some(job) = self.jobs.get_mut(&held.job) else { return };
+        let Some(job) = self.jobs.get_mut(&held.job) else {
+            // What has ended there comes as a receipt.
+            if held.state != HeldState::Done {
+                self.closing.strays.push(Stray { job: held.job, attempt: id, receipt: None, device });
+                self.need_tick(now);
+            }
+            return;
+        };
         if job.attempt(&id).is_none() {
             job.attempts.push(Attempt {
                 id,
@@ -238,6 +255,7 @@ impl World {
                 started: None,
                 start_by: now + silence,
                 absent: 0,
+                progress: None,
                 resumed: assignment.resume.map(|resume| resume.units),
                 cancel_sent: None,
             });

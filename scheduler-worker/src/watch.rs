@@ -15,7 +15,7 @@ use bus_schemas::{AttemptId, Batch, DeviceId, Form, JobId, Problem, Proof, Recei
 use bytes::Bytes;
 
 use crate::crash;
-use crate::job::{Evidence, Phase};
+use crate::job::{Evidence, Job, Phase};
 use crate::measure;
 use crate::next_step::{Retry, after_failure, avoided};
 use crate::settle::Carried;
@@ -35,12 +35,20 @@ fn plain(said: &str) -> String {
     said.chars().take(SAID_CHARS).map(|sign| if odd(sign) { ' ' } else { sign }).collect()
 }
 
-/// A receipt for a job that is not in hand here.
+/// Attempts of a job that have ended for the network while a successor is at it on another device.
+fn stale(job: &Job, device: DeviceId) -> Vec<AttemptId> {
+    let elsewhere = job.current().is_some_and(|current| current.device != device && current.accepted.is_some());
+    let ended = job.ended.iter().filter(|ended| elsewhere && ended.device == device);
+    ended.map(|ended| ended.attempt).collect()
+}
+
+/// An attempt at a job that is not in hand here.
 #[derive(Clone, Copy)]
 pub struct Stray {
     pub job: JobId,
     pub attempt: AttemptId,
-    pub receipt: ReceiptId,
+    /// Absent while it runs.
+    pub receipt: Option<ReceiptId>,
     pub device: DeviceId,
 }
 /// What the books say about strays.
@@ -97,7 +105,7 @@ impl World {
         let did = receipt.by();
         let receipt = receipt.into_body();
         let Some(job) = self.jobs.get_mut(&receipt.job) else {
-            let stray = Stray { job: receipt.job, attempt: receipt.attempt, receipt: id, device: receipt.device };
+            let stray = Stray { job: receipt.job, attempt: receipt.attempt, receipt: Some(id), device: receipt.device };
             match self.closed.get(&receipt.attempt).cloned() {
                 Some(closed) => self.closing.tell_closed(receipt.device, closed),
                 None => self.closing.strays.push(stray),
@@ -239,8 +247,14 @@ impl World {
                     self.tell_matched(&id);
                 }
                 EventKind::Progress(progress) => {
-                    let progress = progress.clone();
-                    self.tell_progress(&id, &progress);
+                    let Some(attempt) = job.current_mut() else { continue };
+                    if let Err(why) = progress.follows(attempt.progress.as_ref()) {
+                        measure::refused("progress");
+                        tracing::warn!(job = ?id, %device, why, "progress was refused");
+                        continue;
+                    }
+                    attempt.progress = Some(progress.clone());
+                    self.tell_progress(&id, progress);
                 }
                 // Above.
                 EventKind::Checkpoint(_) => {}
@@ -255,15 +269,17 @@ impl World {
     /// A live heartbeat: which of our jobs does it name, and which does it miss?
     pub fn hear_heartbeat(&mut self, message: &async_nats::Message, now: Instant) {
         let Some(device) = subject::device_of(&message.subject) else { return };
-        match self.fleet.heartbeat(device, &message.payload, true, now, &mut self.verifier) {
-            Ok(changed) => self.look_again |= changed.look_again,
+        let changed = match self.fleet.heartbeat(device, &message.payload, true, now, &mut self.verifier) {
+            Ok(changed) => changed,
             Err(problem) => {
                 measure::refused("heartbeat");
                 tracing::warn!(%device, %problem, "a heartbeat was refused");
                 return;
             }
-        }
+        };
+        self.look_again |= changed.look_again;
         self.looks_heard(device, now);
+        self.stop_stale(device, changed.is_back);
         let Some(heartbeat) = self.fleet.get(&device).and_then(|found| found.heartbeat.as_ref()) else { return };
         let Some(ours) = self.on_device.get(&device).map(|load| &load.jobs).filter(|ours| !ours.is_empty()) else { return };
         let complete = heartbeat.unsettled_more == 0;
@@ -297,6 +313,20 @@ impl World {
         }
     }
 
+    /// Has a device that was silent stop what goes on elsewhere: it would race its successor, and not be paid.
+    fn stop_stale(&self, device: DeviceId, is_back: bool) {
+        let Some(heartbeat) = self.fleet.get(&device).and_then(|found| found.heartbeat.as_ref()) else { return };
+        let stale = heartbeat.jobs.iter().filter_map(|id| self.jobs.get(id)).flat_map(|job| stale(job, device)).collect::<Vec<_>>();
+        if !stale.is_empty() {
+            tracing::info!(%device, attempts = stale.len(), "its attempts go on elsewhere: it is told to stop them");
+            self.cancel_attempts(device, stale);
+        }
+        // What is in nobody's hand may have ended meanwhile; the device shows which attempts it has.
+        if is_back && heartbeat.jobs.iter().any(|id| !self.jobs.contains_key(id)) {
+            self.ask_what_it_has(device);
+        }
+    }
+
     /// Asks the books about receipts of jobs that are not in hand here.
     pub fn look_up_strays(&mut self) {
         if self.closing.strays.is_empty() {
@@ -322,7 +352,11 @@ impl World {
                 |paid, not_paid: Option<&str>| Closed { attempt: stray.attempt, paid_mmana: paid, not_paid: not_paid.map(str::to_owned) };
             let verdict = match hold.map(|hold| hold.state) {
                 Some(HoldState::Open) => continue,
-                Some(HoldState::Settled { receipt, paid_mmana, .. }) if receipt == stray.receipt => closed(Some(paid_mmana), None),
+                // Its receipt is known: only the device does not know it any more.
+                Some(HoldState::Settled { attempt, paid_mmana, .. }) if attempt == stray.attempt && stray.receipt.is_none() => {
+                    closed(Some(paid_mmana), None)
+                }
+                Some(HoldState::Settled { receipt, paid_mmana, .. }) if Some(receipt) == stray.receipt => closed(Some(paid_mmana), None),
                 Some(HoldState::Settled { .. }) => closed(None, Some("another receipt settled the job")),
                 Some(HoldState::Voided { .. }) => closed(None, Some("the job had ended")),
                 None => closed(None, Some("the books do not know the job")),

@@ -20,6 +20,9 @@ use crate::{bidding, crash};
 const LOOK: Duration = Duration::from_millis(500);
 /// Work that ends within this tells nothing on its way.
 const QUIET: Duration = Duration::from_millis(limits::STARTED_AFTER_MS);
+/// Why an attempt is dropped.
+pub const GAVE_WAY: &str = "its place in the device's queue went to a newer job";
+const EXPIRED: &str = "it waited in the device's queue for longer than it may (max_execution_wait_ms)";
 const STORE_MAX: Duration = Duration::from_secs(5);
 /// A receipt that no stream took is tried again this soon.
 const AGAIN_SOON: Duration = Duration::from_secs(1);
@@ -33,11 +36,16 @@ impl Agent {
     }
 
     fn start(&mut self, attempt: AttemptId) {
+        let now = self.uplink.time.now_ms();
         let Some(held) = self.held.get_mut(&attempt) else {
             self.work.close(&attempt);
             return;
         };
-        held.started = Some(Instant::now());
+        if has_expired(held, now) {
+            return self.dropped(&attempt, EXPIRED);
+        }
+        (held.started, held.asleep_before) = (Some(Instant::now()), self.asleep.so_far());
+        crash::point("after_start");
         let Some(spec) = held.spec.take() else { return self.fail(&attempt, FailureClass::ExecutionError, "its body is gone", true) };
         let resume = held.resume;
         match (spec.text, spec.inputs.first().copied()) {
@@ -108,10 +116,11 @@ impl Agent {
             return;
         }
         let Some(held) = self.held.get_mut(&attempt).filter(|held| held.stage == Stage::Computing) else { return };
-        held.took = took;
+        // What nobody computed is not claimed.
+        held.took = took.saturating_sub(self.asleep.so_far().saturating_sub(held.asleep_before));
         match result {
             Ok((bytes, cid)) => {
-                let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                let took_us = u64::try_from(held.took.as_micros()).unwrap_or(u64::MAX);
                 let learned = bidding::learn(self.speeds.get(&kind).copied(), units, took_us);
                 self.speeds.insert(kind, learned);
                 if is_inline(&bytes) {
@@ -142,6 +151,7 @@ impl Agent {
         if self.held.get(&attempt).is_none_or(|held| held.stage != Stage::Storing) {
             return;
         }
+        crash::point("after_upload");
         match result {
             Ok(result) => self.finish(&attempt, Outcome::Completed(result), None),
             Err(problem) => {
@@ -162,11 +172,21 @@ impl Agent {
         }
     }
 
-    /// An attempt lost its place in the queue to another one.
-    pub fn dropped(&mut self, attempt: &AttemptId) {
-        let message = "its place in the device's queue went to a newer job";
-        self.event(attempt, EventKind::Dropped { reason: message.into() });
-        self.fail(attempt, FailureClass::DeviceDeclined, message, true);
+    /// An attempt leaves the queue before it has begun: it goes back at once.
+    pub fn dropped(&mut self, attempt: &AttemptId, why: &str) {
+        tracing::info!(%attempt, why, "dropped from the queue");
+        self.event(attempt, EventKind::Dropped { reason: why.into() });
+        self.fail(attempt, FailureClass::DeviceDeclined, why, true);
+    }
+
+    /// Gives back what has waited here longer than its member allows.
+    pub fn drop_expired(&mut self) {
+        let now = self.uplink.time.now_ms();
+        let waits = |attempt: &AttemptId| self.work.look(attempt) == Was::Waiting;
+        let expired = |attempt: &AttemptId| self.held.get(attempt).is_some_and(|held| has_expired(held, now));
+        let attempts: Vec<AttemptId> =
+            self.work.attempts_at_work().into_iter().filter(|attempt| waits(attempt) && expired(attempt)).collect();
+        attempts.iter().for_each(|attempt| self.dropped(attempt, EXPIRED));
     }
 
     fn fail(&mut self, attempt: &AttemptId, class: FailureClass, message: &str, retryable: bool) {
@@ -215,6 +235,7 @@ impl Agent {
         crash::point("before_receipt");
         for pack in receipts::pack(drafts) {
             let bytes = receipts::sign(&self.signer, &pack);
+            crash::point("after_signed");
             let attempts = pack.iter().map(|draft| draft.receipt.attempt).collect();
             let number = self.unsettled.add(to.clone(), attempts, bytes, self.now());
             let attempt = |draft: &Draft| draft.receipt.attempt;
@@ -302,16 +323,28 @@ impl Agent {
         }
     }
 
-    /// Publishes one event. One that is lost is not missed: the next tells more.
+    /// Publishes one event. Of one that the hub does not take, only what must not be lost waits in the OUTBOX: the next word of a start or
+    /// of progress tells more.
     pub fn event(&self, attempt: &AttemptId, what: EventKind) {
         let Some(held) = self.held.get(attempt) else { return };
         let to = subject::event(&self.trust.device, what.token());
+        let waits = match what {
+            EventKind::Checkpoint(_) | EventKind::Dropped { .. } => {
+                self.local.clone().map(|local| (local, subject::local::out_event(what.token())))
+            }
+            EventKind::Started | EventKind::Progress(_) => None,
+        };
         let (net, device, job) = (self.trust.net, self.trust.device, held.assignment.job);
         let event = Event { net, device, at: bus::hub_time::here_ms(), job, attempt: *attempt, what };
         let (uplink, payload) = (self.uplink.clone(), self.signer.batch(&[event]).encode());
         tokio::spawn(async move {
-            if let Err(error) = uplink.store_once(to, None, payload.into(), STORE_MAX).await {
-                tracing::debug!(%error, "an event was not stored");
+            let payload = Bytes::from(payload);
+            let Err(error) = uplink.store_once(to, None, payload.clone(), STORE_MAX).await else { return };
+            tracing::debug!(%error, "an event was not stored");
+            if let Some((local, to)) = waits
+                && let Err(error) = local.bus.store_once(to, None, payload, STORE_MAX).await
+            {
+                tracing::warn!(%error, "an event is lost");
             }
         });
     }
@@ -337,6 +370,12 @@ impl Agent {
     pub fn is_drained(&self) -> bool {
         self.work.waiting() + self.work.running() + self.ending.len() + self.sending == 0
     }
+}
+
+/// Whether it has waited here longer than its member allows, by hub time. Only what has not begun has its body.
+fn has_expired(held: &Held, now: u64) -> bool {
+    let waits = held.spec.as_ref().map(bus_schemas::job::JobSpec::max_execution_wait_ms);
+    waits.is_some_and(|ms| held.assignment.assigned_at.saturating_add(ms) < now)
 }
 
 /// Work time in whole milliseconds, rounded up: never less than one.

@@ -8,13 +8,14 @@ use bus_schemas::assignment::{
     AssignAnswer, AssignReply, AssignRequest, Assignment, Closed, Control, ControlReply, Held as HeldJob, HeldState, Payload, Verb,
 };
 use bus_schemas::envelope::{Batch, encode};
-use bus_schemas::event::EventKind;
+use bus_schemas::event::{Checkpoint, EventKind};
 use bus_schemas::job::JobSpec;
 use bus_schemas::limits::CROSSING_BYTES_MAX;
 use bus_schemas::offer::Decline;
 use bus_schemas::{AttemptId, Cid, Form, InstanceId, JobId, Problem, Verified, strict};
 use futures::future::join_all;
 
+use super::attempts;
 use super::state::{Agent, Happened, Held, Keeping, Shown, Stage};
 use crate::bidding::expected_ms;
 use crate::executor::{Reins, echo};
@@ -117,8 +118,8 @@ impl Agent {
         if Cid::of(&payload.body) != assignment.payload {
             return Err(invalid("the body is not the one that was assigned"));
         }
-        if let Some(why) = &self.closed {
-            return Err(why.clone());
+        if let Some(why) = self.refuses() {
+            return Err(why);
         }
         let spec = JobSpec::parse(payload.form, &payload.body).map_err(|problem| invalid(&problem.to_string()))?;
         if self.kinds.contains(&spec.kind) { Ok(spec) } else { Err(Decline::KindNotOffered) }
@@ -132,10 +133,7 @@ impl Agent {
             number: assignment.attempt,
             class: spec.priority,
             needs: spec.required_resources,
-            expected_ms: expected_ms(
-                spec.units().saturating_sub(assignment.resume.map_or(0, |resume| resume.units)),
-                self.per_unit_us(&spec.kind),
-            ),
+            expected_ms: expected_ms(Checkpoint::left(assignment.resume, spec.units()), self.per_unit_us(&spec.kind)),
             instant: spec.kind == echo::KIND,
         }
     }
@@ -182,7 +180,7 @@ impl Agent {
             }
             Admission::Queue { dropped } => {
                 if let Some(dropped) = dropped {
-                    self.dropped(&dropped);
+                    self.dropped(&dropped, attempts::GAVE_WAY);
                 }
                 if let Some(proof) = shown.proof() {
                     to_keep.push((index, attempt, Kept { s: to.clone(), assignment: proof, payload, resume: None }));
@@ -205,6 +203,7 @@ impl Agent {
             reins: Reins::default(),
             arrived: Instant::now(),
             started: None,
+            asleep_before: Duration::ZERO,
             took: Duration::ZERO,
             kept: false,
             told: None,
@@ -216,17 +215,21 @@ impl Agent {
 
     /// WORK has the jobs, so they are accepted; one that it could not keep is declined.
     pub async fn on_kept(&mut self, keeping: Box<Keeping>) {
+        crash::point("after_kept");
         let Keeping { reply, mut answers, kept } = *keeping;
         for (index, attempt, kept) in kept {
             match kept {
-                Ok(()) => {
+                Ok(()) if self.work.look(&attempt) == Was::Waiting => {
                     if let Some(held) = self.held.get_mut(&attempt) {
                         held.kept = true;
                     }
                     self.work.stored(&attempt);
                 }
+                // It was dropped, cancelled or closed meanwhile, and after a restart it must not begin.
+                Ok(()) => self.forget_kept(attempt),
                 Err(problem) => {
                     tracing::error!(%problem, %attempt, "an accepted job could not be kept");
+                    self.store.failed = true;
                     self.work.close(&attempt);
                     self.held.remove(&attempt);
                     if let Some(answer) = answers.get_mut(index) {
@@ -237,6 +240,12 @@ impl Agent {
         }
         self.answer(reply, encode(&AssignReply { answers })).await;
         self.accepted().await;
+    }
+
+    /// Takes a job out of WORK.
+    fn forget_kept(&self, attempt: AttemptId) {
+        let Some(local) = self.local.clone() else { return };
+        tokio::spawn(async move { local.done(&attempt).await });
     }
 
     async fn accepted(&self) {
@@ -319,12 +328,12 @@ impl Agent {
         let was = self.work.close(attempt);
         self.unsettled.close(attempt);
         let Some(held) = self.held.remove(attempt) else { return };
+        crash::point("after_closed");
         if was == Was::Running {
             held.reins.stop();
         }
-        if let (true, Some(local)) = (held.kept, self.local.clone()) {
-            let attempt = *attempt;
-            tokio::spawn(async move { local.done(&attempt).await });
+        if held.kept {
+            self.forget_kept(*attempt);
         }
         match (closed.paid_mmana, &closed.not_paid) {
             (Some(paid), _) => {

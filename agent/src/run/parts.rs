@@ -3,6 +3,7 @@
 
 use bus_schemas::api::BlobRef;
 use bus_schemas::event::{Checkpoint, EventKind};
+use bus_schemas::id::Asker;
 use bus_schemas::limits::BLOB_BYTES_MAX;
 use bus_schemas::{AttemptId, Code, Problem};
 use serde::Deserialize;
@@ -11,7 +12,9 @@ use tokio::task::AbortHandle;
 
 use super::state::{Agent, Happened, Stage};
 use crate::blobs::Blobs;
+use crate::crash;
 use crate::executor::Part;
+use crate::local::Local;
 
 /// Stores the parts of one attempt, one after the other; dropped, it stops.
 pub struct Parts {
@@ -27,25 +30,31 @@ impl Drop for Parts {
 impl Agent {
     /// A part has come from the engine.
     pub fn on_part(&mut self, attempt: AttemptId, part: Part) {
-        if self.held.get(&attempt).is_none_or(|held| held.stage != Stage::Computing) {
-            return;
+        let (uplink, device, happened, local) = (self.uplink.clone(), self.trust.device, self.happened.clone(), self.local.clone());
+        let Some(held) = self.held.get_mut(&attempt).filter(|held| held.stage == Stage::Computing) else { return };
+        if held.parts.is_none() {
+            let Some(proof) = held.shown.proof() else { return };
+            let blobs = Blobs::new(uplink, Asker::Device(device), proof.encode());
+            held.parts = Some(Parts::start(attempt, blobs, local.filter(|_| held.kept), happened));
         }
-        if self.held.get(&attempt).is_some_and(|held| held.parts.is_none()) {
-            let parts = self.store_parts(attempt);
-            if let Some(held) = self.held.get_mut(&attempt) {
-                held.parts = parts;
-            }
-        }
-        if let Some(parts) = self.held.get(&attempt).and_then(|held| held.parts.as_ref()) {
+        if let Some(parts) = &held.parts {
             // Where storing has ended no later part could be used either.
             let _ = parts.queue.send(part);
         }
     }
 
-    fn store_parts(&self, attempt: AttemptId) -> Option<Parts> {
-        let blobs = self.blobs(&attempt)?;
-        let (happened, local) = (self.happened.clone(), self.local.clone());
-        let in_work = self.held.get(&attempt).is_some_and(|held| held.kept);
+    pub fn on_part_stored(&mut self, attempt: AttemptId, checkpoint: Checkpoint) {
+        let Some(held) = self.held.get_mut(&attempt) else { return };
+        crash::point("after_part");
+        held.newest = Some(checkpoint);
+        tracing::debug!(%attempt, units = checkpoint.units, "kept");
+        self.event(&attempt, EventKind::Checkpoint(checkpoint));
+    }
+}
+
+impl Parts {
+    /// `work`: where this device keeps the job, so that it can go on behind a part itself.
+    fn start(attempt: AttemptId, blobs: Blobs, work: Option<Local>, happened: mpsc::UnboundedSender<Happened>) -> Self {
         let (queue, mut parts) = mpsc::unbounded_channel::<Part>();
         let storing = tokio::spawn(async move {
             while let Some(Part { bytes, cid, units }) = parts.recv().await {
@@ -55,7 +64,7 @@ impl Agent {
                     return;
                 }
                 // For this device itself, should it start anew.
-                if let (true, Some(local)) = (in_work, &local)
+                if let Some(local) = &work
                     && let Err(problem) = local.keep_on(&attempt, checkpoint).await
                 {
                     tracing::debug!(%attempt, %problem, "WORK does not know how far it is");
@@ -63,14 +72,7 @@ impl Agent {
                 let _ = happened.send(Happened::PartStored(attempt, checkpoint));
             }
         });
-        Some(Parts { queue, storing: storing.abort_handle() })
-    }
-
-    pub fn on_part_stored(&mut self, attempt: AttemptId, checkpoint: Checkpoint) {
-        let Some(held) = self.held.get_mut(&attempt) else { return };
-        held.newest = Some(checkpoint);
-        tracing::debug!(%attempt, units = checkpoint.units, "kept");
-        self.event(&attempt, EventKind::Checkpoint(checkpoint));
+        Self { queue, storing: storing.abort_handle() }
     }
 }
 

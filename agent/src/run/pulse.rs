@@ -21,6 +21,7 @@ impl Agent {
     /// Sends a heartbeat and sets when the next one is due.
     pub fn beat(&mut self) {
         self.look_around();
+        self.drop_expired();
         self.next_beat = Instant::now() + self.timings.heartbeat;
         let payload = self.heartbeat(self.not_working());
         let (bus, to, happened) = (self.uplink.clone(), subject::heartbeat(&self.trust.device), self.happened.clone());

@@ -52,7 +52,7 @@ impl Agent {
         let spec = JobSpec::parse(kept.payload.form, &kept.payload.body)?;
         let attempt = AttemptId(assignment.cid());
         let task = self.task(&assignment, attempt, &spec);
-        match self.work.admit(task) {
+        match self.work.admit_again(task) {
             Admission::Queue { .. } => {}
             Admission::Run | Admission::Known(_) | Admission::Decline(_) => return Err(no("it has no place")),
         }

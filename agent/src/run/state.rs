@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bus::Bus;
+use bus::{Bus, Health};
 use bus_schemas::assignment::{AssignAnswer, Assignment};
 use bus_schemas::event::Checkpoint;
 use bus_schemas::job::JobSpec;
@@ -14,10 +14,11 @@ use bus_schemas::offer::Decline;
 use bus_schemas::receipt::ResultRef;
 use bus_schemas::resources::{Resources, claimed_tier};
 use bus_schemas::{AttemptId, Batch, InstanceId, Problem, Proof, Signer};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::bidding::minus;
 use crate::bidding::{Desk, Offered};
+use crate::disk::Found;
 use crate::executor::{self, Engines, Finished, Part, Reins, Reported, echo, embed};
 use crate::hardware::Hardware;
 use crate::home::{Device, Home};
@@ -25,7 +26,9 @@ use crate::link::Trust;
 use crate::local::{LinkStatus, Local, Status, Totals};
 use crate::outbox::Counts;
 use crate::receipts::{Number, Unsettled};
+use crate::run::asleep::Asleep;
 use crate::run::parts::Parts;
+use crate::run::store::Store;
 use crate::work::Work;
 
 /// What has come to pass since the loop started it.
@@ -54,6 +57,8 @@ pub enum Happened {
     Beat(Result<Duration, String>),
     /// The books were looked at; what is wrong with them.
     Books(Option<Problem>),
+    /// The device's own store was looked at.
+    Store(Found),
 }
 
 /// What an engine works on.
@@ -107,6 +112,8 @@ pub struct Held {
     pub reins: Reins,
     pub arrived: Instant,
     pub started: Option<Instant>,
+    /// How long this program had been stopped by then.
+    pub asleep_before: Duration,
     /// Computing alone.
     pub took: Duration,
     /// It is in WORK.
@@ -152,12 +159,18 @@ pub struct Agent {
     pub sending: usize,
     /// Why it takes no work.
     pub closed: Option<Decline>,
+    /// Whether what is accepted can be kept.
+    pub store: Store,
+    pub health: Health,
+    /// Has the device's own server started again.
+    pub restart_server: Arc<Notify>,
     /// It stops once what runs has ended.
     pub leaving: bool,
     /// What it is paid as, by its last assignment; until then, what it says it is.
     pub tier: u8,
 
     pub started: Instant,
+    pub asleep: Asleep,
     pub next_beat: Instant,
     pub next_look: Instant,
     pub link: LinkStatus,
@@ -209,8 +222,12 @@ impl Agent {
             ending: HashSet::new(),
             sending: 0,
             closed: paused,
+            store: Store::default(),
+            health: Health::default(),
+            restart_server: Arc::default(),
             leaving: false,
             started: now,
+            asleep: Asleep::watch(),
             next_beat: now,
             next_look: now,
             link: LinkStatus::default(),
@@ -264,19 +281,25 @@ impl Agent {
         });
         Desk {
             offered: offered.collect(),
-            closed: self.closed.clone(),
+            closed: self.refuses(),
             total: self.total(),
             free: self.free(),
             waiting: self.work.waiting(),
+            gives_way: self.work.gives_way(),
             busy_ms: self.work.busy_ms(),
             tier: self.tier,
         }
     }
 
+    /// Its no to any work.
+    pub fn refuses(&self) -> Option<Decline> {
+        self.closed.clone().or_else(|| self.store.full.clone().map(Decline::Resources))
+    }
+
     /// Why it takes no work now.
     pub fn not_working(&self) -> Option<String> {
         match &self.closed {
-            None => None,
+            None => self.store.full.clone(),
             Some(Decline::Paused) if !self.device.settings.paused.is_empty() => Some(self.device.settings.paused.clone()),
             Some(why) => Some(why.to_string()),
         }

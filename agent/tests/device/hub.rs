@@ -198,7 +198,7 @@ fn jwt(signer: &KeyPair, mut claims: Value) -> String {
     format!("{signed}.{signature}")
 }
 
-fn free_port() -> u16 {
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -207,15 +207,31 @@ async fn connect(url: &str, login: Login) -> Bus {
     Bus::connect(how, &Health::default()).await.unwrap()
 }
 
+/// Why no disk of its own can be made here.
+pub fn small_disks() -> Result<(), String> {
+    let mut mount = Command::new("unshare");
+    mount.args(["--mount", "--propagation", "private", "mount", "-t", "tmpfs", "tmpfs"]).arg(std::env::temp_dir());
+    match mount.output() {
+        Ok(done) if done.status.success() => Ok(()),
+        Ok(done) => Err(format!("unshare: {}", String::from_utf8_lossy(&done.stderr).trim())),
+        Err(error) => Err(format!("unshare: {error}")),
+    }
+}
+
 /// The running hub, seen as a worker of CONTROL sees it.
 pub struct Hub {
     child: Child,
     pub bus: Bus,
 }
-impl Drop for Hub {
-    fn drop(&mut self) {
+impl Hub {
+    pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+impl Drop for Hub {
+    fn drop(&mut self) {
+        self.kill();
     }
 }
 
@@ -226,8 +242,27 @@ pub struct Running {
 }
 impl Running {
     pub fn start(home: &Home, variables: &[(&str, &str)]) -> Self {
+        Self::start_as(Command::new(env!("CARGO_BIN_EXE_mesh")), home, variables)
+    }
+    /// As [`Self::start`], with the store of its server on a disk of its own; `ballast_mb` of it are used already.
+    pub fn start_on_small_disk(home: &Home, megabytes: u32, ballast_mb: u32, variables: &[(&str, &str)]) -> Self {
+        let script = "set -e; mkdir -p \"$1\"; mount -t tmpfs -o size=$2m,mode=0700 tmpfs \"$1\"
+            dd if=/dev/zero of=\"$1/ballast\" bs=1M count=$3 2>/dev/null; shift 3; exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--propagation", "private", "sh", "-c", script, "sh"]).arg(home.nats().join("store"));
+        command.args([megabytes, ballast_mb].map(|number| number.to_string())).arg(env!("CARGO_BIN_EXE_mesh"));
+        Self::start_as(command, home, variables)
+    }
+    /// A file of the disk that only this agent and its server see.
+    pub fn on_its_disk(&self, name: &str) -> PathBuf {
+        let path = self.home.nats().join("store").join(name);
+        Path::new(&format!("/proc/{}/root", self.child.id())).join(path.strip_prefix("/").unwrap())
+    }
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+    fn start_as(mut command: Command, home: &Home, variables: &[(&str, &str)]) -> Self {
         let log = std::fs::File::options().create(true).append(true).open(log(home)).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh"));
         command.arg("start").env("MESH_HOME", home.root()).env("MESH_LOG", "debug,async_nats=error").envs(variables.iter().copied());
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Self { child, home: home.clone() }
@@ -258,6 +293,13 @@ impl Running {
     }
     pub async fn ended(&mut self) {
         eventually("the agent's end", || std::future::ready(self.child.try_wait().unwrap())).await;
+    }
+    /// Stops its process for a while, as a machine that is set aside.
+    pub async fn freeze(&self, time: std::time::Duration) {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+        tokio::time::sleep(time).await;
+        rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
     }
     /// Asks it to stop, as `mesh stop` does.
     pub async fn stop(&mut self) {

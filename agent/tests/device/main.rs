@@ -2,8 +2,15 @@
 
 #![allow(clippy::unwrap_used)] // a test may end where it stands
 
+mod alarm;
+mod crashes;
+mod disk;
+mod frozen;
 mod hub;
+mod offline;
+mod queue;
 mod scheduler;
+mod stop;
 
 use agent::home::{Home, Settings};
 use async_nats::HeaderMap;

@@ -9,6 +9,7 @@ use bus::hub_time::here_ms;
 use bus_schemas::api::{BLOB_BYTES_HEADER, BLOB_CHUNKS_HEADER, ask};
 use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignment, Closed, Control, ControlReply, Payload, Verb};
 use bus_schemas::envelope::{Batch, Body, encode};
+use bus_schemas::event::Event;
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::job::Class;
 use bus_schemas::limits::BLOB_CHUNK;
@@ -29,6 +30,9 @@ pub struct Job(Assignment);
 impl Job {
     pub fn cid(&self) -> Cid {
         Cid::of(&encode(&self.0))
+    }
+    pub fn attempt(&self) -> AttemptId {
+        AttemptId(self.cid())
     }
 }
 pub type Assigned = (Job, Payload);
@@ -73,7 +77,11 @@ impl Scheduler {
     }
     /// Offers one job of each kind; the device's answers.
     pub async fn offer(&mut self, kinds: &[&str]) -> Vec<Bid> {
-        let batch = scheduler_key().batch(&self.offers(kinds)).encode();
+        self.offer_as(kinds, Class::Normal).await
+    }
+    pub async fn offer_as(&mut self, kinds: &[&str], class: Class) -> Vec<Bid> {
+        let offers: Vec<Offer> = self.offers(kinds).into_iter().map(|offer| Offer { class, ..offer }).collect();
+        let batch = scheduler_key().batch(&offers).encode();
         let reply = subject::bid(&self.device, &self.s);
         self.bus.client.publish_with_reply(subject::offer(&self.device), reply, batch.into()).await.unwrap();
         let bids = Batch::decode(&next(&mut self.bids).await.payload).unwrap();
@@ -98,6 +106,10 @@ impl Scheduler {
             resume: None,
         };
         (Job(assignment), Payload { form: Form::Json, body: ByteBuf::from(body) })
+    }
+    /// A job with this body.
+    pub fn of(&self, name: &str, body: &serde_json::Value) -> Assigned {
+        self.job(body.to_string(), name, 1)
     }
     pub fn echo(&self, text: &str, attempt: u32) -> Assigned {
         self.job(serde_json::json!({"kind": "echo", "text": text}).to_string(), text, attempt)
@@ -142,6 +154,36 @@ impl Scheduler {
         let reply: AssignReply = strict::decode(Form::Msgpack, &answer, 1 << 20).unwrap();
         reply.answers
     }
+    /// One job, to a device that may die before it answers.
+    pub async fn try_assign(&self, (job, payload): &Assigned) -> Option<AssignAnswer> {
+        let assignments = scheduler_key().batch(std::slice::from_ref(&job.0));
+        let request = AssignRequest { s: self.s.clone(), assignments, payloads: vec![payload.clone()] };
+        let asked = self.bus.ask_bytes(subject::ctl(&self.device, "assign"), encode(&request).into(), Duration::from_secs(2)).await;
+        let reply: AssignReply = strict::decode(Form::Msgpack, &asked.ok()?, 1 << 20).unwrap();
+        reply.answers.into_iter().next()
+    }
+    /// As [`Self::control`], to a device that may die before it answers.
+    pub async fn say(&self, verb: Verb) {
+        let token = verb.token();
+        let control = Control { net: self.net, device: self.device, at: here_ms(), exp: here_ms() + 10_000, s: self.s.clone(), verb };
+        let batch = scheduler_key().batch(&[control]).encode();
+        let _ = self.bus.ask_bytes(subject::ctl(&self.device, token), batch.into(), Duration::from_secs(2)).await;
+    }
+    /// All receipts that the hub has stored, oldest first.
+    pub async fn stored_receipts(&self) -> Vec<Receipt> {
+        let mut receipts = Vec::new();
+        let mut from = 1;
+        loop {
+            let messages = self.bus.from_seq("RECEIPTS", from, 256).await.unwrap();
+            let Some(last) = messages.last() else { return receipts };
+            from = last.seq + 1;
+            for message in messages {
+                let message: ReceiptMessage = strict::decode(Form::Msgpack, &message.payload, 400_000).unwrap();
+                let verified = message.receipts.verify::<Receipt>(&mut Verifier::default()).unwrap();
+                receipts.extend(verified.into_iter().map(bus_schemas::Verified::into_body));
+            }
+        }
+    }
     /// Whether anybody listens for control messages.
     pub async fn reaches(&self) -> bool {
         self.bus.ask_bytes(subject::ctl(&self.device, "have"), Bytes::new(), Duration::from_secs(10)).await.is_ok()
@@ -155,6 +197,21 @@ impl Scheduler {
         let batch = signer.batch(std::slice::from_ref(body)).encode();
         let answer = self.bus.ask_bytes(subject::ctl(&self.device, verb), batch.into(), Duration::from_secs(10)).await.unwrap();
         strict::decode(Form::Msgpack, &answer, 1 << 20).unwrap()
+    }
+    /// What the device has told since the beginning, in the order in which the hub stored it.
+    pub async fn events(&self) -> Vec<Event> {
+        let mut events = Vec::new();
+        let mut from = 1;
+        loop {
+            let messages = self.bus.from_seq("EVENTS", from, 64).await.unwrap();
+            let Some(last) = messages.last() else { return events };
+            from = last.seq + 1;
+            for message in messages {
+                let batch = Batch::decode(&message.payload).unwrap();
+                assert_eq!(batch.k.device_id(), self.device);
+                events.extend(batch.verify::<Event>(&mut Verifier::default()).unwrap().into_iter().map(bus_schemas::Verified::into_body));
+            }
+        }
     }
     /// The receipts of the next message, verified, with their results.
     pub async fn receipts(&mut self) -> Vec<(Receipt, Option<Vec<u8>>)> {

@@ -101,7 +101,7 @@ fn only_its_own_signature_counts() {
 #[test]
 fn a_heartbeat_before_the_record_is_kept() {
     let mut world = world(0);
-    assert_eq!(world.beat(3, 0, true), Ok(Changed { look_again: false }));
+    assert_eq!(world.beat(3, 0, true), Ok(Changed { look_again: false, is_back: false }));
     world.fleet.record(&serde_json::to_vec(&record(3)).unwrap(), world.start, &mut world.verifier).unwrap();
     assert_eq!(world.away(3), None);
 }
