@@ -75,6 +75,11 @@ struct ApiError {
     description: String,
 }
 
+/// What an ack subject is told so that the message comes again after `delay`.
+pub fn not_now(delay: Duration) -> String {
+    format!("-NAK {{\"delay\": {}}}", delay.as_nanos())
+}
+
 impl Bus {
     /// One try.
     ///
@@ -179,7 +184,6 @@ impl Bus {
     /// # Errors
     /// Where the connection is gone: it comes again after ack_wait.
     pub async fn give_back(&self, ack_subject: &str, delay: Duration) -> Result<(), StoreError> {
-        let body = format!("-NAK {{\"delay\": {}}}", delay.as_nanos());
-        self.client.publish(ack_subject.to_owned(), body.into()).await.map_err(|error| StoreError::Other(error.to_string()))
+        self.client.publish(ack_subject.to_owned(), not_now(delay).into()).await.map_err(|error| StoreError::Other(error.to_string()))
     }
 }

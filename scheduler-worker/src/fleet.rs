@@ -112,8 +112,24 @@ pub struct Fleet {
     bus_works: Instant,
     /// Silence is counted from here at the earliest: set anew when the bus comes back.
     silence_from: Instant,
-    /// A mass silence is waited out until then.
-    waiting_out: Option<Instant>,
+    mass_silence: Option<MassSilence>,
+}
+
+/// So many devices fell silent at once that the bus is taken to have failed, not they: their jobs stay where they are for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MassSilence {
+    until: Instant,
+    until_ms: UnixMs,
+    /// Silent ones, of how many that were there.
+    gone: usize,
+    there: usize,
+}
+impl MassSilence {
+    /// For people.
+    pub fn said(&self) -> String {
+        let Self { gone, there, until_ms, .. } = self;
+        format!("{gone} of {there} devices fell silent at once: their jobs stay with them until {}", time_of_day(*until_ms))
+    }
 }
 
 impl Fleet {
@@ -127,7 +143,7 @@ impl Fleet {
             started: now,
             bus_works: now,
             silence_from: now,
-            waiting_out: None,
+            mass_silence: None,
         }
     }
     pub fn get(&self, device: &DeviceId) -> Option<&Device> {
@@ -298,6 +314,17 @@ impl Fleet {
         self.bus_works = now;
     }
 
+    /// A mass silence that is being waited out.
+    pub fn mass_silence(&self) -> Option<MassSilence> {
+        self.mass_silence
+    }
+
+    /// When the next device falls silent if nothing is heard of it: a sweep then finds it at once.
+    pub fn silent_at(&self) -> Option<Instant> {
+        let counted = self.devices.values().filter(|device| device.is_live()).filter_map(Device::heard_at);
+        counted.map(|at| at.max(self.silence_from) + self.silence).min()
+    }
+
     /// Looks who has fallen silent since the last look. Gives the devices that are newly gone.
     pub fn sweep(&mut self, now: Instant, hub_ms: UnixMs) -> Vec<DeviceId> {
         if now.duration_since(self.bus_works) > self.silence / 2 {
@@ -317,23 +344,31 @@ impl Fleet {
             .map(|device| device.record.device)
             .collect();
         if newly.is_empty() {
+            if self.mass_silence.take().is_some() {
+                tracing::info!("the silent devices are heard again: silence counts as before");
+            }
             return newly;
         }
-        if let Some(until) = self.waiting_out {
-            if now < until {
+        if let Some(mass) = &mut self.mass_silence {
+            if now < mass.until {
+                mass.gone = newly.len();
                 return Vec::new();
             }
+            tracing::warn!(gone = newly.len(), "the devices stayed silent: their jobs move on");
         } else {
             let lately = |device: &&Device| device.went_silent.is_some_and(|at| now.duration_since(at) <= silence / 2);
             let gone = newly.len() + self.devices.values().filter(lately).count();
             let there = self.live().count() + gone - newly.len();
             if there > MASS && gone * 2 > there {
-                self.waiting_out = Some(now + silence * 3);
-                tracing::warn!(gone, there, "more than half of the devices fell silent at once: waiting before their jobs move on");
+                let wait = silence * 3;
+                let until_ms = hub_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(0));
+                let mass = MassSilence { until: now + wait, until_ms, gone, there };
+                tracing::warn!(gone, there, "{}", mass.said());
+                self.mass_silence = Some(mass);
                 return Vec::new();
             }
         }
-        self.waiting_out = None;
+        self.mass_silence = None;
         for id in &newly {
             if let Some(device) = self.devices.get_mut(id) {
                 device.silent = Some(time_of_day(hub_ms.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(0))));

@@ -24,6 +24,10 @@ pub struct Lease {
     /// A renewal is on its way.
     pub asking: bool,
     pub delivered: u64,
+    /// The place of the message in JOBS.
+    pub seq: u64,
+    /// Nobody else had it since it was given back from here.
+    pub vouched: bool,
 }
 
 /// A signed body that can be shown to others: by itself, and with the batch it came in where that is at hand.

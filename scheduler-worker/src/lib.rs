@@ -27,6 +27,7 @@ pub mod ledger;
 pub mod look;
 pub mod measure;
 pub mod next_step;
+pub mod parked;
 pub mod ready;
 pub mod run;
 pub mod settle;

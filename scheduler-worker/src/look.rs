@@ -15,7 +15,7 @@ use bus_schemas::ledger::{HoldState, HoldView, VoidReason};
 use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, stream, subject};
 
 use crate::fleet::Device;
-use crate::job::{Attempt, Evidence, Phase};
+use crate::job::{Attempt, Evidence, Job, Phase};
 use crate::measure;
 use crate::next_step::{Past, Step, next_step};
 use crate::settle::ask_device;
@@ -324,7 +324,7 @@ impl World {
             let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Looking) else { continue };
             let past = Past {
                 delivered: job.lease.delivered,
-                back: one.back.clone(),
+                back: self.back_of(job, one.back.as_ref()),
                 hold: one.hold.clone(),
                 named: named_by(&self.fleet, &id),
                 unheard: unheard.len() + silent_ones,
@@ -344,6 +344,25 @@ impl World {
         for (id, step) in steps {
             self.step(id, step);
         }
+    }
+
+    /// The record of BACK; where this process gave the job back itself and got it again, it stands for what happened since.
+    fn back_of(&self, job: &Job, stored: Option<&Back>) -> Option<Back> {
+        if !job.lease.vouched {
+            return stored.cloned();
+        }
+        let nothing = || Back {
+            net: self.net,
+            job: job.admitted.job,
+            at: self.hub_ms(),
+            ended: vec![],
+            waited: 0,
+            last_attempt: 0,
+            delivered: 0,
+            on: None,
+            kept: None,
+        };
+        Some(Back { delivered: job.lease.delivered.saturating_sub(1), ..stored.cloned().unwrap_or_else(nothing) })
     }
 
     fn step(&mut self, id: JobId, step: Step) {

@@ -1,6 +1,6 @@
 //! Takes a delivered job message: verify, parse, and put the job in hand; or refuse it for good with a record.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,13 +13,19 @@ use bus_schemas::{Cid, Code, JobId, Problem, Proof};
 use crate::job::{Job, Lease, Phase};
 use crate::measure;
 use crate::next_step::{Arrival, must_look};
+use crate::parked::Seen;
 use crate::world::{Done, World};
 
 impl World {
     /// Takes deliveries that arrived together.
     pub fn take(&mut self, deliveries: Vec<Delivery>, now: Instant) {
         let mut look = Vec::new();
+        let mut hopeless = BTreeMap::new();
         for delivery in deliveries {
+            let seen = self.seen_before(&delivery, &mut hopeless, now);
+            if seen == Seen::PutOff {
+                continue;
+            }
             let admitted = match self.read(&delivery) {
                 Ok(admitted) => admitted,
                 Err(problem) => {
@@ -31,7 +37,8 @@ impl World {
             let spec = JobSpec::parse(admitted.form, &admitted.body);
             let unreadable = spec.as_ref().err().cloned();
             let id = admitted.job;
-            let job = self.job(admitted, &spec.unwrap_or_default(), &delivery, now);
+            let mut job = self.job(admitted, &spec.unwrap_or_default(), &delivery, now);
+            job.lease.vouched = seen == Seen::Vouched;
             match unreadable {
                 None => self.put_in_hand(job, &delivery, &mut look, now),
                 Some(problem) => {
@@ -66,6 +73,8 @@ impl World {
             confirmed: now,
             asking: false,
             delivered: u64::try_from(delivery.delivered).unwrap_or(0),
+            seq: delivery.stream_seq,
+            vouched: false,
         };
         Job {
             needs: Needs::from(spec),

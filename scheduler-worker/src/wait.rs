@@ -41,7 +41,7 @@ impl World {
             job.transitions.clear();
         }
         if self.waiting.len() > self.config.jobs_max / WAITING_SHARE {
-            self.give_back(&id, pause);
+            self.park(&id, now);
         }
     }
 

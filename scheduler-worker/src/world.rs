@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::job::{Job, Phase};
 use crate::look::{Adopted, LookGroup, Looked};
+use crate::parked::Parking;
 use crate::ready::{Ready, group_name};
 use crate::settle::{Closing, Confirmed, Ended};
 use crate::watch::StrayAnswers;
@@ -123,11 +124,14 @@ pub struct World {
     /// Those that have lasted, and go to HISTORY if they go on.
     pub lasting: VecDeque<(Instant, JobId, AttemptId)>,
     pub waiting: BTreeSet<JobId>,
+    pub parking: Parking,
     pub out: Vec<Out>,
     pub done: mpsc::UnboundedSender<Done>,
     /// Set while something waits for the tick.
     pub tick_at: Option<Instant>,
     pub sweep_at: Instant,
+    /// A device falls silent before the next sweep.
+    pub silent_at: Option<Instant>,
     pub beat_at: Instant,
     /// The earliest end of a back-off, if any job backs off.
     pub back_off_at: Option<Instant>,
@@ -161,10 +165,12 @@ impl World {
             quiet: VecDeque::new(),
             lasting: VecDeque::new(),
             waiting: BTreeSet::new(),
+            parking: Parking::default(),
             out: Vec::new(),
             done,
             tick_at: None,
             sweep_at: now,
+            silent_at: None,
             beat_at: now,
             back_off_at: None,
             look_again: false,
@@ -212,6 +218,7 @@ impl World {
             .chain(self.tick_at)
             .chain(self.back_off_at)
             .chain(self.open_at)
+            .chain(self.silent_at)
             .min()
             .unwrap_or(self.sweep_at)
     }
@@ -274,6 +281,9 @@ impl World {
         if self.sweep_at <= now {
             self.sweep_at = now + self.sweep_every();
             self.sweep(now);
+        }
+        if self.silent_at.is_some_and(|at| at <= now) {
+            self.sweep_fleet(now);
         }
         if self.look_again {
             self.look_again = false;

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bus::Bus;
 use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignment, Closed, Control, ControlReply, Held, HeldState, Verb};
@@ -109,7 +108,7 @@ impl Device {
         let hands = Hands { id, name: format!("d{n}"), signer: Arc::clone(&signer), bus: bus.clone(), state: Arc::clone(&state) };
         let task = tokio::spawn(async move {
             let mut verifier = Verifier::default();
-            let mut beat = tokio::time::interval(Duration::from_secs(5) / super::DIVISOR);
+            let mut beat = tokio::time::interval(super::timings().heartbeat);
             loop {
                 tokio::select! {
                     Some(message) = offers.next() => hands.offer(&message, &mut verifier).await,
