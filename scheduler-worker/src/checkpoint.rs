@@ -9,7 +9,8 @@ use bus_schemas::limits::BLOB_BYTES_MAX;
 use bus_schemas::receipt::ResultRef;
 use bus_schemas::{AttemptId, DeviceId, JobId, subject};
 
-use crate::job::{Job, Phase};
+use crate::crash;
+use crate::job::Phase;
 use crate::measure;
 use crate::stored::missing;
 use crate::tell::message;
@@ -24,7 +25,7 @@ pub struct Seen {
 }
 
 /// Whether a job with `units` texts, of which `kept` are done already, may be kept so far.
-fn check(checkpoint: &Checkpoint, units: u32, kept: Option<&Checkpoint>) -> Result<(), String> {
+pub fn check(checkpoint: &Checkpoint, units: u32, kept: Option<&Checkpoint>) -> Result<(), String> {
     let Checkpoint { units: done, bytes, .. } = *checkpoint;
     let before = kept.map_or(0, |kept| kept.units);
     if done >= units {
@@ -43,8 +44,12 @@ impl World {
     /// A device's signed word that its attempt is kept so far.
     pub fn hear_checkpoint(&mut self, device: DeviceId, id: JobId, attempt: AttemptId, checkpoint: Checkpoint) {
         // Also one of an attempt that has just ended: its device may have given the job back.
-        let theirs = |job: &&Job| job.phase != Phase::Closing && job.attempt(&attempt).is_some_and(|attempt| attempt.device == device);
-        let Some(job) = self.jobs.get(&id).filter(theirs) else { return };
+        let Some(job) = self.jobs.get(&id).filter(|job| job.phase != Phase::Closing && job.phase != Phase::Looking) else { return };
+        if job.attempt(&attempt).is_none_or(|attempt| attempt.device != device) {
+            measure::refused("checkpoint");
+            tracing::warn!(job = ?id, %device, "a checkpoint was refused: that device has no such attempt");
+            return;
+        }
         if let Err(why) = check(&checkpoint, job.units, job.kept.as_ref()) {
             measure::refused("checkpoint");
             tracing::warn!(job = ?id, %device, why, "a checkpoint was refused");
@@ -72,9 +77,15 @@ impl World {
         }
         job.kept = Some(checkpoint);
         measure::checkpoint();
-        self.out.extend(message(&job.admitted, "out", &checkpoint));
+        self.tell_kept(&id, &checkpoint);
         self.store_back(&id);
         self.need_tick(now);
+        crash::at("after_checkpoint");
+    }
+
+    pub fn tell_kept(&mut self, id: &JobId, checkpoint: &Checkpoint) {
+        let Some(job) = self.jobs.get(id) else { return };
+        self.out.extend(message(&job.admitted, "out", checkpoint));
     }
 
     /// What whoever takes this job next should know of it.
@@ -95,7 +106,7 @@ impl World {
     }
 
     /// Writes BACK while the job goes on: should this scheduler die, the next one knows how far it is.
-    fn store_back(&self, id: &JobId) {
+    pub fn store_back(&self, id: &JobId) {
         let Some(back) = self.back(id) else { return };
         let payload = self.config.signer.batch(&[back]).encode();
         let (bus, subject) = (self.bus.clone(), subject::back(id));

@@ -325,6 +325,16 @@ impl Fleet {
         counted.map(|at| at.max(self.silence_from) + self.silence).min()
     }
 
+    /// Devices of which nothing was heard for half of the silence, or that fell silent as lately, of how many that were there. Heartbeats
+    /// come one after the other: when the first device is given up, those that went quiet with it have missed theirs too.
+    fn quiet(&self, now: Instant) -> (usize, usize) {
+        let half = self.silence / 2;
+        let lately = self.devices.values().filter(|device| device.went_silent.is_some_and(|at| now.duration_since(at) <= half)).count();
+        let heard = self.live().filter_map(Device::heard_at);
+        let quiet = heard.filter(|at| now.duration_since((*at).max(self.silence_from)) >= half).count();
+        (quiet + lately, self.live().count() + lately)
+    }
+
     /// Looks who has fallen silent since the last look. Gives the devices that are newly gone.
     pub fn sweep(&mut self, now: Instant, hub_ms: UnixMs) -> Vec<DeviceId> {
         if now.duration_since(self.bus_works) > self.silence / 2 {
@@ -343,23 +353,13 @@ impl Fleet {
             .filter(|device| !device.record.revoked && device.silent.is_none() && silent_now(device))
             .map(|device| device.record.device)
             .collect();
-        if newly.is_empty() {
-            if self.mass_silence.take().is_some() {
-                tracing::info!("the silent devices are heard again: silence counts as before");
-            }
+        if newly.is_empty() && self.mass_silence.is_none() {
             return newly;
         }
-        if let Some(mass) = &mut self.mass_silence {
-            if now < mass.until {
-                mass.gone = newly.len();
-                return Vec::new();
-            }
-            tracing::warn!(gone = newly.len(), "the devices stayed silent: their jobs move on");
-        } else {
-            let lately = |device: &&Device| device.went_silent.is_some_and(|at| now.duration_since(at) <= silence / 2);
-            let gone = newly.len() + self.devices.values().filter(lately).count();
-            let there = self.live().count() + gone - newly.len();
-            if there > MASS && gone * 2 > there {
+        let (gone, there) = self.quiet(now);
+        let is_mass = there > MASS && gone * 2 > there;
+        match &mut self.mass_silence {
+            None if is_mass => {
                 let wait = silence * 3;
                 let until_ms = hub_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(0));
                 let mass = MassSilence { until: now + wait, until_ms, gone, there };
@@ -367,6 +367,13 @@ impl Fleet {
                 self.mass_silence = Some(mass);
                 return Vec::new();
             }
+            Some(mass) if is_mass && now < mass.until => {
+                (mass.gone, mass.there) = (gone, there);
+                return Vec::new();
+            }
+            Some(_) if is_mass => tracing::warn!(gone, there, "most devices stayed silent: their jobs move on"),
+            Some(_) => tracing::info!(gone, there, "most devices are heard again: silence counts as before"),
+            None => {}
         }
         self.mass_silence = None;
         for id in &newly {

@@ -61,6 +61,8 @@ pub struct Attempt {
     pub resumed: Option<u32>,
     /// A cancel was sent.
     pub cancel_sent: Option<Instant>,
+    /// How far it said it was, in basis points.
+    pub progress: u32,
 }
 
 /// Where a job in hand stands.
@@ -138,6 +140,8 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// The attempt in [`Phase::Assigning`] or [`Phase::Running`].
     pub current: Option<AttemptId>,
+    /// Assignments that their device refused in words: it cannot come back to them.
+    pub declined: Vec<AttemptId>,
     /// How earlier attempts ended, oldest first; from BACK too.
     pub ended: Vec<EndedAttempt>,
     /// Left out as long as others fit.
@@ -182,6 +186,10 @@ impl Job {
         self.avoid = avoided(&self.needs, &back.ended);
         self.ended = back.ended;
         self.keep(back.kept);
+    }
+    /// Who came first goes first.
+    pub fn age(&self) -> (UnixMs, u64) {
+        (self.admitted.submitted_at, self.lease.seq)
     }
     /// The checkpoint that is further of two.
     pub fn keep(&mut self, other: Option<Checkpoint>) {

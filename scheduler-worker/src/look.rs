@@ -14,6 +14,7 @@ use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, HoldView, VoidReason};
 use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, stream, subject};
 
+use crate::crash;
 use crate::fleet::Device;
 use crate::job::{Attempt, Evidence, Job, Phase};
 use crate::measure;
@@ -127,6 +128,7 @@ impl World {
         }
         found.read = true;
         self.looks.insert(group, found);
+        crash::at("after_look");
         self.ask_around(group, now);
         self.go_on(group, now);
     }
@@ -173,6 +175,7 @@ impl World {
     pub fn adopted(&mut self, adopted: Adopted, now: Instant) {
         let Adopted { device, group, answer } = adopted;
         let mut has = BTreeSet::new();
+        let answered = matches!(&answer, Ok(reply) if reply.declined.is_none());
         let spoke = match answer {
             Ok(ControlReply { declined: Some(decline), .. }) => {
                 tracing::warn!(%device, %decline, "a device does not say what it has");
@@ -190,6 +193,9 @@ impl World {
                 false
             }
         };
+        if answered {
+            self.refuse_unshown(device, now);
+        }
         let Some(group_id) = group else { return };
         let is_gone = self.fleet.get(&device).is_none_or(|found| !found.is_live());
         let Some(found) = self.looks.get_mut(&group_id) else { return };
@@ -226,6 +232,11 @@ impl World {
         let assignment = assignment.into_body();
         let silence = self.config.timings.silence;
         let Some(job) = self.jobs.get_mut(&held.job) else { return };
+        if job.declined.contains(&id) {
+            measure::refused("assignment");
+            tracing::warn!(job = ?held.job, %device, "a device shows an assignment that it declined");
+            return;
+        }
         if job.attempt(&id).is_none() {
             job.attempts.push(Attempt {
                 id,
@@ -241,6 +252,7 @@ impl World {
                 absent: 0,
                 resumed: assignment.resume.map(|resume| resume.units),
                 cancel_sent: None,
+                progress: 0,
             });
             job.last_number = job.last_number.max(assignment.attempt);
         }
@@ -269,6 +281,7 @@ impl World {
             } else {
                 self.tell_matched(&held.job);
             }
+            crash::at("after_adopt");
         }
     }
 
@@ -369,9 +382,17 @@ impl World {
         match step {
             Step::Auction { known } => {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
+                let last = known.as_ref().and_then(|back| back.on.map(|device| (device, back.at)));
                 if let Some(back) = known {
                     job.recall(back);
                 }
+                // The device that had it says no, or says nothing any more.
+                if let Some((device, since)) = last
+                    && self.seek_parts(id, device, since)
+                {
+                    return;
+                }
+                let Some(job) = self.jobs.get_mut(&id) else { return };
                 if job.cancelled { self.close_cancelled(id) } else { self.make_ready(id) }
             }
             Step::Finish { device, paid, .. } => self.close_paid_before(id, device, paid),

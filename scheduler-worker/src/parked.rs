@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use bus::pull::Delivery;
 use bus_schemas::eligibility::Needs;
-use bus_schemas::{JobId, UnixMs};
+use bus_schemas::{JobId, MemberId, UnixMs};
 
+use crate::crash;
 use crate::job::Job;
 use crate::ready::group_name;
 use crate::world::World;
@@ -25,6 +26,7 @@ const UNSEEN_MAX: u8 = 10;
 /// What is remembered of one.
 struct Parked {
     job: JobId,
+    member: MemberId,
     needs: Arc<Needs>,
     /// The delivery it was given back from.
     delivered: u64,
@@ -99,10 +101,12 @@ impl World {
         }
         let needs = self.parking.shared(&job.needs);
         let Job { waited, gives_up_at, .. } = *job;
+        let member = job.admitted.member;
         let (seq, delivered, ack) = (job.lease.seq, job.lease.delivered, job.lease.ack.clone());
         self.forget(id);
-        let parked = Parked { job: *id, needs, delivered, waited, unseen: 0, gives_up_at, forget_at: now };
+        let parked = Parked { job: *id, member, needs, delivered, waited, unseen: 0, gives_up_at, forget_at: now };
         self.put_off(seq, parked, &ack, now);
+        crash::at("after_park");
     }
 
     fn put_off(&mut self, seq: u64, mut parked: Parked, ack: &str, now: Instant) {
@@ -121,7 +125,7 @@ impl World {
         let Some(mut parked) = self.parking.by_seq.remove(&delivery.stream_seq) else { return Seen::Unknown };
         let delivered = u64::try_from(delivery.delivered).unwrap_or(0);
         let known = if delivered == parked.delivered + 1 { Seen::Vouched } else { Seen::Unknown };
-        let due = parked.unseen >= UNSEEN_MAX || self.cancels.contains(&parked.job) || parked.gives_up_at <= self.hub_ms();
+        let due = parked.unseen >= UNSEEN_MAX || self.cancels.contains(&parked.job, &parked.member) || parked.gives_up_at <= self.hub_ms();
         let nobody = *hopeless.entry(Arc::as_ptr(&parked.needs)).or_insert_with(|| self.candidates(&parked.needs, &[], now).is_err());
         if due || !nobody || self.stopping {
             return known;

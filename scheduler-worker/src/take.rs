@@ -10,6 +10,7 @@ use bus_schemas::job::{AdmittedJob, JobSpec};
 use bus_schemas::ledger::VoidReason;
 use bus_schemas::{Cid, Code, JobId, Problem, Proof};
 
+use crate::crash;
 use crate::job::{Job, Lease, Phase};
 use crate::measure;
 use crate::next_step::{Arrival, must_look};
@@ -22,6 +23,9 @@ impl World {
         let mut look = Vec::new();
         let mut hopeless = BTreeMap::new();
         for delivery in deliveries {
+            if self.is_stale(&delivery, now) {
+                continue;
+            }
             let seen = self.seen_before(&delivery, &mut hopeless, now);
             if seen == Seen::PutOff {
                 continue;
@@ -47,6 +51,7 @@ impl World {
                 }
             }
         }
+        crash::at("after_take");
         if !look.is_empty() {
             self.look_up(look, now);
         }
@@ -86,6 +91,7 @@ impl World {
             phase: Phase::Looking,
             attempts: Vec::new(),
             current: None,
+            declined: Vec::new(),
             ended: Vec::new(),
             avoid: Vec::new(),
             kept: None,
@@ -95,7 +101,7 @@ impl World {
             waiting_why: None,
             decision: None,
             bids_left: VecDeque::new(),
-            cancelled: self.cancels.contains(&admitted.job),
+            cancelled: self.cancels.contains(&admitted.job, &admitted.member),
             told: false,
             transitions: Vec::new(),
             admitted: Arc::new(admitted),
@@ -142,6 +148,7 @@ impl World {
                 bus.store(bus_schemas::subject::DLQ.to_owned(), None, record.to_string().into(), std::time::Duration::from_secs(10)).await;
             match kept {
                 Ok(_) => {
+                    crash::at("after_refuse");
                     let _ = bus.ack_confirmed(&ack).await;
                 }
                 Err(error) => tracing::warn!(%error, "the refused message stays in JOBS"),

@@ -51,6 +51,7 @@ pub enum Done {
     Strays(StrayAnswers),
     Sought(Box<crate::stored::Sought>),
     Kept(Box<crate::checkpoint::Seen>),
+    Parts(crate::parts::Parts),
     Refreshed(crate::run::Refreshed),
     /// Something was sent or stored that nobody waits for.
     Sent,
@@ -115,6 +116,8 @@ pub struct World {
     pub looks: BTreeMap<u64, LookGroup>,
     pub next_look: u64,
     pub cancels: Cancels,
+    /// Receipts of attempts that nobody here knows: their devices were asked for the assignments.
+    pub unshown: BTreeMap<DeviceId, Vec<crate::watch::Stray>>,
     pub closing: Closing,
     pub closed: RecentlyClosed,
     /// Records for HISTORY that nothing waits for.
@@ -129,6 +132,12 @@ pub struct World {
     pub done: mpsc::UnboundedSender<Done>,
     /// Set while something waits for the tick.
     pub tick_at: Option<Instant>,
+    /// When it last did anything.
+    pub awake_at: Instant,
+    /// When deliveries of each class could last be taken as they came.
+    pub listened_at: [Instant; 3],
+    /// Until then deliveries may be old ones.
+    pub distrust_until: [Option<Instant>; 3],
     pub sweep_at: Instant,
     /// A device falls silent before the next sweep.
     pub silent_at: Option<Instant>,
@@ -159,6 +168,7 @@ impl World {
             looks: BTreeMap::new(),
             next_look: 0,
             cancels: Cancels::default(),
+            unshown: BTreeMap::new(),
             closing: Closing::default(),
             closed: RecentlyClosed::default(),
             history: Vec::new(),
@@ -169,6 +179,9 @@ impl World {
             out: Vec::new(),
             done,
             tick_at: None,
+            awake_at: now,
+            listened_at: [now; 3],
+            distrust_until: [None; 3],
             sweep_at: now,
             silent_at: None,
             beat_at: now,
@@ -303,6 +316,7 @@ impl World {
             self.beat();
         }
         self.open_auctions(now);
+        self.listening(now);
     }
 
     /// Takes in what spawned work came to.
@@ -317,6 +331,7 @@ impl World {
             Done::Strays(answers) => self.strays_answered(answers),
             Done::Sought(sought) => self.sought(*sought, now),
             Done::Kept(seen) => self.checkpoint_seen(*seen, now),
+            Done::Parts(parts) => self.parts_found(parts),
             Done::Refreshed(refreshed) => self.refreshed(refreshed, now),
             Done::Sent => (),
         }
@@ -336,7 +351,7 @@ impl World {
         }
         self.back_off_at = next;
         // In the order of submission, not of a hash map.
-        over.sort_by_key(|id| self.jobs.get(id).map(|job| job.admitted.submitted_at));
+        over.sort_by_key(|id| self.jobs.get(id).map(Job::age));
         for id in over {
             self.make_ready(id);
         }

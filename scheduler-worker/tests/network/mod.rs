@@ -66,7 +66,7 @@ pub struct Proc {
     pub log: Arc<Mutex<String>>,
 }
 impl Proc {
-    fn spawn(command: &mut Command) -> Self {
+    pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a child starts");
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, to) = (child.stderr.take().unwrap(), Arc::clone(&log));

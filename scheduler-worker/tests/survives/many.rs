@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, VoidReason};
 
+use crate::ECHO;
 use crate::network::device::Script;
 use crate::network::{HUNG, Network, next, result_text, setting, timings, until};
 
-const ECHO: &str = r#"{"kind":"echo","text":"hello"}"#;
 const NOBODY: &str = r#"{"kind":"embed","text":"x"}"#;
 
 /// From admission to the told result, sorted.
