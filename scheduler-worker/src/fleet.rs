@@ -372,7 +372,12 @@ impl Fleet {
                 return Vec::new();
             }
             Some(_) if is_mass => tracing::warn!(gone, there, "most devices stayed silent: their jobs move on"),
-            Some(_) => tracing::info!(gone, there, "most devices are heard again: silence counts as before"),
+            Some(_) => {
+                tracing::info!(gone, there, "most devices are heard again: the others have half a silence to follow");
+                self.silence_from = now.checked_sub(silence / 2).unwrap_or(now);
+                self.mass_silence = None;
+                return Vec::new();
+            }
             None => {}
         }
         self.mass_silence = None;

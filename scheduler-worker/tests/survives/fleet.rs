@@ -44,7 +44,7 @@ async fn most_devices_silent_at_once_keep_their_jobs() {
 
     // They are heard again: nothing was lost, nothing is begun anew, and the next one that dies alone loses its jobs in time.
     devices.iter().for_each(|device| device.mute(false));
-    until("it to be over", async || scheduler.says("the silent devices are heard again").then_some(())).await;
+    until("it to be over", async || scheduler.says("most devices are heard again").then_some(())).await;
     for job in &jobs {
         assert!(ended_attempts(&network, *job).await.is_empty());
     }
