@@ -101,6 +101,7 @@ impl World {
             delivered: job.lease.delivered,
             // A past that was not looked up is not vouched for: the device that may have it is still to be found.
             on: job.current().map(|attempt| attempt.device),
+            attempt: job.current,
             kept: job.kept,
         })
     }

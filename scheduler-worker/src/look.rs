@@ -373,6 +373,7 @@ impl World {
             last_attempt: 0,
             delivered: 0,
             on: None,
+            attempt: None,
             kept: None,
         };
         Some(Back { delivered: job.lease.delivered.saturating_sub(1), ..stored.cloned().unwrap_or_else(nothing) })
@@ -382,13 +383,13 @@ impl World {
         match step {
             Step::Auction { known } => {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
-                let last = known.as_ref().and_then(|back| back.on.map(|device| (device, back.at)));
+                let last = known.as_ref().and_then(|back| Some((back.on?, back.attempt?, back.at)));
                 if let Some(back) = known {
                     job.recall(back);
                 }
                 // The device that had it says no, or says nothing any more.
-                if let Some((device, since)) = last
-                    && self.seek_parts(id, device, since)
+                if let Some((device, attempt, since)) = last
+                    && self.seek_parts(id, device, attempt, since)
                 {
                     return;
                 }

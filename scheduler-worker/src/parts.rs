@@ -4,7 +4,7 @@
 use bus::Bus;
 use bus_schemas::event::{Checkpoint, Event, EventKind};
 use bus_schemas::receipt::ResultRef;
-use bus_schemas::{Batch, DeviceId, JobId, MemberId, NetworkId, PublicKey, UnixMs, Verifier, stream, subject};
+use bus_schemas::{AttemptId, Batch, DeviceId, JobId, MemberId, NetworkId, PublicKey, UnixMs, Verifier, stream, subject};
 use bytes::Bytes;
 
 use crate::checkpoint::check;
@@ -29,6 +29,7 @@ pub struct Parts {
 struct Sought {
     net: NetworkId,
     job: JobId,
+    attempt: AttemptId,
     member: MemberId,
     device: DeviceId,
     did: PublicKey,
@@ -44,7 +45,8 @@ impl Sought {
             .iter()
             .filter_map(|payload| Batch::decode(payload).ok()?.verify::<Event>(&mut verifier).ok())
             .flatten()
-            .filter(|event| event.by() == self.did && event.device == self.device && event.net == self.net && event.job == self.job)
+            .filter(|event| event.by() == self.did && event.device == self.device && event.net == self.net)
+            .filter(|event| event.job == self.job && event.attempt == self.attempt)
             .filter_map(|event| match event.what {
                 EventKind::Checkpoint(checkpoint) => Some(checkpoint),
                 EventKind::Started | EventKind::Progress(_) | EventKind::Dropped { .. } => None,
@@ -100,10 +102,10 @@ impl World {
     /// Seeks parts of a job that its last device told of and nobody here heard; goes on with [`Self::parts_found`].
     ///
     /// Says whether there is anything to seek: a job of one text has no parts.
-    pub fn seek_parts(&self, id: JobId, device: DeviceId, since: UnixMs) -> bool {
+    pub fn seek_parts(&self, id: JobId, device: DeviceId, attempt: AttemptId, since: UnixMs) -> bool {
         let Some(job) = self.jobs.get(&id).filter(|job| job.units > 1) else { return false };
         let Some(did) = self.fleet.get(&device).map(|found| found.record.did) else { return false };
-        let sought = Sought { net: self.net, job: id, member: job.admitted.member, device, did, units: job.units, kept: job.kept };
+        let sought = Sought { net: self.net, job: id, attempt, member: job.admitted.member, device, did, units: job.units, kept: job.kept };
         let bus = self.bus.clone();
         self.spawn(async move {
             let found = sought.seek(&bus, since.saturating_sub(BEFORE_MS)).await;
@@ -133,7 +135,7 @@ impl World {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bus_schemas::{AttemptId, Cid, Signer};
+    use bus_schemas::{Cid, Signer};
 
     #[test]
     fn only_the_devices_own_word_about_this_job_counts() {
@@ -148,6 +150,7 @@ mod tests {
         let sought = Sought {
             net,
             job,
+            attempt: AttemptId(Cid::of(b"a")),
             member: device.public().member_id(),
             device: device.public().device_id(),
             did: device.public(),

@@ -221,7 +221,7 @@ impl World {
         self.off_device(id);
         if ended_silently {
             // Its last words may have been said while this scheduler was cut off.
-            self.seek_parts(*id, attempt.device, attempt.assigned_at);
+            self.seek_parts(*id, attempt.device, attempt.id, attempt.assigned_at);
         }
         let Some(job) = self.jobs.get_mut(id) else { return };
         if job.cancelled {
