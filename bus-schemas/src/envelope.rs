@@ -204,6 +204,8 @@ impl Batch {
     /// # Errors
     /// [`Code::SignedOther`], [`Code::BadSignature`], or what is wrong with a body.
     pub fn verify<T: Body>(&self, verifier: &mut Verifier) -> Result<Vec<Verified<T>>, Problem> {
+        // Again, for a batch that travelled inside another message.
+        check_shape(self.v, self.b.len())?;
         let form = form_of::<T>(&self.t)?;
         let leaves: Vec<Hash> = self.b.iter().map(|body| merkle::leaf(body)).collect();
         verifier.check(&self.t, &merkle::root(&leaves).unwrap_or_default(), &self.k, &self.s)?;
@@ -227,6 +229,7 @@ impl Proof {
     /// # Errors
     /// [`Code::SignedOther`], [`Code::BadSignature`], or what is wrong with the body.
     pub fn verify<T: Body>(&self, verifier: &mut Verifier) -> Result<Verified<T>, Problem> {
+        check_shape(self.v, self.n as usize)?;
         let form = form_of::<T>(&self.t)?;
         let bad = || Problem::new(Code::BadSignature, "the proof does not lead to a root");
         let path = self.h.iter().map(|hash| Hash::try_from(hash.as_slice()).map_err(|_| bad())).collect::<Result<Vec<_>, _>>()?;

@@ -59,6 +59,9 @@ pub struct SchedulerHeartbeat {
     pub bidding: u32,
     pub executing: u32,
     pub waiting: u32,
+    /// Why it moves no jobs away from silent devices now, for people; absent: it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds_back: Option<String>,
 }
 impl Body for SchedulerHeartbeat {
     const KIND: &'static str = "scheduler-heartbeat";

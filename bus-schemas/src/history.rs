@@ -197,6 +197,9 @@ pub struct Back {
     /// The device that holds an attempt without an end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on: Option<DeviceId>,
+    /// That attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<AttemptId>,
     /// The last checkpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Checkpoint>,

@@ -9,6 +9,10 @@ pub fn submit(asker: &Asker) -> String {
 pub fn job(class: Class, job: &JobId) -> String {
     format!("mesh.v1.job.{}.{job}", class.token())
 }
+/// What the subjects of a class begin with.
+pub fn jobs_of(class: Class) -> String {
+    format!("mesh.v1.job.{}.", class.token())
+}
 /// A job whose hold is being asked for; one of the schedulers may begin its auction.
 pub const ANNOUNCE: &str = "mesh.v1.announce";
 pub fn offer(device: &DeviceId) -> String {
@@ -39,6 +43,10 @@ pub const RECEIPTS_ANY: &str = "mesh.v1.dev.*.receipt.any";
 /// Under which a device's receipts are stored (the stream drops the last token).
 pub fn receipt_stored(device: &DeviceId) -> String {
     format!("mesh.v1.dev.{device}.receipt")
+}
+/// Under which a device's events are stored (the stream drops the last token).
+pub fn event_stored(device: &DeviceId) -> String {
+    format!("mesh.v1.dev.{device}.evt")
 }
 pub fn heartbeat(device: &DeviceId) -> String {
     format!("mesh.v1.dev.{device}.hb")

@@ -79,6 +79,11 @@ struct ApiError {
 /// due and the end of the lease.
 const RENEW_WITHIN: Duration = Duration::from_secs(2);
 
+/// What an ack subject is told so that the message comes again after `delay`.
+pub fn not_now(delay: Duration) -> String {
+    format!("-NAK {{\"delay\": {}}}", delay.as_nanos())
+}
+
 impl Bus {
     /// One try.
     ///
@@ -184,7 +189,6 @@ impl Bus {
     /// # Errors
     /// Where the connection is gone: it comes again after ack_wait.
     pub async fn give_back(&self, ack_subject: &str, delay: Duration) -> Result<(), StoreError> {
-        let body = format!("-NAK {{\"delay\": {}}}", delay.as_nanos());
-        self.client.publish(ack_subject.to_owned(), body.into()).await.map_err(|error| StoreError::Other(error.to_string()))
+        self.client.publish(ack_subject.to_owned(), not_now(delay).into()).await.map_err(|error| StoreError::Other(error.to_string()))
     }
 }

@@ -115,6 +115,7 @@ impl World {
             self.put_on_device(&id, device);
             attempts.push((id, attempt));
         }
+        crash::at("before_assign");
         let request = AssignRequest { s: self.s.clone(), assignments: (*batch).clone(), payloads };
         self.ask_to_take(Sent { device, attempts, request: bus_schemas::envelope::encode(&request).into() });
     }
@@ -133,6 +134,7 @@ impl World {
     /// What came of one message of assignments.
     pub fn answered(&mut self, answered: Answered, now: Instant) {
         let Answered { sent, answer } = answered;
+        let said = answer.is_ok();
         let answers = match answer {
             Ok(reply) if reply.answers.len() == sent.attempts.len() => reply.answers,
             Ok(reply) => {
@@ -163,6 +165,10 @@ impl World {
             match answer {
                 AssignAnswer::Accepted | AssignAnswer::Running | AssignAnswer::Done => self.accepted(&id, now),
                 AssignAnswer::Declined(decline) => {
+                    // Said in words, not read out of a missing answer: what comes of it later does not count.
+                    if said && let Some(job) = self.jobs.get_mut(&id) {
+                        job.declined.push(attempt);
+                    }
                     if let Some(next) = self.declined(&id, &decline, at, now) {
                         wins.entry(next.0).or_default().push((id, next.1));
                     }

@@ -318,6 +318,7 @@ impl World {
             .collect();
         let took_ms = u64::try_from(now.duration_since(auction.opened).as_millis()).unwrap_or(u64::MAX);
         let window = Window { round, at: auction.at, took_ms };
+        crash::at("after_bids");
         let decided = decide(self.config.scoring.as_ref(), window, &candidates, &auction.out, &bidding);
         self.outcome(decided, now);
     }

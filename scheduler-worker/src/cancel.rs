@@ -1,13 +1,14 @@
 //! Cancels: a stream that every scheduler follows; only the holder of the job message acts.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::time::Instant;
 
 use bus_schemas::assignment::Verb;
 use bus_schemas::history::CancelRequest;
 use bus_schemas::ledger::VoidReason;
-use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, subject};
+use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, MemberId, Problem, subject};
 
+use crate::crash;
 use crate::job::Phase;
 use crate::measure;
 use crate::world::World;
@@ -15,13 +16,14 @@ use crate::world::World;
 /// Jobs that are to be cancelled; a job that is taken later is checked against them.
 #[derive(Default)]
 pub struct Cancels {
-    jobs: HashSet<JobId>,
+    /// Whose job it must be.
+    jobs: HashMap<JobId, MemberId>,
     /// Read up to here.
     pub next_seq: u64,
 }
 impl Cancels {
-    pub fn contains(&self, job: &JobId) -> bool {
-        self.jobs.contains(job)
+    pub fn contains(&self, job: &JobId, member: &MemberId) -> bool {
+        self.jobs.get(job) == Some(member)
     }
 }
 
@@ -45,9 +47,14 @@ impl World {
             return;
         }
         let id = cancel.job;
-        self.cancels.jobs.insert(id);
+        self.cancels.jobs.insert(id, cancel.member);
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        if job.cancelled || job.admitted.member != cancel.member {
+        if job.admitted.member != cancel.member {
+            measure::refused("cancel");
+            tracing::warn!(job = ?id, by = %cancel.member, "a cancel was refused: the job is another member's");
+            return;
+        }
+        if job.cancelled {
             return;
         }
         job.cancelled = true;
@@ -71,6 +78,7 @@ impl World {
         attempt.cancel_sent = Some(now);
         let (device, attempt) = (attempt.device, attempt.id);
         self.cancel_attempts(device, vec![attempt]);
+        crash::at("after_cancel");
     }
 
     pub fn cancel_attempts(&self, device: DeviceId, attempts: Vec<AttemptId>) {

@@ -9,6 +9,7 @@ use bus_schemas::limits::BLOB_BYTES_MAX;
 use bus_schemas::receipt::ResultRef;
 use bus_schemas::{AttemptId, DeviceId, JobId, subject};
 
+use crate::crash;
 use crate::job::Phase;
 use crate::measure;
 use crate::stored::missing;
@@ -24,7 +25,7 @@ pub struct Seen {
 }
 
 /// Whether a job with `units` texts, of which `kept` are done already, may be kept so far.
-fn check(checkpoint: &Checkpoint, units: u32, kept: Option<&Checkpoint>) -> Result<(), String> {
+pub fn check(checkpoint: &Checkpoint, units: u32, kept: Option<&Checkpoint>) -> Result<(), String> {
     let Checkpoint { units: done, bytes, .. } = *checkpoint;
     let before = kept.map_or(0, |kept| kept.units);
     if done >= units {
@@ -43,7 +44,7 @@ impl World {
     /// A device's signed word that its attempt is kept so far.
     pub fn hear_checkpoint(&mut self, device: DeviceId, id: JobId, attempt: AttemptId, checkpoint: Checkpoint) {
         // Also one of an attempt that has just ended: its device may have given the job back.
-        let Some(job) = self.jobs.get(&id).filter(|job| job.phase != Phase::Closing) else { return };
+        let Some(job) = self.jobs.get(&id).filter(|job| job.phase != Phase::Closing && job.phase != Phase::Looking) else { return };
         let theirs = job.attempt(&attempt).is_some_and(|attempt| attempt.device == device);
         let checked = if theirs {
             check(&checkpoint, job.units, job.kept.as_ref())
@@ -77,9 +78,15 @@ impl World {
         }
         job.kept = Some(checkpoint);
         measure::checkpoint();
-        self.out.extend(message(&job.admitted, "out", &checkpoint));
+        self.tell_kept(&id, &checkpoint);
         self.store_back(&id);
         self.need_tick(now);
+        crash::at("after_checkpoint");
+    }
+
+    pub fn tell_kept(&mut self, id: &JobId, checkpoint: &Checkpoint) {
+        let Some(job) = self.jobs.get(id) else { return };
+        self.out.extend(message(&job.admitted, "out", checkpoint));
     }
 
     /// What whoever takes this job next should know of it.
@@ -95,12 +102,13 @@ impl World {
             delivered: job.lease.delivered,
             // A past that was not looked up is not vouched for: the device that may have it is still to be found.
             on: job.current().map(|attempt| attempt.device),
+            attempt: job.current,
             kept: job.kept,
         })
     }
 
     /// Writes BACK while the job goes on: should this scheduler die, the next one knows how far it is.
-    fn store_back(&self, id: &JobId) {
+    pub fn store_back(&self, id: &JobId) {
         let Some(back) = self.back(id) else { return };
         let payload = self.config.signer.batch(&[back]).encode();
         let (bus, subject) = (self.bus.clone(), subject::back(id));

@@ -115,8 +115,24 @@ pub struct Fleet {
     bus_works: Instant,
     /// Silence is counted from here at the earliest: set anew when the bus comes back.
     silence_from: Instant,
-    /// A mass silence is waited out until then.
-    waiting_out: Option<Instant>,
+    mass_silence: Option<MassSilence>,
+}
+
+/// So many devices fell silent at once that the bus is taken to have failed, not they: their jobs stay where they are for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MassSilence {
+    until: Instant,
+    until_ms: UnixMs,
+    /// Silent ones, of how many that were there.
+    gone: usize,
+    there: usize,
+}
+impl MassSilence {
+    /// For people.
+    pub fn said(&self) -> String {
+        let Self { gone, there, until_ms, .. } = self;
+        format!("{gone} of {there} devices fell silent at once: their jobs stay with them until {}", time_of_day(*until_ms))
+    }
 }
 
 impl Fleet {
@@ -130,7 +146,7 @@ impl Fleet {
             started: now,
             bus_works: now,
             silence_from: now,
-            waiting_out: None,
+            mass_silence: None,
         }
     }
     pub fn get(&self, device: &DeviceId) -> Option<&Device> {
@@ -144,10 +160,6 @@ impl Fleet {
     }
     pub fn live(&self) -> impl Iterator<Item = &Device> {
         self.devices.values().filter(|device| device.is_live())
-    }
-    /// Most devices went quiet at once, and that is waited out.
-    pub fn holds_back(&self, now: Instant) -> bool {
-        self.waiting_out.is_some_and(|until| until > now)
     }
     pub fn is_revoked(&self, device: &DeviceId) -> bool {
         self.devices.get(device).is_some_and(|found| found.record.revoked)
@@ -308,6 +320,27 @@ impl Fleet {
         self.bus_works = now;
     }
 
+    /// A mass silence that is being waited out.
+    pub fn mass_silence(&self) -> Option<MassSilence> {
+        self.mass_silence
+    }
+
+    /// When the next device falls silent if nothing is heard of it: a sweep then finds it at once.
+    pub fn silent_at(&self) -> Option<Instant> {
+        let counted = self.devices.values().filter(|device| device.is_live()).filter_map(Device::heard_at);
+        counted.map(|at| at.max(self.silence_from) + self.silence).min()
+    }
+
+    /// Devices of which nothing was heard for half of the silence, or that fell silent as lately, of how many that were there. Heartbeats
+    /// come one after the other: when the first device is given up, those that went quiet with it have missed theirs too.
+    fn quiet(&self, now: Instant) -> (usize, usize) {
+        let half = self.silence / 2;
+        let lately = self.devices.values().filter(|device| device.went_silent.is_some_and(|at| now.duration_since(at) <= half)).count();
+        let heard = self.live().filter_map(Device::heard_at);
+        let quiet = heard.filter(|at| now.duration_since((*at).max(self.silence_from)) >= half).count();
+        (quiet + lately, self.live().count() + lately)
+    }
+
     /// Looks who has fallen silent since the last look. Gives the devices that are newly gone.
     pub fn sweep(&mut self, now: Instant, hub_ms: UnixMs) -> Vec<DeviceId> {
         if now.duration_since(self.bus_works) > self.silence / 2 {
@@ -326,24 +359,34 @@ impl Fleet {
             .filter(|device| !device.record.revoked && device.silent.is_none() && silent_now(device))
             .map(|device| device.record.device)
             .collect();
-        if newly.is_empty() {
+        if newly.is_empty() && self.mass_silence.is_none() {
             return newly;
         }
-        if let Some(until) = self.waiting_out {
-            if now < until {
+        let (gone, there) = self.quiet(now);
+        let is_mass = there > MASS && gone * 2 > there;
+        match &mut self.mass_silence {
+            None if is_mass => {
+                let wait = silence * 3;
+                let until_ms = hub_ms.saturating_add(u64::try_from(wait.as_millis()).unwrap_or(0));
+                let mass = MassSilence { until: now + wait, until_ms, gone, there };
+                tracing::warn!(gone, there, "{}", mass.said());
+                self.mass_silence = Some(mass);
                 return Vec::new();
             }
-        } else {
-            let lately = |device: &&Device| device.went_silent.is_some_and(|at| now.duration_since(at) <= silence / 2);
-            let gone = newly.len() + self.devices.values().filter(lately).count();
-            let there = self.live().count() + gone - newly.len();
-            if there > MASS && gone * 2 > there {
-                self.waiting_out = Some(now + silence * 3);
-                tracing::warn!(gone, there, "more than half of the devices fell silent at once: waiting before their jobs move on");
+            Some(mass) if is_mass && now < mass.until => {
+                (mass.gone, mass.there) = (gone, there);
                 return Vec::new();
             }
+            Some(_) if is_mass => tracing::warn!(gone, there, "most devices stayed silent: their jobs move on"),
+            Some(_) => {
+                tracing::info!(gone, there, "most devices are heard again: the others have half a silence to follow");
+                self.silence_from = now.checked_sub(silence / 2).unwrap_or(now);
+                self.mass_silence = None;
+                return Vec::new();
+            }
+            None => {}
         }
-        self.waiting_out = None;
+        self.mass_silence = None;
         for id in &newly {
             if let Some(device) = self.devices.get_mut(id) {
                 device.silent = Some(time_of_day(hub_ms.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(0))));

@@ -79,7 +79,7 @@ impl World {
             cancelled: job.cancelled,
             current,
             kept: job.kept,
-            holds_back: self.fleet.holds_back(now),
+            holds_back: self.fleet.mass_silence().is_some(),
         }
     }
 }

@@ -26,6 +26,10 @@ pub struct Lease {
     /// A renewal is on its way.
     pub asking: bool,
     pub delivered: u64,
+    /// The place of the message in JOBS.
+    pub seq: u64,
+    /// Nobody else had it since it was given back from here.
+    pub vouched: bool,
 }
 
 /// A signed body that can be shown to others: by itself, and with the batch it came in where that is at hand.
@@ -138,6 +142,8 @@ pub struct Job {
     pub attempts: Vec<Attempt>,
     /// The attempt in [`Phase::Assigning`] or [`Phase::Running`].
     pub current: Option<AttemptId>,
+    /// Assignments that their device refused in words: it cannot come back to them.
+    pub declined: Vec<AttemptId>,
     /// How earlier attempts ended, oldest first; from BACK too.
     pub ended: Vec<EndedAttempt>,
     /// Left out as long as others fit.
@@ -182,6 +188,10 @@ impl Job {
         self.avoid = avoided(&self.needs, &back.ended);
         self.ended = back.ended;
         self.keep(back.kept);
+    }
+    /// Who came first goes first.
+    pub fn age(&self) -> (UnixMs, u64) {
+        (self.admitted.submitted_at, self.lease.seq)
     }
     /// The checkpoint that is further of two.
     pub fn keep(&mut self, other: Option<Checkpoint>) {

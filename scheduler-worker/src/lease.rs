@@ -2,8 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use bus::pull::Delivery;
+use bus_schemas::job::Class;
 use bus_schemas::{JobId, subject};
 
+use crate::crash;
 use crate::job::Phase;
 use crate::world::{Done, World};
 
@@ -16,6 +19,44 @@ const SOON: Duration = Duration::from_millis(100);
 const BACK_WITHIN: Duration = Duration::from_secs(15);
 
 impl World {
+    /// Called before anything else after a wait. A process that stood still so long that leases may be lost (stopped, swapped out, a
+    /// machine that slept) looks at them first: what it thought it held may be in other hands.
+    pub fn woke(&mut self, now: Instant) {
+        let stood_still = now.duration_since(self.awake_at);
+        self.awake_at = now;
+        if stood_still > self.config.timings.renewal {
+            tracing::warn!(?stood_still, "this process stood still: leases first");
+            self.renew_leases(now);
+        }
+    }
+
+    /// Deliveries of the classes that have room are taken as they come.
+    pub fn listening(&mut self, now: Instant) {
+        for (at, class) in Class::ALL.into_iter().enumerate() {
+            if self.room(class) == 0 {
+                continue;
+            }
+            if now.duration_since(self.listened_at[at]) > self.config.timings.renewal {
+                self.distrust_until[at] = Some(now + self.config.timings.renewal / 2);
+            }
+            self.listened_at[at] = now;
+        }
+    }
+
+    /// Whether a delivery may have lain here for so long (while this process stood still, or had no room) that its lease is over and another
+    /// has the job. It is let lie: where nobody has it, it comes again.
+    pub fn is_stale(&mut self, delivery: &Delivery, now: Instant) -> bool {
+        let Some(at) = Class::ALL.iter().position(|class| delivery.subject.starts_with(&subject::jobs_of(*class))) else { return false };
+        self.listening(now);
+        let age = Duration::from_millis(self.hub_ms().saturating_sub(delivery.stored_at));
+        // One that was stored a moment ago cannot have lain here for long.
+        let is_stale = self.distrust_until[at].is_some_and(|until| now < until) && age >= self.config.timings.renewal;
+        if is_stale {
+            tracing::warn!(seq = delivery.stream_seq, "a delivery that may be an old one is let lie");
+        }
+        is_stale
+    }
+
     /// Renews what is due. A holder whose last confirmed renewal is too old lets go: somebody else may have the job.
     pub fn renew_leases(&mut self, now: Instant) {
         let (renewal, fence) = (self.config.timings.renewal, self.config.timings.fence);
@@ -73,6 +114,7 @@ impl World {
                     tracing::warn!(%error, "BACK was not written; whoever takes the job looks first");
                 }
             }
+            crash::at("after_back");
             let _ = bus.give_back(&ack, delay).await;
             Done::Sent
         });

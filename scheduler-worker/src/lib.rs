@@ -28,6 +28,8 @@ pub mod ledger;
 pub mod look;
 pub mod measure;
 pub mod next_step;
+pub mod parked;
+pub mod parts;
 pub mod ready;
 pub mod run;
 pub mod settle;

@@ -14,8 +14,9 @@ use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, HoldView, VoidReason};
 use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, stream, subject};
 
+use crate::crash;
 use crate::fleet::Device;
-use crate::job::{Attempt, Evidence, Phase};
+use crate::job::{Attempt, Evidence, Job, Phase};
 use crate::measure;
 use crate::next_step::{Past, Step, next_step};
 use crate::settle::ask_device;
@@ -127,6 +128,7 @@ impl World {
         }
         found.read = true;
         self.looks.insert(group, found);
+        crash::at("after_look");
         self.ask_around(group, now);
         self.go_on(group, now);
     }
@@ -182,6 +184,7 @@ impl World {
     pub fn adopted(&mut self, adopted: Adopted, now: Instant) {
         let Adopted { device, group, answer } = adopted;
         let mut has = BTreeSet::new();
+        let answered = matches!(&answer, Ok(reply) if reply.declined.is_none());
         let spoke = match answer {
             Ok(ControlReply { declined: Some(decline), .. }) => {
                 tracing::warn!(%device, %decline, "a device does not say what it has");
@@ -199,6 +202,9 @@ impl World {
                 false
             }
         };
+        if answered {
+            self.refuse_unshown(device, now);
+        }
         let Some(group_id) = group else { return };
         let is_gone = self.fleet.get(&device).is_none_or(|found| !found.is_live());
         let Some(found) = self.looks.get_mut(&group_id) else { return };
@@ -242,6 +248,11 @@ impl World {
             }
             return;
         };
+        if job.declined.contains(&id) {
+            measure::refused("assignment");
+            tracing::warn!(job = ?held.job, %device, "a device shows an assignment that it declined");
+            return;
+        }
         if job.attempt(&id).is_none() {
             job.attempts.push(Attempt {
                 id,
@@ -286,6 +297,7 @@ impl World {
             } else {
                 self.tell_matched(&held.job);
             }
+            crash::at("after_adopt");
         }
     }
 
@@ -341,7 +353,7 @@ impl World {
             let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Looking) else { continue };
             let past = Past {
                 delivered: job.lease.delivered,
-                back: one.back.clone(),
+                back: self.back_of(job, one.back.as_ref()),
                 hold: one.hold.clone(),
                 named: named_by(&self.fleet, &id),
                 unheard: unheard.len() + silent_ones,
@@ -363,13 +375,41 @@ impl World {
         }
     }
 
+    /// The record of BACK; where this process gave the job back itself and got it again, it stands for what happened since.
+    fn back_of(&self, job: &Job, stored: Option<&Back>) -> Option<Back> {
+        if !job.lease.vouched {
+            return stored.cloned();
+        }
+        let nothing = || Back {
+            net: self.net,
+            job: job.admitted.job,
+            at: self.hub_ms(),
+            ended: vec![],
+            waited: 0,
+            last_attempt: 0,
+            delivered: 0,
+            on: None,
+            attempt: None,
+            kept: None,
+        };
+        Some(Back { delivered: job.lease.delivered.saturating_sub(1), ..stored.cloned().unwrap_or_else(nothing) })
+    }
+
     fn step(&mut self, id: JobId, step: Step) {
         match step {
             Step::Auction { known } => {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
+                let last = known.as_ref().and_then(|back| Some((back.on?, back.attempt?, back.at)));
                 if let Some(back) = known {
                     job.recall(back);
                 }
+                // The device that had it says no, or says nothing any more.
+                if let Some((device, attempt, since)) = last
+                    && self.seek_parts(id, device, attempt, since)
+                {
+                    return;
+                }
+                let Some(job) = self.jobs.get_mut(&id) else { return };
                 if job.cancelled { self.close_cancelled(id) } else { self.make_ready(id) }
             }
             Step::Finish { device, paid, .. } => self.close_paid_before(id, device, paid),

@@ -17,6 +17,7 @@ pub fn describe() {
     describe_gauge!("mesh_jobs_pending", "Jobs in hand that wait for an auction or a device");
     describe_gauge!("mesh_jobs_bidding", "Jobs in an open auction or being assigned");
     describe_gauge!("mesh_jobs_executing", "Jobs that a device has accepted");
+    describe_gauge!("mesh_mass_silence", "1 while most devices fell silent at once and their jobs are kept where they are");
     for name in [
         "mesh_auctions_total",
         "mesh_bids_received_total",
@@ -59,4 +60,7 @@ pub fn in_hand(pending: u32, bidding: u32, executing: u32) {
     gauge!("mesh_jobs_pending").set(pending);
     gauge!("mesh_jobs_bidding").set(bidding);
     gauge!("mesh_jobs_executing").set(executing);
+}
+pub fn mass_silence(is_waited_out: bool) {
+    gauge!("mesh_mass_silence").set(f64::from(u8::from(is_waited_out)));
 }

@@ -170,7 +170,18 @@ mod tests {
         Signer::from_seed(&[9; 32]).public().network_id()
     }
     fn back(delivered: u64, on: Option<DeviceId>) -> Back {
-        Back { net: net(), job: JobId(Cid::of(b"j")), at: 1, ended: vec![], waited: 0, last_attempt: 2, delivered, on, kept: None }
+        Back {
+            net: net(),
+            job: JobId(Cid::of(b"j")),
+            at: 1,
+            ended: vec![],
+            waited: 0,
+            last_attempt: 2,
+            delivered,
+            on,
+            attempt: None,
+            kept: None,
+        }
     }
     fn ended(class: FailureClass, retryable: bool) -> EndedAttempt {
         let failure = Failure { class, message: "m".into(), retryable };

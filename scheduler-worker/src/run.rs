@@ -71,6 +71,7 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     let mut low = pull(&bus, Class::Low).await?;
     health.set("jobs", Ok(()));
 
+    world.listened_at = [Instant::now(); 3];
     let mut refresh_at = Instant::now() + world.config.timings.wait_again[2];
     let mut stop_by: Option<Instant> = None;
     let mut arrived = Vec::new();
@@ -79,12 +80,14 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
         tokio::select! {
             messages = inbox.next() => {
                 let now = Instant::now();
+                world.woke(now);
                 for one in messages.context("the connection to NATS was closed")? {
                     world.hear(one, now);
                 }
             }
             _ = finished.recv_many(&mut arrived, TURN_MAX) => {
                 let now = Instant::now();
+                world.woke(now);
                 for one in arrived.drain(..) {
                     world.finished(one, now);
                 }
@@ -98,6 +101,7 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
             }
         }
         let now = Instant::now();
+        world.woke(now);
         if refresh_at <= now {
             refresh_at = now + world.config.timings.wait_again[2];
             let (bus, from) = (bus.clone(), world.cancels.next_seq);

@@ -25,15 +25,8 @@ impl World {
         self.renew_leases(now);
         let (waiting, bidding, executing) = self.counts();
         measure::in_hand(waiting, bidding, executing);
+        self.sweep_fleet(now);
         let at = self.hub_ms();
-        let gone = self.fleet.sweep(now, at);
-        if !gone.is_empty() {
-            self.look_again = true;
-        }
-        let why = format!("the device was not heard of for {} s", self.config.timings.silence.as_secs());
-        for device in gone {
-            self.moves_on(device, &why, now);
-        }
         let mut due: Vec<(JobId, Due)> = self.jobs.iter().filter_map(|(id, job)| self.due(job, at, now).map(|due| (*id, due))).collect();
         due.sort_by_key(|(id, _)| *id);
         for (id, due) in due {
@@ -41,6 +34,22 @@ impl World {
         }
         self.sweep_looks(now);
         self.drop_late_auctions(now);
+        self.parking.forget_old(now);
+    }
+
+    /// Devices that have fallen silent. Also between two sweeps, at the very moment: a job moves on no later than it must.
+    pub fn sweep_fleet(&mut self, now: Instant) {
+        let gone = self.fleet.sweep(now, self.hub_ms());
+        measure::mass_silence(self.fleet.mass_silence().is_some());
+        if !gone.is_empty() {
+            self.look_again = true;
+        }
+        let why = format!("the device was not heard of for {} s", self.config.timings.silence.as_secs());
+        for device in gone {
+            self.moves_on(device, &why, now);
+        }
+        // What is due already waits for the bus or for the rest of the fleet.
+        self.silent_at = self.fleet.silent_at().filter(|at| *at > now && *at < self.sweep_at);
     }
 
     /// What a device had is tried elsewhere.
@@ -129,7 +138,8 @@ impl World {
     pub fn beat(&mut self) {
         let (waiting, bidding, executing) = self.counts();
         let at = self.hub_ms();
-        let body = SchedulerHeartbeat { net: self.net, s: self.s.clone(), at, bidding, executing, waiting };
+        let holds_back = self.fleet.mass_silence().map(|mass| mass.said());
+        let body = SchedulerHeartbeat { net: self.net, s: self.s.clone(), at, bidding, executing, waiting, holds_back };
         let payload = self.config.signer.batch(&[body]).encode();
         self.send(subject::scheduler_heartbeat(&self.s), payload);
     }

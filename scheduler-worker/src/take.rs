@@ -1,6 +1,6 @@
 //! Takes a delivered job message: verify, parse, and put the job in hand; or refuse it for good with a record.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -11,16 +11,26 @@ use bus_schemas::ledger::VoidReason;
 use bus_schemas::letter::{Entry, Letter, Original, Stage};
 use bus_schemas::{Cid, Code, JobId, LetterId, Problem, Proof};
 
+use crate::crash;
 use crate::job::{Job, Lease, Phase};
 use crate::measure;
 use crate::next_step::{Arrival, must_look};
+use crate::parked::Seen;
 use crate::world::{Done, World};
 
 impl World {
     /// Takes deliveries that arrived together.
     pub fn take(&mut self, deliveries: Vec<Delivery>, now: Instant) {
         let mut look = Vec::new();
+        let mut hopeless = BTreeMap::new();
         for delivery in deliveries {
+            if self.is_stale(&delivery, now) {
+                continue;
+            }
+            let seen = self.seen_before(&delivery, &mut hopeless, now);
+            if seen == Seen::PutOff {
+                continue;
+            }
             let admitted = match self.read(&delivery) {
                 Ok(admitted) => admitted,
                 Err(problem) => {
@@ -32,7 +42,8 @@ impl World {
             let spec = JobSpec::parse(admitted.form, &admitted.body);
             let unreadable = spec.as_ref().err().cloned();
             let id = admitted.job;
-            let job = self.job(admitted, &spec.unwrap_or_default(), &delivery, now);
+            let mut job = self.job(admitted, &spec.unwrap_or_default(), &delivery, now);
+            job.lease.vouched = seen == Seen::Vouched;
             match unreadable {
                 None => self.put_in_hand(job, &delivery, &mut look, now),
                 Some(problem) => {
@@ -41,6 +52,7 @@ impl World {
                 }
             }
         }
+        crash::at("after_take");
         if !look.is_empty() {
             self.look_up(look, now);
         }
@@ -68,6 +80,8 @@ impl World {
             confirmed: now,
             asking: false,
             delivered: u64::try_from(delivery.delivered).unwrap_or(0),
+            seq: delivery.stream_seq,
+            vouched: false,
         };
         Job {
             needs: Needs::from(spec),
@@ -79,6 +93,7 @@ impl World {
             phase: Phase::Looking,
             attempts: Vec::new(),
             current: None,
+            declined: Vec::new(),
             ended: Vec::new(),
             avoid: Vec::new(),
             kept: None,
@@ -88,7 +103,7 @@ impl World {
             waiting_why: None,
             decision: None,
             bids_left: VecDeque::new(),
-            cancelled: self.cancels.contains(&admitted.job),
+            cancelled: self.cancels.contains(&admitted.job, &admitted.member),
             told: false,
             transitions: Vec::new(),
             admitted: Arc::new(admitted),
@@ -140,6 +155,7 @@ impl World {
             let kept = bus.store(bus_schemas::subject::DLQ.to_owned(), None, letter.into(), std::time::Duration::from_secs(10)).await;
             match kept {
                 Ok(_) => {
+                    crash::at("after_refuse");
                     let _ = bus.ack_confirmed(&ack).await;
                 }
                 Err(error) => tracing::warn!(%error, "the refused message stays in JOBS"),

@@ -16,6 +16,7 @@ use bus_schemas::subject::{self, header};
 use bus_schemas::{Cid, JobId, Problem, Proof, PublicKey, ReceiptId, UnixMs};
 use serde_json::value::RawValue;
 
+use crate::crash;
 use crate::job::{Attempt, Job, Phase};
 use crate::world::{Out, World};
 
@@ -159,6 +160,11 @@ impl World {
             let assigned = Assigned { attempt, number, device, assigned_at, decision };
             let record = job.record(self.net, at, HistoryEvent::Assigned(Box::new(assigned)));
             self.record(record, now);
+            // Of what has parts, whoever takes the job next should know whose they are.
+            if self.jobs.get(&id).is_some_and(|job| job.units > 1) {
+                self.store_back(&id);
+            }
+            crash::at("after_lasting");
         }
     }
 }

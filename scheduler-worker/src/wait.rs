@@ -5,7 +5,8 @@ use std::time::Instant;
 use bus_schemas::history::{Decision, HistoryEvent};
 use bus_schemas::{JobId, UnixMs};
 
-use crate::job::Phase;
+use crate::crash;
+use crate::job::{Job, Phase};
 use crate::world::World;
 
 /// More waiting jobs than this share of what may be in hand are given back with a delay: one kind that nobody serves must not
@@ -40,8 +41,9 @@ impl World {
             // The same look as before: its transitions would only repeat.
             job.transitions.clear();
         }
+        crash::at("after_wait");
         if self.waiting.len() > self.config.jobs_max / WAITING_SHARE {
-            self.give_back(&id, pause);
+            self.park(&id, now);
         }
     }
 
@@ -49,7 +51,7 @@ impl World {
     pub fn wake_waiting(&mut self) {
         // A set is ordered by id; the order of submission is fairer and the queue keeps it.
         let mut all: Vec<JobId> = self.waiting.iter().copied().collect();
-        all.sort_by_key(|id| self.jobs.get(id).map(|job| job.admitted.submitted_at));
+        all.sort_by_key(|id| self.jobs.get(id).map(Job::age));
         for id in all {
             self.make_ready(id);
         }

@@ -26,6 +26,9 @@ use crate::world::{Done, World};
 /// Missing from so many full heartbeats in a row, a job has ended on its device.
 const ABSENT_MAX: u8 = 2;
 
+/// Receipts of one device whose assignments it is asked for, at once.
+const UNSHOWN_MAX: usize = 256;
+
 /// What a device says of a failure, and the characters of it that are passed on: it stands in records and on screens.
 const SAID_CHARS: usize = 500;
 
@@ -118,8 +121,15 @@ impl World {
             return;
         }
         let Some(attempt) = job.attempts.iter().find(|attempt| attempt.id == receipt.attempt && attempt.device == receipt.device) else {
-            // An attempt that another scheduler began: the device shows its assignment when asked.
-            if job.phase != Phase::Looking {
+            let stray = Stray { job: receipt.job, attempt: receipt.attempt, receipt: Some(id), device: receipt.device };
+            if job.declined.contains(&receipt.attempt) {
+                self.refuse_receipt(&stray, "its device had declined this assignment", now);
+            } else if job.phase != Phase::Looking {
+                // An attempt that another scheduler began: the device shows its assignment when asked.
+                let unshown = self.unshown.entry(receipt.device).or_default();
+                if unshown.len() < UNSHOWN_MAX {
+                    unshown.push(stray);
+                }
                 self.adopt(receipt.device, vec![receipt.job], None);
             }
             return;
@@ -158,6 +168,24 @@ impl World {
         }
     }
 
+    /// The device has answered: receipts whose assignments it did not show are of attempts that nobody assigned.
+    pub fn refuse_unshown(&mut self, device: DeviceId, now: Instant) {
+        for stray in self.unshown.remove(&device).unwrap_or_default() {
+            let shown = self.jobs.get(&stray.job).is_none_or(|job| job.phase == Phase::Closing || job.attempt(&stray.attempt).is_some());
+            if !shown {
+                self.refuse_receipt(&stray, "nobody assigned this attempt", now);
+            }
+        }
+    }
+
+    fn refuse_receipt(&mut self, stray: &Stray, why: &str, now: Instant) {
+        measure::refused("receipt");
+        tracing::warn!(job = ?stray.job, device = %stray.device, why, "a receipt was refused");
+        let closed = Closed { attempt: stray.attempt, paid_mmana: None, not_paid: Some(why.to_owned()) };
+        self.closing.tell_closed(stray.device, closed);
+        self.need_tick(now);
+    }
+
     /// A receipt that is not paid.
     pub fn failed_there(&mut self, receipt: &Receipt, failure: Failure, is_current: bool, now: Instant) {
         let closed = Closed { attempt: receipt.attempt, paid_mmana: None, not_paid: Some(failure.message.clone()) };
@@ -180,6 +208,7 @@ impl World {
         job.ended.push(ended);
         job.avoid = avoided(&job.needs, &job.ended);
         let next = after_failure(&job.ended);
+        let ended_silently = failure.class == FailureClass::DeviceDisconnect;
         if matches!(next, Retry::After { .. }) {
             job.note(JobState::Submitted, at, format!("{}: {}", failure.class.name(), failure.message), actor);
         }
@@ -194,7 +223,12 @@ impl World {
         };
         let record = job.record(self.net, at, HistoryEvent::AttemptEnded(Box::new(ended)));
         self.record(record, now);
+        crash::at("after_attempt_ended");
         self.off_device(id);
+        if ended_silently {
+            // Its last words may have been said while this scheduler was cut off.
+            self.seek_parts(*id, attempt.device, attempt.id, attempt.assigned_at);
+        }
         let Some(job) = self.jobs.get_mut(id) else { return };
         if job.cancelled {
             self.close_cancelled(*id);
@@ -237,7 +271,14 @@ impl World {
                 self.hear_checkpoint(device, id, event.attempt, checkpoint);
                 continue;
             }
-            let Some(job) = self.jobs.get_mut(&id).filter(|job| job.current == Some(event.attempt)) else { continue };
+            let Some(job) = self.jobs.get_mut(&id) else { continue };
+            if job.current != Some(event.attempt) {
+                if job.phase != Phase::Looking && job.attempt(&event.attempt).is_none_or(|attempt| attempt.device != device) {
+                    measure::refused("event");
+                    tracing::warn!(job = ?id, %device, what = event.what.token(), "an event was refused: that device has no such attempt");
+                }
+                continue;
+            }
             match &event.what {
                 EventKind::Started => {
                     let Some(attempt) = job.current_mut().filter(|attempt| attempt.started.is_none()) else { continue };
@@ -359,7 +400,11 @@ impl World {
                 Some(HoldState::Settled { receipt, paid_mmana, .. }) if Some(receipt) == stray.receipt => closed(Some(paid_mmana), None),
                 Some(HoldState::Settled { .. }) => closed(None, Some("another receipt settled the job")),
                 Some(HoldState::Voided { .. }) => closed(None, Some("the job had ended")),
-                None => closed(None, Some("the books do not know the job")),
+                None => {
+                    measure::refused("receipt");
+                    tracing::warn!(job = ?stray.job, device = %stray.device, "a receipt was refused: the books do not know its job");
+                    closed(None, Some("the books do not know the job"))
+                }
             };
             self.closed.insert(verdict.clone());
             told.entry(stray.device).or_default().push(verdict);

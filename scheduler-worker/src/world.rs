@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::job::{Job, Phase};
 use crate::look::{Adopted, LookGroup, Looked};
+use crate::parked::Parking;
 use crate::ready::{Ready, group_name};
 use crate::settle::{Closing, Confirmed, Ended};
 use crate::watch::StrayAnswers;
@@ -50,6 +51,7 @@ pub enum Done {
     Strays(StrayAnswers),
     Sought(Box<crate::stored::Sought>),
     Kept(Box<crate::checkpoint::Seen>),
+    Parts(crate::parts::Parts),
     Refreshed(crate::run::Refreshed),
     /// Something was sent or stored that nobody waits for.
     Sent,
@@ -114,6 +116,8 @@ pub struct World {
     pub looks: BTreeMap<u64, LookGroup>,
     pub next_look: u64,
     pub cancels: Cancels,
+    /// Receipts of attempts that nobody here knows: their devices were asked for the assignments.
+    pub unshown: BTreeMap<DeviceId, Vec<crate::watch::Stray>>,
     pub closing: Closing,
     pub closed: RecentlyClosed,
     /// Records for HISTORY that nothing waits for.
@@ -123,11 +127,20 @@ pub struct World {
     /// Those that have lasted, and go to HISTORY if they go on.
     pub lasting: VecDeque<(Instant, JobId, AttemptId)>,
     pub waiting: BTreeSet<JobId>,
+    pub parking: Parking,
     pub out: Vec<Out>,
     pub done: mpsc::UnboundedSender<Done>,
     /// Set while something waits for the tick.
     pub tick_at: Option<Instant>,
+    /// When it last did anything.
+    pub awake_at: Instant,
+    /// When deliveries of each class could last be taken as they came.
+    pub listened_at: [Instant; 3],
+    /// Until then deliveries may be old ones.
+    pub distrust_until: [Option<Instant>; 3],
     pub sweep_at: Instant,
+    /// A device falls silent before the next sweep.
+    pub silent_at: Option<Instant>,
     pub beat_at: Instant,
     /// The earliest end of a back-off, if any job backs off.
     pub back_off_at: Option<Instant>,
@@ -155,16 +168,22 @@ impl World {
             looks: BTreeMap::new(),
             next_look: 0,
             cancels: Cancels::default(),
+            unshown: BTreeMap::new(),
             closing: Closing::default(),
             closed: RecentlyClosed::default(),
             history: Vec::new(),
             quiet: VecDeque::new(),
             lasting: VecDeque::new(),
             waiting: BTreeSet::new(),
+            parking: Parking::default(),
             out: Vec::new(),
             done,
             tick_at: None,
+            awake_at: now,
+            listened_at: [now; 3],
+            distrust_until: [None; 3],
             sweep_at: now,
+            silent_at: None,
             beat_at: now,
             back_off_at: None,
             look_again: false,
@@ -212,6 +231,7 @@ impl World {
             .chain(self.tick_at)
             .chain(self.back_off_at)
             .chain(self.open_at)
+            .chain(self.silent_at)
             .min()
             .unwrap_or(self.sweep_at)
     }
@@ -275,6 +295,9 @@ impl World {
             self.sweep_at = now + self.sweep_every();
             self.sweep(now);
         }
+        if self.silent_at.is_some_and(|at| at <= now) {
+            self.sweep_fleet(now);
+        }
         if self.look_again {
             self.look_again = false;
             self.try_open = true;
@@ -293,6 +316,7 @@ impl World {
             self.beat();
         }
         self.open_auctions(now);
+        self.listening(now);
     }
 
     /// Takes in what spawned work came to.
@@ -307,6 +331,7 @@ impl World {
             Done::Strays(answers) => self.strays_answered(answers),
             Done::Sought(sought) => self.sought(*sought, now),
             Done::Kept(seen) => self.checkpoint_seen(*seen, now),
+            Done::Parts(parts) => self.parts_found(parts),
             Done::Refreshed(refreshed) => self.refreshed(refreshed, now),
             Done::Sent => (),
         }
@@ -326,7 +351,7 @@ impl World {
         }
         self.back_off_at = next;
         // In the order of submission, not of a hash map.
-        over.sort_by_key(|id| self.jobs.get(id).map(|job| job.admitted.submitted_at));
+        over.sort_by_key(|id| self.jobs.get(id).map(Job::age));
         for id in over {
             self.make_ready(id);
         }

@@ -415,7 +415,7 @@ async fn jobs_that_waited_long_are_looked_up_and_run() {
     let keys: Vec<String> = (0..300).map(|n| format!("k{n}")).collect();
     let jobs = network.admit(&keys, ECHO).await;
     network.books.void(jobs[0], VoidReason::Expired);
-    tokio::time::sleep(Duration::from_secs(10) / network::DIVISOR + Duration::from_millis(100)).await;
+    tokio::time::sleep(network::timings().look_first + Duration::from_millis(100)).await;
     let _scheduler = network.scheduler();
     for _ in 1..300 {
         next(&mut results).await;

@@ -143,3 +143,48 @@ fn a_mass_silence_is_waited_out() {
     few.sweep(18);
     assert_eq!(few.sweep(25), 4, "four devices may fail together");
 }
+
+#[test]
+fn a_second_mass_silence_is_waited_out_like_the_first() {
+    let mut world = world(6);
+    let all_speak = |world: &mut World, at| {
+        for n in 1..=6 {
+            world.beat(n, at, true).unwrap();
+        }
+    };
+    let (mut at, mut silences) = (0, 0);
+    all_speak(&mut world, at);
+    while silences < 2 {
+        assert_eq!((world.sweep(at + 9), world.sweep(at + 18), world.fleet.mass_silence()), (0, 0, None));
+        assert_eq!(world.sweep(at + 21), 0, "all six at once");
+        let said = world.fleet.mass_silence().unwrap().said();
+        assert!(said.starts_with("6 of 6 devices fell silent at once: their jobs stay with them until 00:01:00"), "{said}");
+        assert_eq!(world.sweep(at + 30), 0);
+        all_speak(&mut world, at + 31);
+        assert_eq!((world.sweep(at + 32), world.fleet.mass_silence()), (0, None), "they are heard again");
+        silences += 1;
+        at += 31;
+    }
+    // One alone then is gone after its silence, as ever.
+    for later in [5, 10, 15, 20] {
+        for n in 2..=6 {
+            world.beat(n, at + later, true).unwrap();
+        }
+        assert_eq!(world.sweep(at + later), usize::from(later == 20));
+    }
+}
+
+#[test]
+fn the_next_silence_is_known_beforehand() {
+    let mut world = world(2);
+    assert_eq!(world.fleet.silent_at(), None);
+    world.beat(1, 3, true).unwrap();
+    world.beat(2, 5, true).unwrap();
+    let due = world.start + Duration::from_secs(23);
+    assert_eq!(world.fleet.silent_at(), Some(due));
+    world.sweep(9);
+    world.sweep(18);
+    world.fleet.bus_works(due);
+    assert_eq!(world.fleet.sweep(due, 0).len(), 1);
+    assert_eq!(world.fleet.silent_at(), Some(world.start + Duration::from_secs(25)));
+}

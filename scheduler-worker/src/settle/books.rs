@@ -58,6 +58,7 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
         asker.ask(voids, vec![], vec![]).await;
     }
     dead_letters(&asker, &mut items).await;
+    crash::at("after_dead_letter");
     store_history(&asker.bus, &asker.signer, records).await;
     crash::at("after_history");
     let told: Vec<Closed> = closed.values().flatten().cloned().collect();

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bus::Bus;
 use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignment, Closed, Control, ControlReply, Held, HeldState, Verb};
@@ -72,6 +71,10 @@ struct State {
     cancelled: Vec<AttemptId>,
     offers: usize,
     bids_messages: usize,
+    /// Its way to the hub is cut: it hears nothing and is not heard.
+    muted: bool,
+    /// Does not stop what it is told to stop.
+    deaf_to_cancels: bool,
 }
 
 pub struct Device {
@@ -102,6 +105,8 @@ impl Device {
             cancelled: vec![],
             offers: 0,
             bids_messages: 0,
+            muted: false,
+            deaf_to_cancels: false,
         }));
         let mut offers = bus.client.subscribe(subject::offer(&id)).await.unwrap();
         let mut controls = bus.client.subscribe(subject::ctl_all(&id)).await.unwrap();
@@ -109,12 +114,12 @@ impl Device {
         let hands = Hands { id, name: format!("d{n}"), signer: Arc::clone(&signer), bus: bus.clone(), state: Arc::clone(&state) };
         let task = tokio::spawn(async move {
             let mut verifier = Verifier::default();
-            let mut beat = tokio::time::interval(Duration::from_secs(5) / super::DIVISOR);
+            let mut beat = tokio::time::interval(super::timings().heartbeat);
             loop {
                 tokio::select! {
-                    Some(message) = offers.next() => hands.offer(&message, &mut verifier).await,
-                    Some(message) = controls.next() => hands.control(&message, &mut verifier).await,
-                    _ = beat.tick() => hands.beat().await,
+                    Some(message) = offers.next() => if !hands.is_muted() { hands.offer(&message, &mut verifier).await },
+                    Some(message) = controls.next() => if !hands.is_muted() { hands.control(&message, &mut verifier).await },
+                    _ = beat.tick() => if !hands.is_muted() { hands.beat().await },
                 }
             }
         });
@@ -125,11 +130,23 @@ impl Device {
     pub fn die(&self) {
         self.task.abort();
     }
+    /// Cuts its way to the hub, or mends it.
+    pub fn mute(&self, muted: bool) {
+        self.state.lock().unwrap().muted = muted;
+    }
+    pub fn ignore_cancels(&self) {
+        self.state.lock().unwrap().deaf_to_cancels = true;
+    }
     pub fn script(&self, change: impl FnOnce(&mut Script)) {
         change(&mut self.state.lock().unwrap().script);
     }
     pub fn assigned(&self) -> Vec<AttemptId> {
         self.state.lock().unwrap().assigned.clone()
+    }
+    /// Attempts of one job that it still keeps.
+    pub fn attempts_of(&self, job: JobId) -> Vec<AttemptId> {
+        let state = self.state.lock().unwrap();
+        state.assigned.iter().filter(|id| state.kept.get(id).is_some_and(|kept| kept.assignment.job == job)).copied().collect()
     }
     /// For each attempt assigned, behind how many texts it goes on.
     pub fn resumed(&self) -> Vec<Option<u32>> {
@@ -143,6 +160,13 @@ impl Device {
         let event = Event { net: net(), device: self.id, at: 1, job, attempt, what };
         let subject = subject::event(&self.id, event.what.token());
         self.bus.store(subject, None, by.batch(&[event]).encode().into(), super::HUNG).await.unwrap();
+    }
+    /// Sends a receipt, whatever it says, as if it were of work that was done.
+    pub async fn claims(&self, job: JobId, attempt: AttemptId, outcome: Outcome, text: &str) {
+        let receipt = Receipt { net: net(), device: self.id, job, attempt, at: 1, outcome, claimed_ms: 1, waited_ms: 0 };
+        let inline = (receipt.outcome == completed(text)).then(|| ByteBuf::from(echo_result(text)));
+        let message = ReceiptMessage { receipts: self.signer.batch(&[receipt]), results: vec![inline] };
+        self.bus.store(format!("mesh.v1.dev.{}.receipt.any", self.id), None, encode(&message).into(), super::HUNG).await.unwrap();
     }
     pub fn signer(&self) -> &Signer {
         &self.signer
@@ -164,6 +188,13 @@ impl Device {
 
     /// Ends what it keeps.
     pub async fn finish(&self, outcome: impl Fn(&str) -> Outcome) {
+        self.finish_where(|_| true, outcome).await;
+    }
+    /// Ends what it keeps of these jobs.
+    pub async fn finish_some(&self, jobs: &[JobId], outcome: impl Fn(&str) -> Outcome) {
+        self.finish_where(|job| jobs.contains(job), outcome).await;
+    }
+    async fn finish_where(&self, which: impl Fn(&JobId) -> bool, outcome: impl Fn(&str) -> Outcome) {
         let hands = Hands {
             id: self.id,
             name: self.name.clone(),
@@ -173,11 +204,11 @@ impl Device {
         };
         let done: Vec<AttemptId> = {
             let mut state = self.state.lock().unwrap();
-            for (attempt, kept) in &mut state.kept {
+            for (attempt, kept) in state.kept.iter_mut().filter(|(_, kept)| which(&kept.assignment.job)) {
                 let outcome = outcome(&kept.text);
                 kept.receipt.get_or_insert_with(|| receipt(&kept.assignment, *attempt, outcome));
             }
-            state.kept.keys().copied().collect()
+            state.kept.iter().filter(|(_, kept)| kept.receipt.is_some()).map(|(attempt, _)| *attempt).collect()
         };
         hands.send(&done).await;
     }
@@ -202,6 +233,10 @@ struct Hands {
     state: Arc<Mutex<State>>,
 }
 impl Hands {
+    fn is_muted(&self) -> bool {
+        self.state.lock().unwrap().muted
+    }
+
     async fn offer(&self, message: &bus::async_nats::Message, verifier: &mut Verifier) {
         let offers = Batch::decode(&message.payload).unwrap().verify::<Offer>(verifier).unwrap();
         let reply = message.reply.clone().expect("an offer has a reply");
@@ -262,6 +297,9 @@ impl Hands {
                 Verb::Cancel { attempts } => {
                     for attempt in attempts {
                         state.cancelled.push(attempt);
+                        if state.deaf_to_cancels {
+                            continue;
+                        }
                         if let Some(kept) = state.kept.get_mut(&attempt) {
                             kept.receipt.get_or_insert_with(|| receipt(&kept.assignment, attempt, Outcome::Cancelled));
                             send.push(attempt);
@@ -329,9 +367,11 @@ impl Hands {
             }
         }
         for (to, (receipts, results)) in by_scheduler {
-            let message = ReceiptMessage { receipts: self.signer.batch(&receipts), results };
-            let (bus, subject) = (self.bus.clone(), subject::receipt(&self.id, &to));
-            tokio::spawn(async move { bus.store(subject, None, encode(&message).into(), super::HUNG).await.unwrap() });
+            for (receipts, results) in receipts.chunks(64).zip(results.chunks(64)) {
+                let message = ReceiptMessage { receipts: self.signer.batch(receipts), results: results.to_vec() };
+                let (bus, subject) = (self.bus.clone(), subject::receipt(&self.id, &to));
+                tokio::spawn(async move { bus.store(subject, None, encode(&message).into(), super::HUNG).await.unwrap() });
+            }
         }
     }
 

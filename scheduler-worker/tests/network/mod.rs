@@ -25,8 +25,18 @@ use serde_bytes::ByteBuf;
 
 /// A deadline that means *hung*.
 pub const HUNG: Duration = Duration::from_secs(60);
-/// Waiting times are divided by this.
-pub const DIVISOR: u32 = 5;
+/// Waiting times are divided by this; a measurement with real ones sets `MESH_TEST_DIVISOR=1`.
+pub fn divisor() -> u32 {
+    setting("MESH_TEST_DIVISOR", 5)
+}
+/// A number that whoever runs a test may choose.
+pub fn setting<T: std::str::FromStr>(name: &str, usual: T) -> T {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual)
+}
+/// A waiting time of this network.
+pub fn timings() -> Timings {
+    Timings::divided(divisor())
+}
 
 /// Looks again until `look` gives something.
 pub async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
@@ -56,7 +66,7 @@ pub struct Proc {
     pub log: Arc<Mutex<String>>,
 }
 impl Proc {
-    fn spawn(command: &mut Command) -> Self {
+    pub fn spawn(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("a child starts");
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, to) = (child.stderr.take().unwrap(), Arc::clone(&log));
@@ -81,6 +91,12 @@ impl Proc {
     }
     pub fn says(&self, text: &str) -> bool {
         self.log.lock().unwrap().contains(text)
+    }
+    /// Memory that it has, in MiB.
+    pub fn rss_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
+        let kib = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).map(|rest| rest.trim().trim_end_matches(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or_default() / 1024
     }
     /// CPU seconds so far.
     pub fn cpu_s(&self) -> f64 {
@@ -119,7 +135,7 @@ pub struct Network {
     pub books: books::Books,
     url: String,
     dir: tempfile::TempDir,
-    _nats: Proc,
+    pub nats: Proc,
 }
 
 pub async fn connect(url: &str) -> Bus {
@@ -149,7 +165,7 @@ impl Network {
         .await;
         let bus = connect(&url).await;
         let context = bus::async_nats::jetstream::new(bus.client.clone());
-        for wanted in bus::streams::wanted(&Timings::divided(DIVISOR), 1) {
+        for wanted in bus::streams::wanted(&timings(), 1) {
             let name = wanted.config.name.clone();
             context.create_stream(wanted.config).await.unwrap();
             for consumer in wanted.consumers {
@@ -170,7 +186,7 @@ impl Network {
         let signed = Signer::from_seed(&[1; 32]).json_batch::<NetworkDocument>(vec![serde_json::to_string(&document).unwrap()]);
         std::fs::write(dir.path().join("network.json"), signed.encode()).unwrap();
         let books = books::Books::start(connect(&url).await, key.public()).await;
-        Self { bus, books, url, dir, _nats: nats }
+        Self { bus, books, url, dir, nats }
     }
 
     pub fn url(&self) -> &str {
@@ -184,7 +200,7 @@ impl Network {
             .env("MESH_NATS_URL", &self.url)
             .env("MESH_KEY", self.dir.path().join("scheduler.key"))
             .env("MESH_NETWORK", self.dir.path().join("network.json"))
-            .env("MESH_TIME_DIVISOR", DIVISOR.to_string())
+            .env("MESH_TIME_DIVISOR", divisor().to_string())
             .env_remove("MESH_CREDS")
             .env_remove("MESH_HTTP")
             .env_remove("MESH_CRASH_AT");
@@ -196,6 +212,10 @@ impl Network {
     /// The scheduler as a program.
     pub fn scheduler(&self) -> Proc {
         Proc::spawn(&mut self.command(None))
+    }
+    /// The scheduler with more in its environment.
+    pub fn scheduler_with(&self, more: &[(&str, &str)]) -> Proc {
+        Proc::spawn(self.command(None).envs(more.iter().copied()))
     }
     pub fn crashing_scheduler(&self, point: &str) -> Proc {
         Proc::spawn(&mut self.command(Some(point)))
@@ -227,7 +247,10 @@ impl Network {
 
     /// Admits jobs as a gateway does: held in the books, one proof each under one signature.
     pub async fn admit(&self, keys: &[String], body: &str) -> Vec<JobId> {
-        let jobs: Vec<AdmittedJob> = keys.iter().map(|key| self.admitted(key, body)).collect();
+        self.admit_as(Class::Normal, keys, body).await
+    }
+    pub async fn admit_as(&self, class: Class, keys: &[String], body: &str) -> Vec<JobId> {
+        let jobs: Vec<AdmittedJob> = keys.iter().map(|key| AdmittedJob { class, ..self.admitted(key, body) }).collect();
         for some in jobs.chunks(64) {
             for job in some {
                 self.books.hold(job.job, job.member, job.hold_mmana);
