@@ -121,12 +121,12 @@ pub fn minus(total: &Resources, used: &Resources) -> Resources {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use bus_schemas::{Cid, JobId, Signer};
     use proptest::prelude::*;
 
-    fn offer(kind: &str, units: u32, hold: i64) -> Offer {
+    pub(crate) fn offer(kind: &str, units: u32, hold: i64) -> Offer {
         let key = Signer::from_seed(&[1; 32]).public();
         Offer {
             net: key.network_id(),

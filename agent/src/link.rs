@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn only_a_scheduler_of_this_network_is_believed() {
         let mut trust = trust();
-        let forged = Signer::from_seed(&[3; 32]).batch::<Offer>(&[]);
+        let forged = Signer::from_seed(&[3; 32]).batch(&[crate::bidding::tests::offer("echo", 1, 10)]);
         assert_eq!(trust.by_scheduler::<Offer>(&forged).unwrap_err().code, Code::WrongSigner);
         let mut renamed = forged;
         renamed.k = Signer::from_seed(&[2; 32]).public();

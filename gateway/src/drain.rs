@@ -60,8 +60,8 @@ impl World {
 
     async fn stored_record(&self, device: &DeviceId) -> Result<(DeviceRecord, u64), Problem> {
         let (bucket, subject) = (format!("KV_{}", stream::KV_DEVICES), format!("$KV.{}.{device}", stream::KV_DEVICES));
-        let found =
-            self.bus.last_by_subject(&bucket, &subject).await.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
+        let found = self.bus.last_from_leader(&bucket, &subject).await;
+        let found = found.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
         let none = || Problem::new(Code::NoSuchDevice, format!("{device} has no record"));
         let found = found.ok_or_else(none)?;
         let record = serde_json::from_slice(&found.payload).map_err(|_| none())?;

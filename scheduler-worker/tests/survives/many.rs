@@ -60,7 +60,7 @@ async fn jobs_that_nobody_serves_stop_nobody() {
         before[20],
         scheduler.rss_mib(),
     );
-    assert!(with[10] < before[10] * 4 + Duration::from_millis(100), "{with:?}, without them {before:?}");
+    assert!(with[10] < before[10] * 4 + Duration::from_millis(500), "{with:?}, without them {before:?}");
     assert_eq!(device.assigned().len(), 63);
     let all_wait = to_cancel.len() as u64 * 3;
     until("all others to be acked", async || (network.bus.stream_end("JOBS").await.unwrap().messages == all_wait).then_some(())).await;
