@@ -182,8 +182,10 @@ pub struct ReceiptView {
     pub body: Receipt,
     /// The signed carrier (MessagePack `Proof`), base64url: what `mesh job receipt --verify` checks.
     pub proof: String,
-    /// The assignment it answers, likewise.
-    pub assignment: String,
+    /// The assignment it answers, likewise; absent where it was not kept: a scheduler died before the end of the job was written, and the
+    /// device was gone. The books had checked it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment: Option<String>,
 }
 
 /// What a member sees on `mesh.v1.watch.<m>.<j>.state`.

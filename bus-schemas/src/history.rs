@@ -130,7 +130,9 @@ pub struct CompletedEnd {
     /// Place in RECEIPTS.
     pub receipt_seq: u64,
     pub receipt_proof: Proof,
-    pub assignment_proof: Proof,
+    /// Absent where the scheduler that signed it died before this was written, and the device had forgotten it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assignment_proof: Option<Proof>,
     /// The result where it is small; absent: a blob with the receipt's content id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub result: Option<ByteBuf>,
@@ -191,7 +193,8 @@ pub struct Back {
     pub waited: u32,
     /// The last assignment's number; the next one is higher.
     pub last_attempt: u32,
-    /// The delivery it was given back from: only the very next one may go on at once, a later one looks first.
+    /// The delivery it was given back from: only the very next one may go on at once, a later one looks first. 0: it was not given back, so
+    /// whoever takes it looks.
     #[serde(default)]
     pub delivered: u64,
     /// The device that holds an attempt without an end.

@@ -252,7 +252,7 @@ pub fn receipt(id: JobId, done: &CompletedEnd) -> Result<ReceiptView, Problem> {
         did: done.receipt_proof.k,
         body,
         proof: BASE64URL_NOPAD.encode(&done.receipt_proof.encode()),
-        assignment: BASE64URL_NOPAD.encode(&done.assignment_proof.encode()),
+        assignment: done.assignment_proof.as_ref().map(|proof| BASE64URL_NOPAD.encode(&proof.encode())),
     })
 }
 fn receipt_body(proof: &Proof) -> Result<Receipt, Problem> {

@@ -313,7 +313,7 @@ async fn end(desk: &Desk, me: &Guest, job: JobId, result: &[u8]) -> (Proof, Proo
             receipt: ReceiptId(Cid::of(&receipt_proof.b)),
             receipt_seq: 1,
             receipt_proof: receipt_proof.clone(),
-            assignment_proof: assignment_proof.clone(),
+            assignment_proof: Some(assignment_proof.clone()),
             result: inline.then(|| result.to_vec().into()),
         }),
         decision: None,

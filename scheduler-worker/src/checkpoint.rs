@@ -107,9 +107,14 @@ impl World {
         })
     }
 
+    /// The same of a job that goes on: of what its holder does next it says nothing, so it is no word that nobody has it.
+    pub fn back_on_the_way(&self, id: &JobId) -> Option<Back> {
+        Some(Back { delivered: 0, ..self.back(id)? })
+    }
+
     /// Writes BACK while the job goes on: should this scheduler die, the next one knows how far it is.
     pub fn store_back(&self, id: &JobId) {
-        let Some(back) = self.back(id) else { return };
+        let Some(back) = self.back_on_the_way(id) else { return };
         let payload = self.config.signer.batch(&[back]).encode();
         let (bus, subject) = (self.bus.clone(), subject::back(id));
         self.spawn(async move {

@@ -16,7 +16,7 @@ const TOGETHER: usize = 64;
 const SOON: Duration = Duration::from_millis(100);
 /// Longer than the election of a stream's leader, and well within what is left of the lease: a job that is given back without its record
 /// has lost count of its attempts.
-const BACK_WITHIN: Duration = Duration::from_secs(15);
+pub const BACK_WITHIN: Duration = Duration::from_secs(15);
 
 impl World {
     /// Called before anything else after a wait. A process that stood still so long that leases may be lost (stopped, swapped out, a

@@ -19,6 +19,7 @@ pub mod bidding;
 pub mod cancel;
 pub mod checkpoint;
 pub mod config;
+pub mod count;
 pub mod crash;
 pub mod fleet;
 pub mod holding;

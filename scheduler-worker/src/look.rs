@@ -19,7 +19,7 @@ use crate::fleet::Device;
 use crate::job::{Attempt, Evidence, Job, Phase};
 use crate::measure;
 use crate::next_step::{Past, Step, next_step};
-use crate::settle::ask_device;
+use crate::settle::{Settled, ask_device};
 use crate::watch::Stray;
 use crate::world::{Done, World};
 
@@ -240,6 +240,9 @@ impl World {
         let id = AttemptId(assignment.cid());
         let assignment = assignment.into_body();
         let silence = self.config.timings.silence;
+        // What was paid is not watched any more: its receipt lies in RECEIPTS.
+        let holds = self.looks.values().filter_map(|group| group.jobs.get(&held.job)).filter_map(|found| found.hold.as_ref());
+        let is_paid = holds.into_iter().any(|hold| matches!(hold, HoldState::Settled { .. }));
         let Some(job) = self.jobs.get_mut(&held.job) else {
             // What has ended there comes as a receipt.
             if held.state != HeldState::Done {
@@ -279,7 +282,7 @@ impl World {
             // When it really began is not known here, and what it began with must not lower its pay.
             attempt.started = Some((attempt.assigned_at, now));
         }
-        if job.phase == Phase::Looking {
+        if job.phase == Phase::Looking && !is_paid {
             job.phase = Phase::Running;
             job.current = Some(id);
             let cancelled = job.cancelled;
@@ -351,13 +354,15 @@ impl World {
         let mut steps = Vec::new();
         for (id, one) in std::mem::take(&mut found.jobs) {
             let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Looking) else { continue };
+            // A heartbeat that does not name the job may have come before the books said who was paid: then nobody asks that device again.
+            let payee_heard = matches!(&one.hold, Some(HoldState::Settled { device, .. }) if found.heard.contains(device));
             let past = Past {
                 delivered: job.lease.delivered,
                 back: self.back_of(job, one.back.as_ref()),
                 hold: one.hold.clone(),
                 named: named_by(&self.fleet, &id),
                 unheard: unheard.len() + silent_ones,
-                payee_forgot: one.payee_forgot,
+                payee_forgot: one.payee_forgot || payee_heard,
             };
             match next_step(&past) {
                 Step::Wait | Step::TakeOver { .. } | Step::AskPayee { .. } => {
@@ -370,8 +375,12 @@ impl World {
         if !found.jobs.is_empty() {
             self.looks.insert(group, found);
         }
+        let mut paid = BTreeMap::<DeviceId, Vec<Settled>>::new();
         for (id, step) in steps {
-            self.step(id, step);
+            self.step(id, step, &mut paid);
+        }
+        for (device, paid) in paid {
+            self.recall(device, paid);
         }
     }
 
@@ -395,7 +404,7 @@ impl World {
         Some(Back { delivered: job.lease.delivered.saturating_sub(1), ..stored.cloned().unwrap_or_else(nothing) })
     }
 
-    fn step(&mut self, id: JobId, step: Step) {
+    fn step(&mut self, id: JobId, step: Step, settled: &mut BTreeMap<DeviceId, Vec<Settled>>) {
         match step {
             Step::Auction { known } => {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
@@ -409,10 +418,11 @@ impl World {
                 {
                     return;
                 }
-                let Some(job) = self.jobs.get_mut(&id) else { return };
-                if job.cancelled { self.close_cancelled(id) } else { self.make_ready(id) }
+                self.go_on_alone(id);
             }
-            Step::Finish { device, paid, .. } => self.close_paid_before(id, device, paid),
+            Step::Finish { attempt, receipt, device, paid, outcome } => {
+                settled.entry(device).or_default().push(Settled { job: id, device, attempt, receipt, paid, outcome });
+            }
             Step::Drop { reason } => {
                 let (state, problem) = match reason {
                     VoidReason::Cancelled => (JobState::Cancelled, Problem::new(Code::JobCancelled, "cancelled before it ran")),

@@ -127,8 +127,9 @@ impl World {
                 self.store_back(&id);
             }
         }
-        let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Looking) else { return };
-        if job.cancelled { self.close_cancelled(id) } else { self.make_ready(id) }
+        if self.jobs.get(&id).is_some_and(|job| job.phase == Phase::Looking) {
+            self.go_on_alone(id);
+        }
     }
 }
 

@@ -27,8 +27,10 @@ use crate::world::{Done, World};
 mod books;
 mod history;
 mod place;
+mod recalled;
 pub use history::store_history;
 pub use place::Confirmed;
+pub use recalled::{Recalled, Settled};
 
 /// Batches of endings at work at once.
 const IN_FLIGHT: usize = 4;
@@ -132,7 +134,7 @@ impl World {
             Outcome::Cancelled | Outcome::Failed(_) => {
                 job.note(JobState::Cancelled, at, "stopped on request", actor);
                 measure::failed();
-                (JobState::Cancelled, Some(Problem::new(Code::JobCancelled, "it was stopped while it ran; the time used is paid")))
+                (JobState::Cancelled, Some(stopped()))
             }
         };
         // Both are paid by this receipt, and whoever pays may see it.
@@ -141,7 +143,7 @@ impl World {
             receipt: id,
             receipt_seq: 0,
             receipt_proof: (*evidence.proof).clone(),
-            assignment_proof: (*attempt.evidence.proof).clone(),
+            assignment_proof: Some((*attempt.evidence.proof).clone()),
             result: result.map(ByteBuf::from),
         };
         let op = Op::Settle {
@@ -201,22 +203,22 @@ impl World {
         self.need_tick(Instant::now());
     }
 
-    /// Ends a job that was paid before, by whoever held it then.
-    pub fn close_paid_before(&mut self, id: JobId, device: DeviceId, paid: bus_schemas::MilliMana) {
+    /// Ends a job that was paid before, by whoever held it then. How it ended is what the books say: its member may have cancelled it since.
+    pub fn close_paid_before(&mut self, paid: &Settled, done: Option<CompletedEnd>) {
         let (at, actor) = (self.hub_ms(), self.actor());
-        let Some(job) = self.jobs.get_mut(&id) else { return };
-        let state = if job.cancelled { JobState::Cancelled } else { JobState::Completed };
+        let Some(job) = self.jobs.get_mut(&paid.job) else { return };
+        let state = if paid.outcome.is_completed() { JobState::Completed } else { JobState::Cancelled };
         job.note(state, at, "the books had paid it", actor);
         let end = EndedEvent {
             state,
             attempts: job.last_number,
-            device: Some(device),
-            problem: None,
-            paid_mmana: Some(paid),
-            done: None,
+            device: Some(paid.device),
+            problem: (!paid.outcome.is_completed()).then(stopped),
+            paid_mmana: Some(paid.paid),
+            done,
             decision: None,
         };
-        if let Some(item) = self.item(&id, None, None, end, at) {
+        if let Some(item) = self.item(&paid.job, None, None, end, at) {
             self.closing.queue.push(item);
         }
         self.need_tick(Instant::now());
@@ -281,6 +283,11 @@ impl World {
             Done::Sent
         });
     }
+}
+
+/// How a job ends that was cancelled while it ran.
+fn stopped() -> Problem {
+    Problem::new(Code::JobCancelled, "it was stopped while it ran; the time used is paid")
 }
 
 /// Asks one device, signed by the scheduler key.

@@ -56,7 +56,7 @@ pub fn receipt_view(receipt: &Receipt, id: ReceiptId, did: PublicKey, proof: &Pr
         did,
         body: receipt.clone(),
         proof: base64(proof),
-        assignment: base64(assignment),
+        assignment: Some(base64(assignment)),
     }
 }
 

@@ -190,15 +190,21 @@ impl World {
     pub fn failed_there(&mut self, receipt: &Receipt, failure: Failure, is_current: bool, now: Instant) {
         let closed = Closed { attempt: receipt.attempt, paid_mmana: None, not_paid: Some(failure.message.clone()) };
         self.closed.insert(closed.clone());
-        self.closing.tell_closed(receipt.device, closed);
-        self.need_tick(now);
         if is_current {
-            self.attempt_ended(&receipt.job, failure, now);
+            self.end_attempt(&receipt.job, failure, Some(closed), now);
+        } else {
+            self.closing.tell_closed(receipt.device, closed);
+            self.need_tick(now);
         }
     }
 
     /// The current attempt ended without a result: record it, and let the job go on or fail.
     pub fn attempt_ended(&mut self, id: &JobId, failure: Failure, now: Instant) {
+        self.end_attempt(id, failure, None, now);
+    }
+
+    /// As [`Self::attempt_ended`]; its device is told `closed` once it is counted.
+    fn end_attempt(&mut self, id: &JobId, failure: Failure, closed: Option<Closed>, now: Instant) {
         let at = self.hub_ms();
         let actor = self.actor();
         let Some(job) = self.jobs.get_mut(id) else { return };
@@ -229,19 +235,15 @@ impl World {
             // Its last words may have been said while this scheduler was cut off.
             self.seek_parts(*id, attempt.device, attempt.id, attempt.assigned_at);
         }
-        let Some(job) = self.jobs.get_mut(id) else { return };
-        if job.cancelled {
+        let ms = if let Retry::After { ms } = next { ms } else { 0 };
+        self.count(id, now + std::time::Duration::from_millis(ms), closed.map(|closed| (attempt.device, closed)));
+        if self.jobs.get(id).is_some_and(|job| job.cancelled) {
             self.close_cancelled(*id);
             return;
         }
         match next {
             Retry::GiveUp(problem) => self.close_failed(*id, &problem, bus_schemas::ledger::VoidReason::Failed),
-            Retry::After { ms: 0 } => self.make_ready(*id),
-            Retry::After { ms } => {
-                let until = now + std::time::Duration::from_millis(ms);
-                job.phase = Phase::BackOff { until };
-                self.back_off_by(until);
-            }
+            Retry::After { ms } => self.back_off_uncounted(id, ms, now),
         }
     }
 

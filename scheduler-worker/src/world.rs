@@ -43,6 +43,7 @@ pub enum Done {
     Adopted(Adopted),
     Answered(Answered),
     Confirmed(Confirmed),
+    Recalled(crate::settle::Recalled),
     Ended(Ended),
     Renewed {
         asked: Instant,
@@ -52,6 +53,7 @@ pub enum Done {
     Sought(Box<crate::stored::Sought>),
     Kept(Box<crate::checkpoint::Seen>),
     Parts(crate::parts::Parts),
+    Counted(crate::count::Counted),
     Refreshed(crate::run::Refreshed),
     /// Something was sent or stored that nobody waits for.
     Sent,
@@ -326,12 +328,14 @@ impl World {
             Done::Adopted(adopted) => self.adopted(adopted, now),
             Done::Answered(answered) => self.answered(answered, now),
             Done::Confirmed(confirmed) => self.confirmed(confirmed, now),
+            Done::Recalled(recalled) => self.recalled(recalled),
             Done::Ended(ended) => self.ended(ended, now),
             Done::Renewed { asked, jobs } => self.renewed(asked, &jobs),
             Done::Strays(answers) => self.strays_answered(answers),
             Done::Sought(sought) => self.sought(*sought, now),
             Done::Kept(seen) => self.checkpoint_seen(*seen, now),
             Done::Parts(parts) => self.parts_found(parts),
+            Done::Counted(counted) => self.counted(counted, now),
             Done::Refreshed(refreshed) => self.refreshed(refreshed, now),
             Done::Sent => (),
         }

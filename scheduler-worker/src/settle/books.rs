@@ -1,6 +1,6 @@
 //! One batch of endings: ask the books, write HISTORY, tell devices and members, ack.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
     let mut records: Vec<HistoryRecord> = Vec::with_capacity(items.len());
     let mut messages = Vec::with_capacity(items.len());
     let mut voids = Vec::new();
+    let mut others = BTreeSet::new();
     for item in &mut items {
         let outcome = if item.op.is_some() { outcomes.next() } else { None };
         let verdict = judge(item, outcome);
@@ -49,6 +50,7 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
             voids.push(Op::Void { job: item.job, reason: VoidReason::Failed, ended: vec![] });
         }
         if !verdict.write {
+            others.insert(item.job);
             continue;
         }
         messages.extend(last_word(item));
@@ -71,7 +73,8 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
         let _ = asker.bus.client.publish_with_headers(out.subject, out.headers.unwrap_or_default(), out.payload).await;
     }
     let jobs = items.iter().map(|item| item.job).collect();
-    let acks = items.into_iter().map(|item| (item.admitted.class, item.ack)).collect();
+    // Whoever settled one of these has acked it too; where it died before, the message comes again, and is ended as the books say.
+    let acks = items.into_iter().filter(|item| !others.contains(&item.job)).map(|item| (item.admitted.class, item.ack)).collect();
     ack_all(&asker.bus, acks).await;
     Ended { jobs, closed: told }
 }

@@ -55,7 +55,7 @@ async fn goes_on_elsewhere(class: FailureClass, body: &str, on_assign: OnAssign)
     );
     let [one] = <[_; 1]>::try_from(ended_attempts(&network, job).await).unwrap();
     assert_eq!((one.failure.class, one.device, one.number), (class, bad.id, 1));
-    let again = end.done.unwrap().assignment_proof;
+    let again = end.done.unwrap().assignment_proof.unwrap();
     let assigned = again.verify::<bus_schemas::assignment::Assignment>(&mut bus_schemas::Verifier::default()).unwrap().into_body();
     let ended_at = network.history(job).await.into_iter().find(|r| matches!(r.what, bus_schemas::history::HistoryEvent::AttemptEnded(_)));
     let after = assigned.assigned_at.saturating_sub(ended_at.unwrap().at);

@@ -10,8 +10,10 @@ mod crash_points;
 mod fleet;
 mod frozen;
 mod many;
+mod paid;
 mod parts;
 mod recovery;
+mod tries;
 
 use bus_schemas::JobId;
 use bus_schemas::history::{AttemptEnded, HistoryEvent};

@@ -105,7 +105,13 @@ pub fn verify(receipt: &ReceiptView, network: &NetworkDocument) -> Vec<Check> {
     let schedulers: BTreeSet<PublicKey> = network.scheduler_keys.iter().copied().collect();
     let mut verifier = Verifier::default();
     let mut assigned = || -> Result<String, Problem> {
-        let proof = decode(&receipt.assignment)?;
+        let Some(assignment) = &receipt.assignment else {
+            return Err(wrong(format!(
+                "it was not kept: a scheduler died before it wrote the job's end; the books name attempt {}",
+                receipt.attempt
+            )));
+        };
+        let proof = decode(assignment)?;
         let body = proof.verify::<Assignment>(&mut verifier)?;
         if !schedulers.contains(&body.by()) {
             return Err(wrong(format!("signed by {}, which is no scheduler of this network", body.by())));
@@ -203,7 +209,7 @@ mod tests {
             did: world.device.public(),
             body,
             proof: text(&proof),
-            assignment: text(&assigned),
+            assignment: Some(text(&assigned)),
         }
     }
 
@@ -226,7 +232,8 @@ mod tests {
             ("body", ReceiptView { body: Receipt { claimed_ms: 2, ..good.body.clone() }, ..good.clone() }),
             ("job", ReceiptView { job: JobId(Cid::of(b"other")), ..good.clone() }),
             ("proof", ReceiptView { proof: good.proof[..good.proof.len() - 4].to_owned(), ..good.clone() }),
-            ("assignment", ReceiptView { assignment: good.proof.clone(), ..good.clone() }),
+            ("assignment", ReceiptView { assignment: Some(good.proof.clone()), ..good.clone() }),
+            ("no assignment", ReceiptView { assignment: None, ..good.clone() }),
             ("text", ReceiptView { proof: "***".into(), ..good.clone() }),
         ];
         for (what, receipt) in bad {

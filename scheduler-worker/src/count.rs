@@ -1,0 +1,79 @@
+//! An attempt that ended without a result is counted in BACK before anything follows from it: before its device is told that it may
+//! forget it, and before the job is assigned again. So a scheduler that dies does not take the count along.
+
+use std::time::{Duration, Instant};
+
+use bus_schemas::assignment::Closed;
+use bus_schemas::{DeviceId, JobId, subject};
+
+use crate::crash;
+use crate::job::Phase;
+use crate::lease::BACK_WITHIN;
+use crate::next_step::{Retry, after_failure};
+use crate::world::{Done, World};
+
+/// The end of an attempt is in BACK, or could not be written there in time.
+pub struct Counted {
+    job: JobId,
+    /// How many had ended with it.
+    ended: usize,
+    /// The next auction is not before.
+    ready_at: Instant,
+    /// What its device is told now.
+    closed: Option<(DeviceId, Closed)>,
+}
+
+impl World {
+    /// Writes down the attempt of a job that ended last, and goes on with [`Self::counted`].
+    pub fn count(&self, id: &JobId, ready_at: Instant, closed: Option<(DeviceId, Closed)>) {
+        let (Some(job), Some(back)) = (self.jobs.get(id), self.back_on_the_way(id)) else { return };
+        let counted = Counted { job: *id, ended: job.ended.len(), ready_at, closed };
+        let payload = self.config.signer.batch(&[back]).encode();
+        let (bus, subject) = (self.bus.clone(), subject::back(id));
+        self.spawn(async move {
+            if let Err(error) = bus.store(subject, None, payload.into(), BACK_WITHIN).await {
+                tracing::warn!(job = ?counted.job, %error, "BACK was not written; whoever takes the job may count an attempt less");
+            }
+            crash::at("after_count");
+            Done::Counted(counted)
+        });
+    }
+
+    pub fn counted(&mut self, counted: Counted, now: Instant) {
+        let Counted { job: id, ended, ready_at, closed } = counted;
+        if let Some((device, closed)) = closed {
+            self.closing.tell_closed(device, closed);
+            self.need_tick(now);
+        }
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        if !matches!(job.phase, Phase::BackOff { .. }) || job.ended.len() != ended {
+            return;
+        }
+        if ready_at <= now {
+            self.make_ready(id);
+        } else {
+            job.phase = Phase::BackOff { until: ready_at };
+            self.back_off_by(ready_at);
+        }
+    }
+
+    /// The job backs off: at least until it is counted, at the latest when that counts as failed.
+    pub fn back_off_uncounted(&mut self, id: &JobId, ms: u64, now: Instant) {
+        let Some(job) = self.jobs.get_mut(id) else { return };
+        let until = now + BACK_WITHIN * 2 + Duration::from_millis(ms);
+        job.phase = Phase::BackOff { until };
+        self.back_off_by(until);
+    }
+
+    /// What follows for a job that nobody has: it may have ended before with its holder.
+    pub fn go_on_alone(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if job.cancelled {
+            return self.close_cancelled(id);
+        }
+        match after_failure(&job.ended) {
+            Retry::GiveUp(problem) => self.close_failed(id, &problem, bus_schemas::ledger::VoidReason::Failed),
+            Retry::After { .. } => self.make_ready(id),
+        }
+    }
+}
