@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bus_schemas::{JobId, subject};
 
-use crate::job::Phase;
+use crate::job::{Job, Phase};
 use crate::world::{Done, World};
 
 /// Renewals asked for at once.
@@ -15,22 +15,14 @@ const SOON: Duration = Duration::from_millis(100);
 impl World {
     /// Renews what is due. A holder whose last confirmed renewal is too old lets go: somebody else may have the job.
     pub fn renew_leases(&mut self, now: Instant) {
-        let (renewal, fence) = (self.config.timings.renewal, self.config.timings.fence);
-        let mut lost = Vec::new();
+        self.let_go(now);
+        let renewal = self.config.timings.renewal;
         let mut due = Vec::new();
         for (id, job) in &mut self.jobs {
-            let age = now.duration_since(job.lease.confirmed);
-            if age >= fence {
-                lost.push(*id);
-            } else if age >= renewal && !job.lease.asking {
+            if now.duration_since(job.lease.confirmed) >= renewal && !job.lease.asking {
                 job.lease.asking = true;
                 due.push((*id, job.lease.ack.clone()));
             }
-        }
-        lost.sort_unstable();
-        for id in lost {
-            tracing::warn!(job = ?id, "its lease could not be renewed: letting go");
-            self.forget(&id);
         }
         for some in due.chunks(TOGETHER) {
             let some = some.to_vec();
@@ -42,6 +34,30 @@ impl World {
                 let all = some.into_iter().map(|(id, ack)| async move { (id, bus.renew_confirmed(&ack).await.is_ok()) });
                 Done::Renewed { asked, jobs: futures::future::join_all(all).await }
             });
+        }
+    }
+
+    /// Before anything is acted on that came while this process did not run: whoever was frozen lets go of what it may have lost meanwhile.
+    pub fn woke(&mut self, now: Instant) {
+        let asleep = now.duration_since(self.awake);
+        if asleep > 2 * self.sweep_every() {
+            self.let_go(now);
+        }
+        if asleep >= self.config.timings.fence {
+            tracing::warn!(?asleep, "this scheduler was frozen: what was delivered meanwhile is left to come again");
+            self.drowsy_until = Some(now + self.sweep_every());
+        }
+    }
+
+    /// Lets go of every job whose last confirmed renewal is too old: somebody else may have it.
+    fn let_go(&mut self, now: Instant) {
+        let fence = self.config.timings.fence;
+        let is_lost = |job: &Job| now.duration_since(job.lease.confirmed) >= fence;
+        let mut lost: Vec<JobId> = self.jobs.iter().filter(|(_, job)| is_lost(job)).map(|(id, _)| *id).collect();
+        lost.sort_unstable();
+        for id in lost {
+            tracing::warn!(job = ?id, "its lease could not be renewed: letting go");
+            self.forget(&id);
         }
     }
 

@@ -73,17 +73,20 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     let mut refresh_at = Instant::now() + world.config.timings.wait_again[2];
     let mut stop_by: Option<Instant> = None;
     let mut arrived = Vec::new();
+    world.awake = Instant::now();
     loop {
         let wake = stop_by.into_iter().chain([world.wake_at(), refresh_at]).min().unwrap_or(refresh_at);
         tokio::select! {
             messages = inbox.next() => {
                 let now = Instant::now();
+                world.woke(now);
                 for one in messages.context("the connection to NATS was closed")? {
                     world.hear(one, now);
                 }
             }
             _ = finished.recv_many(&mut arrived, TURN_MAX) => {
                 let now = Instant::now();
+                world.woke(now);
                 for one in arrived.drain(..) {
                     world.finished(one, now);
                 }

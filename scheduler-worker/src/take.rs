@@ -1,16 +1,13 @@
 //! Takes a delivered job message: verify, parse, and put the job in hand; or refuse it for good with a record.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 use bus::pull::Delivery;
-use bus_schemas::eligibility::Needs;
 use bus_schemas::job::{AdmittedJob, JobSpec};
 use bus_schemas::ledger::VoidReason;
-use bus_schemas::{Cid, Code, JobId, Problem, Proof};
+use bus_schemas::{Code, JobId, Problem, Proof};
 
-use crate::job::{Job, Lease, Phase};
+use crate::job::{Job, Lease};
 use crate::measure;
 use crate::next_step::{Arrival, must_look};
 use crate::world::{Done, World};
@@ -18,6 +15,13 @@ use crate::world::{Done, World};
 impl World {
     /// Takes deliveries that arrived together.
     pub fn take(&mut self, deliveries: Vec<Delivery>, now: Instant) {
+        self.woke(now);
+        // What waited through a freeze is somebody else's by now; and what devices said meanwhile must not count as their word since.
+        if self.drowsy_until.is_some_and(|until| now < until) {
+            return;
+        }
+        // They arrived after the last turn, so their leases are at most that old.
+        let since = self.awake;
         let mut look = Vec::new();
         for delivery in deliveries {
             let admitted = match self.read(&delivery) {
@@ -31,7 +35,7 @@ impl World {
             let spec = JobSpec::parse(admitted.form, &admitted.body);
             let unreadable = spec.as_ref().err().cloned();
             let id = admitted.job;
-            let job = self.job(admitted, &spec.unwrap_or_default(), &delivery, now);
+            let job = self.job(admitted, &spec.unwrap_or_default(), &delivery, since);
             match unreadable {
                 None => self.put_in_hand(job, &delivery, &mut look, now),
                 Some(problem) => {
@@ -60,37 +64,15 @@ impl World {
         Ok(admitted.into_body())
     }
 
-    fn job(&self, admitted: AdmittedJob, spec: &JobSpec, delivery: &Delivery, now: Instant) -> Job {
+    fn job(&self, admitted: AdmittedJob, spec: &JobSpec, delivery: &Delivery, confirmed: Instant) -> Job {
         let lease = Lease {
             ack: delivery.ack_subject.clone(),
-            confirmed: now,
+            confirmed,
             asking: false,
             delivered: u64::try_from(delivery.delivered).unwrap_or(0),
         };
-        Job {
-            needs: Needs::from(spec),
-            units: spec.units(),
-            timeout_ms: spec.timeout_ms(),
-            gives_up_at: admitted.submitted_at.saturating_add(spec.max_execution_wait_ms()),
-            payload: Cid::of(&admitted.body),
-            lease,
-            phase: Phase::Looking,
-            attempts: Vec::new(),
-            current: None,
-            ended: Vec::new(),
-            avoid: Vec::new(),
-            kept: None,
-            last_number: 0,
-            waited: 0,
-            unanswered: 0,
-            waiting_why: None,
-            decision: None,
-            bids_left: VecDeque::new(),
-            cancelled: self.cancels.contains(&admitted.job),
-            told: false,
-            transitions: Vec::new(),
-            admitted: Arc::new(admitted),
-        }
+        let cancelled = self.cancels.contains(&admitted.job);
+        Job::new(admitted, spec, lease, cancelled)
     }
 
     fn put_in_hand(&mut self, job: Job, delivery: &Delivery, look: &mut Vec<JobId>, now: Instant) {

@@ -134,6 +134,10 @@ pub struct World {
     /// A device changed, so waiting jobs look again.
     pub look_again: bool,
     pub stopping: bool,
+    /// The last turn: since then nothing that came was looked at.
+    pub awake: Instant,
+    /// It was frozen, and works off what came meanwhile.
+    pub drowsy_until: Option<Instant>,
 }
 
 impl World {
@@ -169,6 +173,8 @@ impl World {
             back_off_at: None,
             look_again: false,
             stopping: false,
+            awake: now,
+            drowsy_until: None,
             config,
         }
     }
@@ -293,6 +299,7 @@ impl World {
             self.beat();
         }
         self.open_auctions(now);
+        self.awake = now;
     }
 
     /// Takes in what spawned work came to.
