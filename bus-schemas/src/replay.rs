@@ -516,21 +516,22 @@ impl Books {
                 *self.open_holds.entry(*member).or_default() += 1;
             }
             What::Settle { job, payer, payee, attempt, receipt, device, paid_mmana, vests_at, outcome, ended, .. } => {
-                self.close(job, HoldState::Settled { attempt: *attempt, receipt: *receipt, device: *device, paid_mmana: *paid_mmana });
+                let (attempt, receipt, device, paid_mmana, outcome) = (*attempt, *receipt, *device, *paid_mmana, *outcome);
+                self.close(job, HoldState::Settled { attempt, receipt, device, paid_mmana, outcome });
                 self.ended(ended, payer);
-                if *outcome == crate::ledger::SettleOutcome::Completed
+                if outcome.is_completed()
                     && payer != payee
-                    && let Some(device) = self.devices.get_mut(device)
+                    && let Some(device) = self.devices.get_mut(&device)
                 {
                     device.reputation.verified();
                 }
                 if let Some(at) = vests_at
-                    && *paid_mmana > MilliMana::ZERO
+                    && paid_mmana > MilliMana::ZERO
                 {
-                    self.vesting.insert(*job, Vesting { member: *payee, at: *at, amount: *paid_mmana });
+                    self.vesting.insert(*job, Vesting { member: *payee, at: *at, amount: paid_mmana });
                 }
-                for earner in [Earner::Member(*payee), Earner::Device(*device)] {
-                    let sum = self.earned_on(&earner, fact.at_ms).checked_add(*paid_mmana).unwrap_or(*paid_mmana);
+                for earner in [Earner::Member(*payee), Earner::Device(device)] {
+                    let sum = self.earned_on(&earner, fact.at_ms).checked_add(paid_mmana).unwrap_or(paid_mmana);
                     self.earned.insert(earner, (fact.at_ms / DAY_MS, sum));
                 }
                 return Some(*job);

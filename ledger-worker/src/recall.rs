@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
-use bus_schemas::ledger::{Fact, HoldState, HoldView};
+use bus_schemas::ledger::{Fact, HoldState, HoldView, SettleOutcome, What};
 use bus_schemas::{AttemptId, Cid, FactId, JobId, MilliMana, ReceiptId};
 use tokio_postgres::Row;
 
@@ -61,13 +61,14 @@ fn found(row: &Row) -> anyhow::Result<Option<Found>> {
     let fact: Fact = serde_json::from_str(row.get("body")).with_context(|| format!("a fact of sequence {seq} cannot be read"))?;
     ensure!(fact.id.0.to_bytes().as_slice() == row.get::<_, &[u8]>("id"), "a fact of sequence {seq} stands under another id");
     let hold = match row.get::<_, Option<&[u8]>>("job") {
-        Some(job) => Some(hold(row, JobId(cid(job)?))?),
+        Some(job) => Some(hold(row, JobId(cid(job)?), &fact)?),
         None => None,
     };
     Ok(Some(Found { seq: u64::try_from(seq)?, fact, hold }))
 }
 
-fn hold(row: &Row, job: JobId) -> anyhow::Result<HoldView> {
+/// The hold that this fact closed.
+fn hold(row: &Row, job: JobId, closed_by: &Fact) -> anyhow::Result<HoldView> {
     let amount = |column: &str| -> anyhow::Result<MilliMana> {
         MilliMana::new(row.try_get(column)?).with_context(|| format!("the {column} of {job:?} is out of range"))
     };
@@ -78,6 +79,7 @@ fn hold(row: &Row, job: JobId) -> anyhow::Result<HoldView> {
             receipt: ReceiptId(cid(row.try_get("receipt")?)?),
             device: text("device")?.parse().map_err(|error| anyhow!("the device of {job:?}: {error}"))?,
             paid_mmana: amount("paid")?,
+            outcome: if let What::Settle { outcome, .. } = closed_by.what { outcome } else { SettleOutcome::default() },
         },
         "voided" => HoldState::Voided { reason: serde_json::from_value(text("reason")?.into())? },
         _ => HoldState::Open,

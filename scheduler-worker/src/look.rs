@@ -254,22 +254,9 @@ impl World {
             return;
         }
         if job.attempt(&id).is_none() {
-            job.attempts.push(Attempt {
-                id,
-                number: assignment.attempt,
-                device,
-                evidence: Evidence { proof: Arc::new(held.assignment.clone()), batch: None },
-                assigned_at: assignment.assigned_at,
-                price: assignment.price_mmana,
-                at: now,
-                accepted: Some(now),
-                started: None,
-                start_by: now + silence,
-                absent: 0,
-                progress: None,
-                resumed: assignment.resume.map(|resume| resume.units),
-                cancel_sent: None,
-            });
+            let evidence = Evidence { proof: Arc::new(held.assignment.clone()), batch: None };
+            let attempt = Attempt::new(id, &assignment, evidence, now, now + silence);
+            job.attempts.push(Attempt { accepted: Some(now), ..attempt });
             job.last_number = job.last_number.max(assignment.attempt);
         }
         if let Some(attempt) = job.attempts.iter_mut().find(|attempt| attempt.id == id)
@@ -351,13 +338,15 @@ impl World {
         let mut steps = Vec::new();
         for (id, one) in std::mem::take(&mut found.jobs) {
             let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Looking) else { continue };
+            // A heartbeat that does not name the job may have come before the books said who was paid: then nobody asks that device again.
+            let payee_heard = matches!(&one.hold, Some(HoldState::Settled { device, .. }) if found.heard.contains(device));
             let past = Past {
                 delivered: job.lease.delivered,
                 back: self.back_of(job, one.back.as_ref()),
                 hold: one.hold.clone(),
                 named: named_by(&self.fleet, &id),
                 unheard: unheard.len() + silent_ones,
-                payee_forgot: one.payee_forgot,
+                payee_forgot: one.payee_forgot || payee_heard,
             };
             match next_step(&past) {
                 Step::Wait | Step::TakeOver { .. } | Step::AskPayee { .. } => {
@@ -412,7 +401,7 @@ impl World {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
                 if job.cancelled { self.close_cancelled(id) } else { self.make_ready(id) }
             }
-            Step::Finish { device, paid, .. } => self.close_paid_before(id, device, paid),
+            Step::Finish { device, paid, outcome, .. } => self.close_paid_before(id, device, paid, outcome),
             Step::Drop { reason } => {
                 let (state, problem) = match reason {
                     VoidReason::Cancelled => (JobState::Cancelled, Problem::new(Code::JobCancelled, "cancelled before it ran")),

@@ -2,7 +2,7 @@
 
 use bus_schemas::eligibility::Needs;
 use bus_schemas::history::{Back, EndedAttempt};
-use bus_schemas::ledger::{HoldState, VoidReason};
+use bus_schemas::ledger::{HoldState, SettleOutcome, VoidReason};
 use bus_schemas::limits::{ATTEMPTS_MAX, BACKOFF_MS, STEP_MAX};
 use bus_schemas::receipt::FailureClass;
 use bus_schemas::{AttemptId, Code, DeviceId, MilliMana, Problem, ReceiptId};
@@ -49,7 +49,7 @@ pub enum Step {
     /// It was paid but the holder did not get to say so: the device still has the receipt that tells the rest.
     AskPayee { device: DeviceId },
     /// It was paid and the device knows that: what is left is to acknowledge the message.
-    Finish { attempt: AttemptId, receipt: ReceiptId, device: DeviceId, paid: MilliMana },
+    Finish { attempt: AttemptId, receipt: ReceiptId, device: DeviceId, paid: MilliMana, outcome: SettleOutcome },
     /// The hold is void: there is nothing to pay with, so the job has ended.
     Drop { reason: VoidReason },
     /// The books do not know it: it never was funded.
@@ -63,9 +63,9 @@ pub fn next_step(past: &Past) -> Step {
     match &past.hold {
         None => return Step::DropUnfunded,
         Some(HoldState::Voided { reason }) => return Step::Drop { reason: *reason },
-        Some(HoldState::Settled { attempt, receipt, device, paid_mmana }) => {
+        Some(HoldState::Settled { attempt, receipt, device, paid_mmana, outcome }) => {
             return if past.payee_forgot {
-                Step::Finish { attempt: *attempt, receipt: *receipt, device: *device, paid: *paid_mmana }
+                Step::Finish { attempt: *attempt, receipt: *receipt, device: *device, paid: *paid_mmana, outcome: *outcome }
             } else if past.named.contains(device) {
                 Step::TakeOver { device: *device }
             } else {
@@ -199,8 +199,16 @@ mod tests {
     fn what_follows_from_the_past() {
         let (attempt, receipt) = (AttemptId(Cid::of(b"a")), ReceiptId(Cid::of(b"r")));
         let open = Past { delivered: 2, hold: Some(HoldState::Open), ..Past::default() };
-        let settled =
-            Past { hold: Some(HoldState::Settled { attempt, receipt, device: device(1), paid_mmana: MilliMana::ZERO }), ..open.clone() };
+        let settled = Past {
+            hold: Some(HoldState::Settled {
+                attempt,
+                receipt,
+                device: device(1),
+                paid_mmana: MilliMana::ZERO,
+                outcome: SettleOutcome::Cancelled,
+            }),
+            ..open.clone()
+        };
         let voided = |reason| Past { hold: Some(HoldState::Voided { reason }), ..open.clone() };
         let fresh = back(1, None);
         let cases = [
@@ -211,7 +219,7 @@ mod tests {
             (
                 "paid, device forgot",
                 Past { payee_forgot: true, ..settled.clone() },
-                Step::Finish { attempt, receipt, device: device(1), paid: MilliMana::ZERO },
+                Step::Finish { attempt, receipt, device: device(1), paid: MilliMana::ZERO, outcome: SettleOutcome::Cancelled },
             ),
             ("a device has it", Past { named: vec![device(2)], unheard: 3, ..open.clone() }, Step::TakeOver { device: device(2) }),
             (

@@ -11,7 +11,7 @@ use bus::Bus;
 use bus_schemas::assignment::{Closed, Control, ControlReply, Verb};
 use bus_schemas::history::{CompletedEnd, Ended as EndedEvent, HistoryEvent, HistoryRecord};
 use bus_schemas::job::{AdmittedJob, Class, JobState};
-use bus_schemas::ledger::{Op, VoidReason};
+use bus_schemas::ledger::{Op, SettleOutcome, VoidReason};
 use bus_schemas::limits::STEP_MAX;
 use bus_schemas::receipt::{Outcome, Receipt};
 use bus_schemas::{Code, DeviceId, JobId, Problem, ReceiptId, UnixMs, subject};
@@ -201,11 +201,11 @@ impl World {
         self.need_tick(Instant::now());
     }
 
-    /// Ends a job that was paid before, by whoever held it then.
-    pub fn close_paid_before(&mut self, id: JobId, device: DeviceId, paid: bus_schemas::MilliMana) {
+    /// Ends a job that was paid before, by whoever held it then. How it ended is what the books say: its member may have cancelled it since.
+    pub fn close_paid_before(&mut self, id: JobId, device: DeviceId, paid: bus_schemas::MilliMana, outcome: SettleOutcome) {
         let (at, actor) = (self.hub_ms(), self.actor());
         let Some(job) = self.jobs.get_mut(&id) else { return };
-        let state = if job.cancelled { JobState::Cancelled } else { JobState::Completed };
+        let state = if outcome.is_completed() { JobState::Completed } else { JobState::Cancelled };
         job.note(state, at, "the books had paid it", actor);
         let end = EndedEvent {
             state,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{Ended, FlagWhy, Leg, Policy, VoidReason};
+use super::{Ended, FlagWhy, Leg, Policy, SettleOutcome, VoidReason};
 use crate::UnixMs;
 use crate::code::Code;
 use crate::envelope::{Batch, Body};
@@ -176,8 +176,18 @@ pub struct HoldView {
 #[serde(rename_all = "snake_case")]
 pub enum HoldState {
     Open,
-    Settled { attempt: AttemptId, receipt: ReceiptId, device: DeviceId, paid_mmana: MilliMana },
-    Voided { reason: VoidReason },
+    Settled {
+        attempt: AttemptId,
+        receipt: ReceiptId,
+        device: DeviceId,
+        paid_mmana: MilliMana,
+        /// Whether there is a result.
+        #[serde(default, skip_serializing_if = "SettleOutcome::is_completed")]
+        outcome: SettleOutcome,
+    },
+    Voided {
+        reason: VoidReason,
+    },
 }
 
 /// Every refusal has a name.

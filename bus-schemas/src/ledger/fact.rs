@@ -239,6 +239,13 @@ pub enum SettleOutcome {
     Cancelled,
 }
 
+impl SettleOutcome {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+    pub fn is_completed(&self) -> bool {
+        *self == Self::Completed
+    }
+}
+
 /// An attempt that ended without a result, as the scheduler's signature says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Ended {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bus::Bus;
 use bus_schemas::envelope::encode;
 use bus_schemas::id::{AttemptId, Cid, FactId, JobId, MemberId, ReceiptId};
-use bus_schemas::ledger::{self, Done, HoldState, HoldView, LedgerOutcome, LedgerReply, LedgerRequest, Op, RefusalKind};
+use bus_schemas::ledger::{self, Done, HoldState, HoldView, LedgerOutcome, LedgerReply, LedgerRequest, Op, RefusalKind, SettleOutcome};
 use bus_schemas::limits::COST_DEFAULT;
 use bus_schemas::network::{EnrolRequest, EnrolStatement};
 use bus_schemas::resources::Resources;
@@ -42,7 +42,7 @@ impl Books {
         let hold = self.holds.get_mut(&(member, key.to_owned())).unwrap();
         let (attempt, receipt) = (AttemptId(Cid::of(b"a")), ReceiptId(Cid::of(b"r")));
         let device = Signer::from_seed(&[50; 32]).public().device_id();
-        hold.state = HoldState::Settled { attempt, receipt, device, paid_mmana: MilliMana::mana(1) };
+        hold.state = HoldState::Settled { attempt, receipt, device, paid_mmana: MilliMana::mana(1), outcome: SettleOutcome::Completed };
     }
     #[allow(clippy::wildcard_enum_match_arm)]
     fn answer(&mut self, op: &Op) -> LedgerOutcome {

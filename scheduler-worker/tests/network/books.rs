@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use bus::Bus;
 use bus_schemas::assignment::Assignment;
 use bus_schemas::envelope::encode;
-use bus_schemas::ledger::{Command, Done, HoldState, HoldView, LedgerOutcome, LedgerReply, LedgerRequest, Op, RefusalKind, fact_id};
+use bus_schemas::ledger::{
+    Command, Done, HoldState, HoldView, LedgerOutcome, LedgerReply, LedgerRequest, Op, RefusalKind, SettleOutcome, fact_id,
+};
 use bus_schemas::receipt::Receipt;
 use bus_schemas::{AttemptId, Batch, Code, Form, JobId, MemberId, MilliMana, Proof, PublicKey, ReceiptId, Verifier, subject};
 use futures::StreamExt;
@@ -95,7 +97,9 @@ impl Books {
                 assert!(shown.attempt == *attempt && assignment.job == *job && shown.device == assignment.device);
                 assert!(*receipt_seq > 0 && *receipt_at > 0, "the place in RECEIPTS is known");
                 let (device, paid_mmana) = (assignment.device, MilliMana::new(7).unwrap());
-                hold.state = HoldState::Settled { attempt: *attempt, receipt: *receipt, device, paid_mmana };
+                let stopped = matches!(shown.outcome, bus_schemas::receipt::Outcome::Cancelled);
+                let outcome = if stopped { SettleOutcome::Cancelled } else { SettleOutcome::Completed };
+                hold.state = HoldState::Settled { attempt: *attempt, receipt: *receipt, device, paid_mmana, outcome };
                 *settled += 1;
                 done(hold, false)
             }
