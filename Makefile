@@ -18,7 +18,7 @@ WITH_DEPS := found=$$(scripts/deps.sh) && eval "$$found" &&
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger chaos chaos-ledger
+.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger chaos chaos-ledger simulate
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)$$/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -93,3 +93,7 @@ chaos: programs ## a whole network under fire: make chaos SEED=1 SECONDS=120
 chaos-ledger: programs ## the books under fire: make chaos-ledger SEED=1 KILLS=100
 	@$(WITH_DEPS) MESH_CHAOS_SEED=$(or $(SEED),1) MESH_CHAOS_KILLS=$(or $(KILLS),100) \
 		cargo test $(ALL) --test chaos -- --nocapture killed_again
+
+simulate: ## a whole network in memory while everything fails: make simulate SEEDS=20000, or SEED=1234 to see one run
+	@scripts/toolchain.sh
+	@SEED=$(SEED) SEEDS=$(SEEDS) FROM=$(FROM) BREAK=$(BREAK) cargo run $(ALL) --quiet --bin simulate

@@ -172,8 +172,10 @@ impl Work {
         }
         let free = minus(&self.total, &self.reserved());
         // Strictly in order: a job that needs much is not overtaken for ever by those that need little.
-        let first =
-            self.entries.values().filter(|entry| entry.phase == Phase::Waiting).min_by_key(|entry| (entry.task.class, entry.arrival))?;
+        // One attempt of a job at a time: while an older one runs, it may well be the one that is paid.
+        let runs = |job: &JobId| self.entries.values().any(|other| other.phase == Phase::Running && other.task.job == *job);
+        let waiting = self.entries.values().filter(|entry| entry.phase == Phase::Waiting && !runs(&entry.task.job));
+        let first = waiting.min_by_key(|entry| (entry.task.class, entry.arrival))?;
         let task = first.task;
         fits(&task.needs, &free).ok()?;
         self.change(&task.attempt, Phase::Waiting, Phase::Running);
@@ -359,6 +361,18 @@ mod tests {
         assert_eq!(started(&mut work), None, "b needs two of the one free core, and c does not overtake it");
         work.finish(&first.attempt);
         assert_eq!((started(&mut work), started(&mut work)), (Some(task("b#1").attempt), Some(task("c#1").attempt)));
+    }
+
+    #[test]
+    fn one_attempt_of_a_job_at_a_time() {
+        let mut work = Work::new(FullQueue::RejectNew, 2, TOTAL);
+        for text in ["a#1", "a#2", "b#1"] {
+            take(&mut work, text);
+        }
+        assert_eq!(started(&mut work), Some(task("a#1").attempt));
+        assert_eq!(started(&mut work), Some(task("b#1").attempt), "the newer attempt of a waits, and holds nobody up");
+        work.finish(&task("a#1").attempt);
+        assert_eq!(started(&mut work), Some(task("a#2").attempt));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use bus_schemas::eligibility::Needs;
 use bus_schemas::history::{Admitted, Decision, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::id::{Asker, JobId, MemberId};
 use bus_schemas::job::{AdmittedJob, AnnouncedJob, JobState};
-use bus_schemas::ledger::{HoldState, HoldView, LedgerOutcome, Op, RefusalKind, VoidReason};
+use bus_schemas::ledger::{HoldView, Op};
 use bus_schemas::letter::{Original, Stage};
 use bus_schemas::{Code, Problem, UnixMs, limits, stream, subject};
 use futures::future::join_all;
@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{self, Admit, Candidate, Headers, Refused, Sorted, Submission};
+use crate::funding::{Judged, judge};
 use crate::ledger_client;
 use crate::letters;
 use crate::recorder::Entry;
@@ -330,56 +331,6 @@ fn hold(timings: &limits::Timings, asked: &Asked, now: UnixMs) -> Op {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Judged {
-    Go(HoldView),
-    /// The same job was here before and has ended.
-    Ended(HoldView),
-    Refuse(Problem),
-}
-
-/// What the ledger's answer means for the job.
-fn judge(job: &JobId, outcome: LedgerOutcome) -> Judged {
-    match outcome {
-        LedgerOutcome::Refused { code, why, detail } => {
-            let code = match why {
-                RefusalKind::InsufficientMana => Code::TooLittleMana,
-                RefusalKind::KeyConflict => Code::Conflict,
-                RefusalKind::UnknownMember
-                | RefusalKind::UnknownDevice
-                | RefusalKind::UnknownJob
-                | RefusalKind::AlreadySettled
-                | RefusalKind::AlreadyVoided
-                | RefusalKind::BadEvidence
-                | RefusalKind::BadAmount
-                | RefusalKind::NotAllowed
-                | RefusalKind::Expired
-                | RefusalKind::DeviceBoundElsewhere
-                | RefusalKind::HoldExpired
-                | RefusalKind::TooManyHolds
-                | RefusalKind::SelfTransfer
-                | RefusalKind::NotInReview
-                | RefusalKind::BadPolicy
-                | RefusalKind::DeviceRevoked => code,
-            };
-            Judged::Refuse(Problem::new(code, detail))
-        }
-        LedgerOutcome::Done(done) => match done.hold {
-            Some(hold) if hold.job != *job => Judged::Refuse(Problem::new(Code::Conflict, "the key was used for another job")),
-            Some(hold) => match &hold.state {
-                HoldState::Open => Judged::Go(hold),
-                HoldState::Voided { reason: VoidReason::Expired | VoidReason::NotAdmitted } => Judged::Refuse(Problem::new(
-                    Code::NotAdmitted,
-                    "its hold was returned before it became a job; send it again with a new key",
-                )),
-                HoldState::Settled { .. }
-                | HoldState::Voided { reason: VoidReason::Cancelled | VoidReason::Failed | VoidReason::NotPlaced } => Judged::Ended(hold),
-            },
-            None => Judged::Refuse(Problem::new(Code::Internal, "the ledger answered without a hold")),
-        },
-    }
-}
-
 fn fund(world: &World, asked: Asked, hold: &HoldView, now: UnixMs) -> Funded {
     let Asked { message, asker, member, submitted_at, admit } = asked;
     let nothing_fits = world.fleet.nothing_fits(&Needs::from(&admit.spec), now);
@@ -508,44 +459,4 @@ async fn publish_watch(world: &World, subject: String, asker: &Asker, key: Optio
     }
     // A hint: who missed it reads the record.
     let _ = world.bus.client.publish_with_headers(subject, headers, payload.into()).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bus_schemas::ledger::Done;
-    use bus_schemas::{Cid, FactId, MilliMana, Signer};
-
-    fn done(job: JobId, repeat: bool, state: HoldState) -> LedgerOutcome {
-        let hold =
-            HoldView { job, member: Signer::from_seed(&[1; 32]).public().member_id(), amount_mmana: MilliMana::mana(1), expires: 9, state };
-        LedgerOutcome::Done(Done { fact: FactId(Cid::of(b"f")), seq: 1, repeat, hold: Some(hold) })
-    }
-
-    #[test]
-    fn what_an_answer_of_the_ledger_means() {
-        let job = JobId(Cid::of(b"j"));
-        let voided = |reason| HoldState::Voided { reason };
-        let refused = |why| LedgerOutcome::Refused { code: Code::Refused, why, detail: "because".into() };
-        let name = |judged: Judged| match judged {
-            Judged::Go(_) => "go".to_owned(),
-            Judged::Ended(_) => "ended".to_owned(),
-            Judged::Refuse(problem) => problem.code.to_string(),
-        };
-        let cases = [
-            (done(job, false, HoldState::Open), "go"),
-            (done(job, true, HoldState::Open), "go"),
-            (done(job, true, voided(VoidReason::Cancelled)), "ended"),
-            (done(job, true, voided(VoidReason::Failed)), "ended"),
-            (done(job, true, voided(VoidReason::Expired)), "M0505"),
-            (done(job, true, voided(VoidReason::NotAdmitted)), "M0505"),
-            (done(JobId(Cid::of(b"other")), true, HoldState::Open), "M0502"),
-            (refused(RefusalKind::InsufficientMana), "M0601"),
-            (refused(RefusalKind::KeyConflict), "M0502"),
-            (refused(RefusalKind::UnknownMember), "M0602"),
-        ];
-        for (outcome, expected) in cases {
-            assert_eq!(name(judge(&job, outcome.clone())), expected, "{outcome:?}");
-        }
-    }
 }

@@ -18,6 +18,7 @@ pub mod jwt;
 pub mod ledger_client;
 
 pub mod admission;
+pub mod funding;
 pub mod intake;
 pub mod recorder;
 

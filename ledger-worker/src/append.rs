@@ -28,7 +28,7 @@ pub enum NotStored {
 
 const TRY: Duration = Duration::from_secs(2);
 
-/// Stores a message as sequence `message.seq`; returns the moment at which the answered try was sent. `silent` hears of each try that
+/// Stores a message as sequence `message.seq`; returns since when the stream surely ends with it, if that is known. `silent` hears of each try that
 /// got no answer.
 ///
 /// # Errors
@@ -44,7 +44,8 @@ pub async fn append(bus: &Bus, message: &Message, patience: Duration, silent: im
     loop {
         let sent = Moment::now();
         match bus.store_once(subject::LEDGER_FACTS.to_owned(), Some(headers.clone()), message.payload.clone(), TRY).await {
-            Ok(stored) if stored.seq == message.seq => return Ok(sent),
+            // A repeat may have been stored long ago, with others behind it since: it says nothing about the stream's end.
+            Ok(stored) if stored.seq == message.seq => return Ok(if repeated { Moment::never() } else { sent }),
             Ok(stored) => return Err(NotStored::Fenced(format!("the message stands at {}, not at {}", stored.seq, message.seq))),
             Err(StoreError::Refused { err_code: StoreError::WRONG_LAST_SEQUENCE, description }) if !repeated => {
                 return Err(NotStored::Fenced(description));
@@ -52,7 +53,7 @@ pub async fn append(bus: &Bus, message: &Message, patience: Duration, silent: im
             Err(StoreError::Refused { err_code: StoreError::WRONG_LAST_SEQUENCE, description }) => {
                 // One node checks the sequence before the id, so a repeat of our own stored message looks like this as well.
                 match bus.from_leader(stream::LEDGER, message.seq).await {
-                    Ok(Some(stored)) if stored == message.payload => return Ok(sent),
+                    Ok(Some(stored)) if stored == message.payload => return Ok(Moment::never()),
                     Ok(Some(_)) => return Err(NotStored::Fenced(format!("sequence {} is another's", message.seq))),
                     Ok(None) => return Err(NotStored::Fenced(format!("{description}, and nothing stands at {}", message.seq))),
                     Err(error) => {

@@ -95,22 +95,8 @@ impl World {
             if let Some(job) = self.jobs.get_mut(&id) {
                 job.phase = Phase::Assigning;
                 job.current = Some(attempt);
-                job.attempts.push(Attempt {
-                    id: attempt,
-                    number: assignment.attempt,
-                    device,
-                    evidence: Evidence { proof: Arc::new(proof), batch: Some(Arc::clone(&batch)) },
-                    assigned_at: at,
-                    price: assignment.price_mmana,
-                    at: now,
-                    accepted: None,
-                    started: None,
-                    start_by,
-                    absent: 0,
-                    progress: None,
-                    resumed: assignment.resume.map(|resume| resume.units),
-                    cancel_sent: None,
-                });
+                let evidence = Evidence { proof: Arc::new(proof), batch: Some(Arc::clone(&batch)) };
+                job.attempts.push(Attempt::new(attempt, &assignment, evidence, now, start_by));
             }
             self.put_on_device(&id, device);
             attempts.push((id, attempt));

@@ -25,6 +25,9 @@ pub struct Seen {
 }
 
 /// Whether a job with `units` texts, of which `kept` are done already, may be kept so far.
+///
+/// # Errors
+/// One sentence, where it may not.
 pub fn check(checkpoint: &Checkpoint, units: u32, kept: Option<&Checkpoint>) -> Result<(), String> {
     let Checkpoint { units: done, bytes, .. } = *checkpoint;
     let before = kept.map_or(0, |kept| kept.units);

@@ -4,10 +4,11 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bus_schemas::assignment::Assignment;
 use bus_schemas::eligibility::Needs;
 use bus_schemas::event::{Checkpoint, Progress};
 use bus_schemas::history::{Back, Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
-use bus_schemas::job::{AdmittedJob, Class, JobState};
+use bus_schemas::job::{AdmittedJob, Class, JobSpec, JobState};
 use bus_schemas::ledger::Ended;
 use bus_schemas::offer::{Offer, Quote};
 use bus_schemas::{AttemptId, Batch, Cid, DeviceId, JobId, MemberId, MilliMana, NetworkId, Proof, UnixMs};
@@ -65,6 +66,28 @@ pub struct Attempt {
     pub resumed: Option<u32>,
     /// A cancel was sent.
     pub cancel_sent: Option<Instant>,
+}
+
+impl Attempt {
+    /// One that is sent from here now, or was taken over from its device just now.
+    pub fn new(id: AttemptId, assignment: &Assignment, evidence: Evidence, at: Instant, start_by: Instant) -> Self {
+        Self {
+            id,
+            number: assignment.attempt,
+            device: assignment.device,
+            evidence,
+            assigned_at: assignment.assigned_at,
+            price: assignment.price_mmana,
+            at,
+            accepted: None,
+            started: None,
+            start_by,
+            absent: 0,
+            progress: None,
+            resumed: assignment.resume.map(|resume| resume.units),
+            cancel_sent: None,
+        }
+    }
 }
 
 /// Where a job in hand stands.
@@ -168,6 +191,34 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job that was just delivered: nothing is known of its past.
+    pub fn new(admitted: AdmittedJob, spec: &JobSpec, lease: Lease, cancelled: bool) -> Self {
+        Self {
+            needs: Needs::from(spec),
+            units: spec.units(),
+            timeout_ms: spec.timeout_ms(),
+            gives_up_at: admitted.submitted_at.saturating_add(spec.max_execution_wait_ms()),
+            payload: Cid::of(&admitted.body),
+            lease,
+            phase: Phase::Looking,
+            attempts: Vec::new(),
+            current: None,
+            declined: Vec::new(),
+            ended: Vec::new(),
+            avoid: Vec::new(),
+            kept: None,
+            last_number: 0,
+            waited: 0,
+            unanswered: 0,
+            waiting_why: None,
+            decision: None,
+            bids_left: VecDeque::new(),
+            cancelled,
+            told: false,
+            transitions: Vec::new(),
+            admitted: Arc::new(admitted),
+        }
+    }
     pub fn attempt(&self, id: &AttemptId) -> Option<&Attempt> {
         self.attempts.iter().find(|attempt| attempt.id == *id)
     }

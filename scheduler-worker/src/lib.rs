@@ -38,6 +38,7 @@ pub mod stored;
 pub mod sweep;
 pub mod take;
 pub mod tell;
+pub mod verdict;
 pub mod wait;
 pub mod watch;
 pub mod world;

@@ -257,22 +257,9 @@ impl World {
             return;
         }
         if job.attempt(&id).is_none() {
-            job.attempts.push(Attempt {
-                id,
-                number: assignment.attempt,
-                device,
-                evidence: Evidence { proof: Arc::new(held.assignment.clone()), batch: None },
-                assigned_at: assignment.assigned_at,
-                price: assignment.price_mmana,
-                at: now,
-                accepted: Some(now),
-                started: None,
-                start_by: now + silence,
-                absent: 0,
-                progress: None,
-                resumed: assignment.resume.map(|resume| resume.units),
-                cancel_sent: None,
-            });
+            let evidence = Evidence { proof: Arc::new(held.assignment.clone()), batch: None };
+            let attempt = Attempt::new(id, &assignment, evidence, now, now + silence);
+            job.attempts.push(Attempt { accepted: Some(now), ..attempt });
             job.last_number = job.last_number.max(assignment.attempt);
         }
         if let Some(attempt) = job.attempts.iter_mut().find(|attempt| attempt.id == id)

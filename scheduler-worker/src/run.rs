@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::lease::Ear;
 use crate::measure;
 use crate::world::{Done, World};
 
@@ -71,7 +72,8 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     let mut low = pull(&bus, Class::Low).await?;
     health.set("jobs", Ok(()));
 
-    world.listened_at = [Instant::now(); 3];
+    let now = Instant::now();
+    (world.awake_at, world.ears) = (now, [Ear::new(now); 3]);
     let mut refresh_at = Instant::now() + world.config.timings.wait_again[2];
     let mut stop_by: Option<Instant> = None;
     let mut arrived = Vec::new();

@@ -4,20 +4,54 @@ use std::time::{Duration, Instant};
 
 use bus_schemas::heartbeat::SchedulerHeartbeat;
 use bus_schemas::ledger::VoidReason;
+use bus_schemas::limits::Timings;
 use bus_schemas::receipt::{Failure, FailureClass};
-use bus_schemas::{Code, DeviceId, JobId, Problem, subject};
+use bus_schemas::{Code, DeviceId, JobId, Problem, UnixMs, subject};
 
-use crate::job::Phase;
+use crate::job::{Job, Phase};
 use crate::measure;
 use crate::world::World;
 
 /// What a sweep found about one job.
-enum Due {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Due {
     GaveUpWaiting,
     LookAgain,
     TimedOut,
     NoStart,
     CancelAgain,
+}
+
+/// What is due for one job by now (`at`: hub time).
+pub fn due(job: &Job, timings: &Timings, at: UnixMs, now: Instant) -> Option<Due> {
+    if job.is_unassigned() && job.gives_up_at <= at {
+        return Some(Due::GaveUpWaiting);
+    }
+    match job.phase {
+        Phase::Waiting { next_look } if next_look <= now => Some(Due::LookAgain),
+        Phase::Running => {
+            let attempt = job.current()?;
+            // The device ends it by itself and says so; this is for one that does not.
+            let grace = timings.heartbeat;
+            let timeout = Duration::from_millis(job.timeout_ms) + grace;
+            if let Some(sent) = attempt.cancel_sent {
+                return (now.duration_since(sent) > grace).then_some(Due::CancelAgain);
+            }
+            match attempt.started {
+                Some((_, since)) if now.duration_since(since) > timeout => Some(Due::TimedOut),
+                None if attempt.start_by + timeout < now => Some(Due::TimedOut),
+                None if attempt.start_by < now && attempt.absent == 0 => Some(Due::NoStart),
+                Some(_) | None => None,
+            }
+        }
+        Phase::Looking
+        | Phase::Ready { .. }
+        | Phase::Bidding { .. }
+        | Phase::Assigning
+        | Phase::BackOff { .. }
+        | Phase::Waiting { .. }
+        | Phase::Closing => None,
+    }
 }
 
 impl World {
@@ -27,9 +61,11 @@ impl World {
         measure::in_hand(waiting, bidding, executing);
         self.sweep_fleet(now);
         let at = self.hub_ms();
-        let mut due: Vec<(JobId, Due)> = self.jobs.iter().filter_map(|(id, job)| self.due(job, at, now).map(|due| (*id, due))).collect();
-        due.sort_by_key(|(id, _)| *id);
-        for (id, due) in due {
+        let timings = self.config.timings;
+        let mut all: Vec<(JobId, Due)> =
+            self.jobs.iter().filter_map(|(id, job)| due(job, &timings, at, now).map(|due| (*id, due))).collect();
+        all.sort_by_key(|(id, _)| *id);
+        for (id, due) in all {
             self.act_on(id, &due, now);
         }
         self.sweep_looks(now);
@@ -59,37 +95,6 @@ impl World {
         for id in jobs {
             let failure = Failure { class: FailureClass::DeviceDisconnect, message: why.to_owned(), retryable: true };
             self.attempt_ended(&id, failure, now);
-        }
-    }
-
-    fn due(&self, job: &crate::job::Job, at: u64, now: Instant) -> Option<Due> {
-        if job.is_unassigned() && job.gives_up_at <= at {
-            return Some(Due::GaveUpWaiting);
-        }
-        match job.phase {
-            Phase::Waiting { next_look } if next_look <= now => Some(Due::LookAgain),
-            Phase::Running => {
-                let attempt = job.current()?;
-                // The device ends it by itself and says so; this is for one that does not.
-                let grace = self.config.timings.heartbeat;
-                let timeout = Duration::from_millis(job.timeout_ms) + grace;
-                if let Some(sent) = attempt.cancel_sent {
-                    return (now.duration_since(sent) > grace).then_some(Due::CancelAgain);
-                }
-                match attempt.started {
-                    Some((_, since)) if now.duration_since(since) > timeout => Some(Due::TimedOut),
-                    None if attempt.start_by + timeout < now => Some(Due::TimedOut),
-                    None if attempt.start_by < now && attempt.absent == 0 => Some(Due::NoStart),
-                    Some(_) | None => None,
-                }
-            }
-            Phase::Looking
-            | Phase::Ready { .. }
-            | Phase::Bidding { .. }
-            | Phase::Assigning
-            | Phase::BackOff { .. }
-            | Phase::Waiting { .. }
-            | Phase::Closing => None,
         }
     }
 

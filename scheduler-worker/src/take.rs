@@ -1,18 +1,16 @@
 //! Takes a delivered job message: verify, parse, and put the job in hand; or refuse it for good with a record.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use bus::pull::Delivery;
-use bus_schemas::eligibility::Needs;
 use bus_schemas::job::{AdmittedJob, JobSpec};
 use bus_schemas::ledger::VoidReason;
 use bus_schemas::letter::{Entry, Letter, Original, Stage};
-use bus_schemas::{Cid, Code, JobId, LetterId, Problem, Proof};
+use bus_schemas::{Code, JobId, LetterId, Problem, Proof};
 
 use crate::crash;
-use crate::job::{Job, Lease, Phase};
+use crate::job::{Job, Lease};
 use crate::measure;
 use crate::next_step::{Arrival, must_look};
 use crate::parked::Seen;
@@ -21,12 +19,15 @@ use crate::world::{Done, World};
 impl World {
     /// Takes deliveries that arrived together.
     pub fn take(&mut self, deliveries: Vec<Delivery>, now: Instant) {
+        self.woke(now);
+        self.listening(now);
         let mut look = Vec::new();
         let mut hopeless = BTreeMap::new();
         for delivery in deliveries {
-            if self.is_stale(&delivery, now) {
+            let Some(came) = self.came(&delivery, now) else {
+                tracing::warn!(seq = delivery.stream_seq, "a delivery that may be an old one is let lie");
                 continue;
-            }
+            };
             let seen = self.seen_before(&delivery, &mut hopeless, now);
             if seen == Seen::PutOff {
                 continue;
@@ -42,7 +43,7 @@ impl World {
             let spec = JobSpec::parse(admitted.form, &admitted.body);
             let unreadable = spec.as_ref().err().cloned();
             let id = admitted.job;
-            let mut job = self.job(admitted, &spec.unwrap_or_default(), &delivery, now);
+            let mut job = self.job(admitted, &spec.unwrap_or_default(), &delivery, came);
             job.lease.vouched = seen == Seen::Vouched;
             match unreadable {
                 None => self.put_in_hand(job, &delivery, &mut look, now),
@@ -73,41 +74,18 @@ impl World {
         Ok(admitted.into_body())
     }
 
-    fn job(&self, admitted: AdmittedJob, spec: &JobSpec, delivery: &Delivery, now: Instant) -> Job {
+    fn job(&self, admitted: AdmittedJob, spec: &JobSpec, delivery: &Delivery, came: Instant) -> Job {
         let lease = Lease {
             ack: delivery.ack_subject.clone(),
-            since: now,
-            confirmed: now,
+            since: came,
+            confirmed: came,
             asking: false,
             delivered: u64::try_from(delivery.delivered).unwrap_or(0),
             seq: delivery.stream_seq,
             vouched: false,
         };
-        Job {
-            needs: Needs::from(spec),
-            units: spec.units(),
-            timeout_ms: spec.timeout_ms(),
-            gives_up_at: admitted.submitted_at.saturating_add(spec.max_execution_wait_ms()),
-            payload: Cid::of(&admitted.body),
-            lease,
-            phase: Phase::Looking,
-            attempts: Vec::new(),
-            current: None,
-            declined: Vec::new(),
-            ended: Vec::new(),
-            avoid: Vec::new(),
-            kept: None,
-            last_number: 0,
-            waited: 0,
-            unanswered: 0,
-            waiting_why: None,
-            decision: None,
-            bids_left: VecDeque::new(),
-            cancelled: self.cancels.contains(&admitted.job, &admitted.member),
-            told: false,
-            transitions: Vec::new(),
-            admitted: Arc::new(admitted),
-        }
+        let cancelled = self.cancels.contains(&admitted.job, &admitted.member);
+        Job::new(admitted, spec, lease, cancelled)
     }
 
     fn put_in_hand(&mut self, job: Job, delivery: &Delivery, look: &mut Vec<JobId>, now: Instant) {

@@ -2,25 +2,27 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bus_schemas::assignment::Closed;
 use bus_schemas::event::{Event, EventKind};
+use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::history::{AttemptEnded, EndedAttempt, HistoryEvent};
 use bus_schemas::job::JobState;
-use bus_schemas::ledger::{HoldState, HoldView};
+use bus_schemas::ledger::HoldView;
 use bus_schemas::limits::{CROSSING_BYTES_MAX, STARTED_AFTER_MS};
-use bus_schemas::receipt::{Failure, FailureClass, Outcome, Receipt, ReceiptMessage};
+use bus_schemas::receipt::{Failure, FailureClass, Receipt, ReceiptMessage};
 use bus_schemas::{AttemptId, Batch, DeviceId, Form, JobId, Problem, Proof, ReceiptId, Verified, subject};
 use bytes::Bytes;
 
 use crate::crash;
-use crate::job::{Evidence, Job, Phase};
+use crate::job::{Attempt, Evidence, Job, Phase};
 use crate::measure;
 use crate::next_step::{Retry, after_failure, avoided};
 use crate::settle::Carried;
 use crate::stored::Completed;
 use crate::tell::result_json;
+use crate::verdict::{self, Meaning};
 use crate::world::{Done, World};
 
 /// Missing from so many full heartbeats in a row, a job has ended on its device.
@@ -56,6 +58,32 @@ pub struct Stray {
 }
 /// What the books say about strays.
 pub struct StrayAnswers(pub Vec<(Stray, Option<HoldView>)>);
+
+/// What a full heartbeat says of an attempt that its device has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    Here,
+    /// It ended there, and its receipt is unsettled.
+    EndedThere,
+    /// Not named so often that the device has lost it.
+    Lost,
+}
+
+/// Reads a heartbeat for one attempt, and counts how often in a row it was missing. What was accepted less than `settled_in` ago may not have
+/// been there when the list was made.
+pub fn word_of(attempt: &mut Attempt, job: &JobId, heartbeat: &Heartbeat, now: Instant, settled_in: Duration) -> Word {
+    if attempt.accepted.is_none_or(|at| now.duration_since(at) < settled_in) || heartbeat.jobs.contains(job) {
+        attempt.absent = 0;
+        return Word::Here;
+    }
+    if heartbeat.unsettled.contains(job) {
+        return Word::EndedThere;
+    }
+    if heartbeat.unsettled_more == 0 {
+        attempt.absent += 1;
+    }
+    if heartbeat.unsettled_more == 0 && attempt.absent >= ABSENT_MAX { Word::Lost } else { Word::Here }
+}
 
 impl World {
     /// A message on `mesh.v1.dev.<d>.receipt.<s>` or `….receipt.any`.
@@ -141,8 +169,9 @@ impl World {
             // The receipt is quicker than the answer to the assignment.
             self.accepted(&receipt.job, now);
         }
-        match receipt.outcome.clone() {
-            Outcome::Completed(signed) => match result_json(&signed, result.as_deref()) {
+        let cancelled = self.jobs.get(&receipt.job).is_some_and(|job| job.cancelled);
+        match verdict::meaning(&receipt, cancelled) {
+            Meaning::Completed(signed) => match result_json(&signed, result.as_deref()) {
                 Ok(told) => {
                     let completed = Completed { receipt, id, did, evidence, result, told, carried: Arc::clone(carried) };
                     if completed.result.is_some() { self.completed(completed, now) } else { self.seek_blob(completed, signed, member) }
@@ -152,19 +181,11 @@ impl World {
                     self.failed_there(&receipt, failure, is_current, now);
                 }
             },
-            Outcome::Failed(failure) => {
+            Meaning::Failed(failure) => {
                 let failure = Failure { message: plain(&failure.message), ..failure };
                 self.failed_there(&receipt, failure, is_current, now);
             }
-            // The member asked for it, and what was used until then is paid.
-            Outcome::Cancelled if receipt.claimed_ms > 0 && self.jobs.get(&receipt.job).is_some_and(|job| job.cancelled) => {
-                self.settle(receipt, id, evidence, None, carried, now);
-            }
-            Outcome::Cancelled => {
-                let why = if receipt.claimed_ms > 0 { "stopped on the device" } else { "taken from the device's queue" };
-                let failure = Failure { class: FailureClass::DeviceDeclined, message: why.into(), retryable: true };
-                self.failed_there(&receipt, failure, is_current, now);
-            }
+            Meaning::Stopped => self.settle(receipt, id, evidence, None, carried, now),
         }
     }
 
@@ -325,22 +346,15 @@ impl World {
         self.stop_stale(device, changed.is_back);
         let Some(heartbeat) = self.fleet.get(&device).and_then(|found| found.heartbeat.as_ref()) else { return };
         let Some(ours) = self.on_device.get(&device).map(|load| &load.jobs).filter(|ours| !ours.is_empty()) else { return };
-        let complete = heartbeat.unsettled_more == 0;
         let settled_in = self.config.timings.heartbeat / 2;
         let (mut ended_there, mut lost) = (Vec::new(), Vec::new());
         for id in ours {
             let Some(job) = self.jobs.get_mut(id) else { continue };
             let Some(attempt) = job.current_mut() else { continue };
-            // What was assigned a moment ago may not have been there when the list was made.
-            if attempt.accepted.is_none_or(|at| now.duration_since(at) < settled_in) || heartbeat.jobs.contains(id) {
-                attempt.absent = 0;
-            } else if heartbeat.unsettled.contains(id) {
-                ended_there.push(*id);
-            } else if complete {
-                attempt.absent += 1;
-                if attempt.absent >= ABSENT_MAX {
-                    lost.push(*id);
-                }
+            match word_of(attempt, id, heartbeat, now, settled_in) {
+                Word::Here => {}
+                Word::EndedThere => ended_there.push(*id),
+                Word::Lost => lost.push(*id),
             }
         }
         if !ended_there.is_empty() {
@@ -391,23 +405,13 @@ impl World {
     pub fn strays_answered(&mut self, answers: StrayAnswers) {
         let mut told = BTreeMap::<DeviceId, Vec<Closed>>::new();
         for (stray, hold) in answers.0 {
-            let closed =
-                |paid, not_paid: Option<&str>| Closed { attempt: stray.attempt, paid_mmana: paid, not_paid: not_paid.map(str::to_owned) };
-            let verdict = match hold.map(|hold| hold.state) {
-                Some(HoldState::Open) => continue,
-                // Its receipt is known: only the device does not know it any more.
-                Some(HoldState::Settled { attempt, paid_mmana, .. }) if attempt == stray.attempt && stray.receipt.is_none() => {
-                    closed(Some(paid_mmana), None)
-                }
-                Some(HoldState::Settled { receipt, paid_mmana, .. }) if Some(receipt) == stray.receipt => closed(Some(paid_mmana), None),
-                Some(HoldState::Settled { .. }) => closed(None, Some("another receipt settled the job")),
-                Some(HoldState::Voided { .. }) => closed(None, Some("the job had ended")),
-                None => {
-                    measure::refused("receipt");
-                    tracing::warn!(job = ?stray.job, device = %stray.device, "a receipt was refused: the books do not know its job");
-                    closed(None, Some("the books do not know the job"))
-                }
-            };
+            if hold.is_none() {
+                measure::refused("receipt");
+                tracing::warn!(job = ?stray.job, device = %stray.device, "a receipt was refused: the books do not know its job");
+            }
+            let hold = hold.map(|hold| hold.state);
+            let Some(said) = verdict::of_stray(stray.attempt, stray.receipt, hold) else { continue };
+            let verdict = Closed { attempt: stray.attempt, paid_mmana: said.ok(), not_paid: said.err().map(str::to_owned) };
             self.closed.insert(verdict.clone());
             told.entry(stray.device).or_default().push(verdict);
         }

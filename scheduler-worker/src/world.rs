@@ -22,6 +22,7 @@ use crate::cancel::Cancels;
 use crate::config::Config;
 use crate::fleet::Fleet;
 use crate::job::{Job, Phase};
+use crate::lease::Ear;
 use crate::look::{Adopted, LookGroup, Looked};
 use crate::parked::Parking;
 use crate::ready::{Ready, group_name};
@@ -136,10 +137,8 @@ pub struct World {
     pub tick_at: Option<Instant>,
     /// When it last did anything.
     pub awake_at: Instant,
-    /// When deliveries of each class could last be taken as they came.
-    pub listened_at: [Instant; 3],
-    /// Until then deliveries may be old ones.
-    pub distrust_until: [Option<Instant>; 3],
+    /// How lately deliveries of each class were taken as they came.
+    pub ears: [Ear; 3],
     pub sweep_at: Instant,
     /// A device falls silent before the next sweep.
     pub silent_at: Option<Instant>,
@@ -182,8 +181,7 @@ impl World {
             done,
             tick_at: None,
             awake_at: now,
-            listened_at: [now; 3],
-            distrust_until: [None; 3],
+            ears: [Ear::new(now); 3],
             sweep_at: now,
             silent_at: None,
             beat_at: now,

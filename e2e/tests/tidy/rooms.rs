@@ -5,7 +5,7 @@ use crate::{expect_caught, expect_none};
 use anyhow::Result;
 
 /// The crates of this repository, and those among them that each may use. `None`: any.
-const MAY_USE: [(&str, Option<&[&str]>); 9] = [
+const MAY_USE: [(&str, Option<&[&str]>); 10] = [
     ("bus-schemas", Some(&[])),
     ("bus", Some(&["bus-schemas"])),
     ("gateway", Some(&["bus-schemas", "bus"])),
@@ -13,6 +13,7 @@ const MAY_USE: [(&str, Option<&[&str]>); 9] = [
     ("ledger-worker", Some(&["bus-schemas", "bus"])),
     ("agent", Some(&["bus-schemas", "bus", "agent-embed"])),
     ("agent-embed", Some(&["bus-schemas"])),
+    ("simulator", None),
     ("testkit", None),
     ("e2e", None),
 ];

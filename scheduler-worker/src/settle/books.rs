@@ -8,9 +8,9 @@ use bus_schemas::api::WatchState;
 use bus_schemas::assignment::{Closed, Verb};
 use bus_schemas::history::HistoryRecord;
 use bus_schemas::job::JobState;
-use bus_schemas::ledger::{HoldState, LedgerOutcome, Op, RefusalKind, VoidReason};
+use bus_schemas::ledger::{LedgerOutcome, Op, VoidReason};
 use bus_schemas::letter::{Entry, Letter, Stage};
-use bus_schemas::{Batch, Code, DeviceId, InstanceId, LetterId, Problem, subject};
+use bus_schemas::{Batch, DeviceId, InstanceId, LetterId, subject};
 use serde_bytes::ByteBuf;
 
 use super::{Ended, Item, ack_all, ask_device, store_history};
@@ -18,16 +18,7 @@ use crate::crash;
 use crate::job::Evidence;
 use crate::ledger::Asker;
 use crate::tell;
-
-/// What is left to do after the books have spoken about one job.
-struct Verdict {
-    /// Tell the device of the attempt.
-    closed: Option<Closed>,
-    /// HISTORY gets the record; otherwise whoever closed the hold has written it.
-    write: bool,
-    /// The hold is still open and nobody will close it.
-    void: bool,
-}
+use crate::verdict::{self, Verdict};
 
 pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> Ended {
     let (assignments, receipts) = evidence(&items);
@@ -43,8 +34,8 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
     for item in &mut items {
         let outcome = if item.op.is_some() { outcomes.next() } else { None };
         let verdict = judge(item, outcome);
-        if let (Some(one), Some(paid)) = (verdict.closed, &item.paid) {
-            closed.entry(paid.device).or_default().push(one);
+        if let (Some((paid_mmana, not_paid)), Some(paid), Some(Op::Settle { attempt, .. })) = (verdict.closed, &item.paid, &item.op) {
+            closed.entry(paid.device).or_default().push(Closed { attempt: *attempt, paid_mmana, not_paid });
         }
         if verdict.void {
             voids.push(Op::Void { job: item.job, reason: VoidReason::Failed, ended: vec![] });
@@ -102,38 +93,15 @@ async fn dead_letters(asker: &Asker, items: &mut [Item]) {
 
 /// Reads the books' answer into the record, and says what is left to do.
 fn judge(item: &mut Item, outcome: Option<LedgerOutcome>) -> Verdict {
-    let attempt = match &item.op {
-        Some(Op::Settle { attempt, .. }) => Some(*attempt),
-        _ => None,
-    };
-    let ours = item.paid.as_ref().map(|paid| paid.receipt);
-    let closed = |paid_mmana, not_paid: Option<String>| attempt.map(|attempt| Closed { attempt, paid_mmana, not_paid });
-    match outcome {
-        None => Verdict { closed: None, write: true, void: false },
-        Some(LedgerOutcome::Done(done)) => match done.hold.map(|hold| hold.state) {
-            Some(HoldState::Settled { receipt, paid_mmana, .. }) if ours == Some(receipt) => {
-                if let Some(end) = item.end() {
-                    end.paid_mmana = Some(paid_mmana);
-                }
-                Verdict { closed: closed(Some(paid_mmana), None), write: true, void: false }
-            }
-            Some(HoldState::Settled { .. }) => {
-                Verdict { closed: closed(None, Some("another receipt settled the job".into())), write: false, void: false }
-            }
-            Some(HoldState::Voided { .. } | HoldState::Open) | None => Verdict { closed: closed(None, None), write: true, void: false },
-        },
-        Some(LedgerOutcome::Refused { code, why, detail }) => {
-            let settled_otherwise = why == RefusalKind::AlreadySettled;
-            let still_open = attempt.is_some() && !settled_otherwise && why != RefusalKind::AlreadyVoided && why != RefusalKind::UnknownJob;
-            if attempt.is_some() && !settled_otherwise {
-                tracing::error!(job = ?item.job, %code, detail, "the books refused to settle a job");
-                if let Some(end) = item.end() {
-                    end.problem = Some(Problem::new(Code::Refused, detail.clone()));
-                }
-            }
-            Verdict { closed: closed(None, Some(detail)), write: !settled_otherwise, void: still_open }
-        }
+    let verdict = verdict::judge(item.paid.as_ref().map(|paid| paid.receipt), outcome);
+    if let Some(problem) = &verdict.problem {
+        tracing::error!(job = ?item.job, detail = problem.detail, "the books refused to settle a job");
     }
+    if let Some(end) = item.end() {
+        end.paid_mmana = verdict.paid.or(end.paid_mmana);
+        end.problem = verdict.problem.clone().or(end.problem.take());
+    }
+    verdict
 }
 
 /// What the member is told when all is written.

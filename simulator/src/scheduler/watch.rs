@@ -1,0 +1,322 @@
+//! What devices say about the jobs that they have: receipts, events, heartbeats; deadlines; and cancels.
+
+use std::time::Duration;
+
+use bus_schemas::assignment::{Closed, Verb};
+use bus_schemas::event::{Checkpoint, Event, EventKind};
+use bus_schemas::history::{AttemptEnded, Back, EndedAttempt, HistoryEvent};
+use bus_schemas::job::JobState;
+use bus_schemas::ledger::{LedgerOutcome, Op, VoidReason};
+use bus_schemas::limits::{ATTEMPTS_MAX, CROSSING_BYTES_MAX, STARTED_AFTER_MS};
+use bus_schemas::receipt::{Failure, FailureClass, Outcome, Receipt, ReceiptMessage, ResultRef};
+use bus_schemas::{AttemptId, Code, DeviceId, Form, JobId, MemberId, Problem, Proof, ReceiptId, Verified, strict};
+use bytes::Bytes;
+use scheduler_worker::checkpoint;
+use scheduler_worker::job::{Evidence, Phase};
+use scheduler_worker::next_step::{Retry, after_failure, avoided, counts};
+use scheduler_worker::sweep::Due;
+use scheduler_worker::verdict::{Meaning, meaning, of_stray};
+use scheduler_worker::wait::no_decision;
+use scheduler_worker::watch::{Word, word_of};
+
+use super::{Asked, Request, Scheduler, Stored};
+use crate::cx::Cx;
+use crate::message::{Ms, Msg, Store};
+use crate::mutation::Mutation;
+
+impl Scheduler {
+    pub(super) fn hear_receipts(&mut self, cx: &mut Cx<'_>, device: DeviceId, bytes: &Bytes) {
+        let Ok(message) = strict::decode::<ReceiptMessage>(Form::Msgpack, bytes, CROSSING_BYTES_MAX) else {
+            return cx.wrong("receipts that cannot be read");
+        };
+        let Ok(receipts) = message.receipts.verify::<Receipt>(cx.verifier) else { return cx.wrong("receipts that were forged") };
+        for (receipt, proof) in receipts.into_iter().zip(message.receipts.proofs()) {
+            self.hear_receipt(cx, device, &receipt, proof, bytes);
+        }
+    }
+
+    fn hear_receipt(&mut self, cx: &mut Cx<'_>, device: DeviceId, receipt: &Verified<Receipt>, proof: Proof, bytes: &Bytes) {
+        let id = ReceiptId(receipt.cid());
+        let Some(one) = self.jobs.get_mut(&receipt.job) else {
+            match self.closed.get(&receipt.attempt).cloned() {
+                Some(closed) => self.tell_closed(cx, device, closed),
+                None => {
+                    cx.counters.add("receipts of jobs that are not in hand");
+                    let bytes = self.question(cx, vec![Op::Look { job: receipt.job }], vec![], vec![]);
+                    let stray = Asked::Stray { device, attempt: receipt.attempt, receipt: id };
+                    self.asks.ask(cx, bytes, Ms::MAX, stray);
+                }
+            }
+            return;
+        };
+        let job = &one.job;
+        if job.phase == Phase::Closing {
+            return;
+        }
+        let Some(attempt) = job.attempts.iter().find(|attempt| attempt.id == receipt.attempt && attempt.device == receipt.device) else {
+            if job.phase != Phase::Looking {
+                self.adopt(cx, device, receipt.job, None);
+            }
+            return;
+        };
+        let is_current = job.current == Some(attempt.id);
+        if !is_current {
+            cx.counters.add("receipts of earlier attempts");
+        }
+        let cancelled = job.cancelled;
+        if is_current && job.phase == Phase::Assigning {
+            self.accepted(cx, &receipt.job);
+        }
+        let evidence = Evidence { proof: std::sync::Arc::new(proof), batch: None };
+        match meaning(receipt, cancelled) {
+            Meaning::Completed(_) | Meaning::Stopped => self.settle(cx, receipt, id, evidence, bytes),
+            Meaning::Failed(_) if cx.is_broken(Mutation::FailureIsResult) => {
+                let told = Receipt { outcome: Outcome::Completed(ResultRef { cid: id.0, bytes: 1 }), ..(**receipt).clone() };
+                self.settle_as(cx, &told, id, evidence, bytes);
+            }
+            Meaning::Failed(failure) => {
+                let closed = Closed { attempt: receipt.attempt, paid_mmana: None, not_paid: Some(failure.message.clone()) };
+                self.closed.insert(closed.attempt, closed.clone());
+                self.tell_closed(cx, device, closed);
+                if is_current {
+                    self.attempt_ended(cx, &receipt.job, failure);
+                }
+            }
+        }
+    }
+
+    pub(super) fn tell_closed(&mut self, cx: &mut Cx<'_>, device: DeviceId, closed: Closed) {
+        self.told.entry(device).or_default().push(closed);
+        self.need_tick(cx);
+    }
+
+    pub(super) fn stray_answered(
+        &mut self,
+        cx: &mut Cx<'_>,
+        device: DeviceId,
+        attempt: AttemptId,
+        receipt: ReceiptId,
+        outcome: Option<LedgerOutcome>,
+    ) {
+        let hold = match outcome {
+            Some(LedgerOutcome::Done(done)) => done.hold.map(|hold| hold.state),
+            Some(LedgerOutcome::Refused { .. }) | None => None,
+        };
+        let Some(said) = of_stray(attempt, Some(receipt), hold) else { return };
+        let closed = Closed { attempt, paid_mmana: said.ok(), not_paid: said.err().map(str::to_owned) };
+        self.closed.insert(attempt, closed.clone());
+        self.tell_closed(cx, device, closed);
+    }
+
+    pub(super) fn attempt_failed(&mut self, cx: &mut Cx<'_>, id: &JobId, class: FailureClass, why: &str) {
+        self.attempt_ended(cx, id, Failure { class, message: why.into(), retryable: true });
+    }
+
+    /// The current attempt ended without a result: record it, and let the job go on or fail.
+    fn attempt_ended(&mut self, cx: &mut Cx<'_>, id: &JobId, failure: Failure) {
+        self.fenced(cx, id, "the end of an attempt");
+        let (now, at) = (cx.instant(), cx.hub_ms());
+        let Some(one) = self.jobs.get_mut(id) else { return };
+        let job = &mut one.job;
+        let Some(attempt) = job.current().cloned() else { return };
+        cx.counters.add(match failure.class {
+            FailureClass::DeviceDisconnect => "attempts ended, device gone",
+            FailureClass::Timeout => "attempts ended, timeout",
+            FailureClass::DeviceDeclined => "attempts ended, device declined",
+            FailureClass::ExecutionError => "attempts ended, execution error",
+        });
+        job.ended.push(EndedAttempt { attempt: attempt.id, number: attempt.number, device: attempt.device, failure: failure.clone() });
+        job.avoid = avoided(&job.needs, &job.ended);
+        let next = after_failure(&job.ended);
+        let next = match next {
+            Retry::GiveUp(_) if cx.is_broken(Mutation::NoEndOfAttempts) => Retry::After { ms: 250 },
+            other => other,
+        };
+        let counted = job.ended.iter().filter(|end| counts(end.failure.class)).count();
+        if matches!(next, Retry::After { .. }) && counted >= ATTEMPTS_MAX as usize {
+            cx.wrong(format!("{id:?} goes on after {counted} attempts that count"));
+        }
+        let ended = AttemptEnded {
+            attempt: attempt.id,
+            number: attempt.number,
+            device: attempt.device,
+            assigned_at: attempt.assigned_at,
+            failure,
+            kept: job.kept,
+            decision: job.decision.take().unwrap_or_else(|| no_decision(at)),
+        };
+        let record = job.record(cx.cast.net, at, HistoryEvent::AttemptEnded(Box::new(ended)));
+        self.record(cx, record, None);
+        self.off_device(id);
+        let Some(one) = self.jobs.get_mut(id) else { return };
+        if one.job.cancelled {
+            return self.close_cancelled(cx, *id);
+        }
+        match next {
+            Retry::GiveUp(problem) => self.close_failed(cx, *id, &problem, VoidReason::Failed),
+            Retry::After { ms: 0 } => self.make_ready(cx, id),
+            Retry::After { ms } => {
+                cx.counters.add("attempts tried again");
+                one.job.phase = Phase::BackOff { until: now + Duration::from_millis(ms) };
+            }
+        }
+    }
+
+    pub(super) fn hear_event(&mut self, cx: &mut Cx<'_>, event: Event) {
+        let Event { device, job: id, attempt, what, .. } = event;
+        if let EventKind::Checkpoint(checkpoint) = what {
+            return self.hear_checkpoint(cx, device, id, attempt, checkpoint);
+        }
+        let (now, at) = (cx.instant(), cx.hub_ms());
+        let Some(one) = self.jobs.get_mut(&id).filter(|one| one.job.current == Some(attempt)) else { return };
+        match what {
+            EventKind::Started => {
+                let Some(attempt) = one.job.current_mut().filter(|attempt| attempt.started.is_none()) else { return };
+                attempt.started = Some((at.saturating_sub(STARTED_AFTER_MS).max(attempt.assigned_at), now));
+            }
+            EventKind::Dropped { reason } => self.attempt_failed(cx, &id, FailureClass::DeviceDeclined, &reason),
+            EventKind::Progress(_) | EventKind::Checkpoint(_) => {}
+        }
+    }
+
+    fn hear_checkpoint(&mut self, cx: &mut Cx<'_>, device: DeviceId, id: JobId, attempt: AttemptId, checkpoint: Checkpoint) {
+        let Some(one) = self.jobs.get(&id) else { return };
+        let job = &one.job;
+        if job.phase == Phase::Closing || job.attempt(&attempt).is_none_or(|attempt| attempt.device != device) {
+            return;
+        }
+        if checkpoint::check(&checkpoint, job.units, job.kept.as_ref()).is_err() {
+            cx.counters.add("checkpoints refused");
+            if !cx.is_broken(Mutation::OldCheckpoint) {
+                return;
+            }
+        }
+        // The blob is looked for meanwhile.
+        cx.after(10, Msg::BlobSeen { job: id, attempt, checkpoint });
+    }
+
+    pub(super) fn checkpoint_seen(&mut self, cx: &mut Cx<'_>, id: JobId, _: AttemptId, checkpoint: Checkpoint) {
+        let Some(one) = self.jobs.get_mut(&id).filter(|one| one.job.phase != Phase::Closing) else { return };
+        let job = &mut one.job;
+        if checkpoint::check(&checkpoint, job.units, job.kept.as_ref()).is_err() && !cx.is_broken(Mutation::OldCheckpoint) {
+            return;
+        }
+        cx.counters.add("checkpoints kept");
+        job.kept = Some(checkpoint);
+        if let Some(back) = self.back(cx, &id) {
+            self.stores.store(cx, Store::Back(Box::new(back)), cx.now + 5_000, Stored::Back);
+        }
+    }
+
+    /// What whoever takes this job next should know of it.
+    pub(super) fn back(&self, cx: &Cx<'_>, id: &JobId) -> Option<Back> {
+        let job = &self.jobs.get(id)?.job;
+        Some(Back {
+            net: cx.cast.net,
+            job: *id,
+            at: cx.hub_ms(),
+            ended: job.ended.clone(),
+            waited: job.waited,
+            last_attempt: job.last_number,
+            delivered: job.lease.delivered,
+            on: job.current().map(|attempt| attempt.device),
+            attempt: job.current,
+            kept: job.kept,
+        })
+    }
+
+    pub(super) fn hear_heartbeat(&mut self, cx: &mut Cx<'_>, device: DeviceId, bytes: &Bytes) {
+        let now = cx.instant();
+        let looks_again = match self.fleet.heartbeat(device, bytes, true, now, cx.verifier) {
+            Ok(changed) => changed.look_again,
+            Err(problem) => return cx.wrong(format!("a heartbeat was refused: {problem}")),
+        };
+        if looks_again {
+            let all: Vec<JobId> =
+                self.jobs.iter().filter(|(_, one)| matches!(one.job.phase, Phase::Waiting { .. })).map(|(id, _)| *id).collect();
+            all.iter().for_each(|id| self.make_ready(cx, id));
+        }
+        self.looks_heard(cx, device);
+        let Some(heartbeat) = self.fleet.get(&device).and_then(|found| found.heartbeat.as_ref()) else { return };
+        let settled_in = cx.cast.timings.heartbeat / 2;
+        let (mut ended_there, mut lost) = (Vec::new(), Vec::new());
+        for id in self.on_device.get(&device).into_iter().flatten() {
+            let Some(attempt) = self.jobs.get_mut(id).and_then(|one| one.job.current_mut()) else { continue };
+            match word_of(attempt, id, heartbeat, now, settled_in) {
+                Word::Here => {}
+                Word::EndedThere => ended_there.push(*id),
+                Word::Lost => lost.push(*id),
+            }
+        }
+        for id in ended_there {
+            self.adopt(cx, device, id, None);
+        }
+        for id in lost {
+            cx.counters.add("attempts that a device has lost");
+            self.attempt_failed(cx, &id, FailureClass::DeviceDisconnect, "the device does not have it any more");
+        }
+    }
+
+    pub(super) fn act_on(&mut self, cx: &mut Cx<'_>, id: JobId, due: Due) {
+        match due {
+            Due::GaveUpWaiting => {
+                cx.counters.add("gave up waiting");
+                self.close_failed(cx, id, &Problem::new(Code::NothingFits, "no device could take it in time"), VoidReason::NotPlaced);
+            }
+            Due::LookAgain => self.make_ready(cx, &id),
+            Due::CancelAgain => self.cancel_running(cx, &id),
+            Due::TimedOut => {
+                let Some((device, attempt)) = self.current(&id) else { return };
+                self.control_device(cx, device, Verb::Cancel { attempts: vec![attempt] }, Request::Control);
+                self.attempt_failed(cx, &id, FailureClass::Timeout, "no result in time");
+            }
+            Due::NoStart => {
+                let silence = cx.cast.timings.silence;
+                let Some(attempt) = self.jobs.get_mut(&id).and_then(|one| one.job.current_mut()) else { return };
+                attempt.start_by += silence;
+                let device = attempt.device;
+                self.adopt(cx, device, id, None);
+            }
+        }
+    }
+
+    pub(super) fn current(&self, id: &JobId) -> Option<(DeviceId, AttemptId)> {
+        self.jobs.get(id)?.job.current().map(|attempt| (attempt.device, attempt.id))
+    }
+
+    pub(super) fn hear_cancel(&mut self, cx: &mut Cx<'_>, id: JobId, member: MemberId) {
+        if cx.is_broken(Mutation::IgnoreCancel) {
+            return;
+        }
+        self.cancels.insert(id);
+        let Some(one) = self.jobs.get_mut(&id) else { return };
+        if one.job.cancelled || one.job.admitted.member != member {
+            return;
+        }
+        cx.counters.add("cancels of jobs in hand");
+        one.job.cancelled = true;
+        match one.job.phase {
+            Phase::Looking | Phase::Assigning | Phase::Closing => {}
+            Phase::Running => self.cancel_running(cx, &id),
+            Phase::Ready { .. } | Phase::Bidding { .. } | Phase::BackOff { .. } | Phase::Waiting { .. } => self.close_cancelled(cx, id),
+        }
+    }
+
+    pub(super) fn close_cancelled(&mut self, cx: &mut Cx<'_>, id: JobId) {
+        self.close_failed(cx, id, &Problem::new(Code::JobCancelled, "cancelled before it ran"), VoidReason::Cancelled);
+    }
+
+    pub(super) fn cancel_running(&mut self, cx: &mut Cx<'_>, id: &JobId) {
+        let now = cx.instant();
+        let Some(attempt) = self.jobs.get_mut(id).and_then(|one| one.job.current_mut()) else { return };
+        attempt.cancel_sent = Some(now);
+        let (device, attempt) = (attempt.device, attempt.id);
+        self.control_device(cx, device, Verb::Cancel { attempts: vec![attempt] }, Request::Control);
+    }
+
+    pub(super) fn close_failed(&mut self, cx: &mut Cx<'_>, id: JobId, problem: &Problem, reason: VoidReason) {
+        let state = if reason == VoidReason::Cancelled { JobState::Cancelled } else { JobState::Failed };
+        let ended = self.jobs.get(&id).map(|one| one.job.ended_badly()).unwrap_or_default();
+        self.close_without_result(cx, id, state, problem, Some(Op::Void { job: id, reason, ended }));
+    }
+}
