@@ -46,6 +46,9 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
         if let (Some(one), Some(paid)) = (verdict.closed, &item.paid) {
             closed.entry(paid.device).or_default().push(one);
         }
+        if let Some((device, one)) = item.paid_before.take() {
+            closed.entry(device).or_default().push(one);
+        }
         if verdict.void {
             voids.push(Op::Void { job: item.job, reason: VoidReason::Failed, ended: vec![] });
         }
