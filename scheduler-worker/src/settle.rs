@@ -60,6 +60,8 @@ pub struct Item {
     /// `None`: the books know already.
     pub op: Option<Op>,
     pub paid: Option<Paid>,
+    /// What a device is told that was paid before.
+    pub paid_before: Option<(DeviceId, Closed)>,
     pub record: HistoryRecord,
 }
 impl Item {
@@ -218,7 +220,9 @@ impl World {
             done,
             decision: None,
         };
+        let closed = Closed { attempt: paid.attempt, paid_mmana: Some(paid.paid), not_paid: None };
         if let Some(item) = self.item(&paid.job, None, None, end, at) {
+            let item = Item { paid_before: Some((paid.device, closed)), ..item };
             self.closing.queue.push(item);
         }
         self.need_tick(Instant::now());
@@ -231,7 +235,7 @@ impl World {
         job.phase = Phase::Closing;
         job.bids_left.clear();
         let record = job.record(self.net, at, HistoryEvent::Ended(Box::new(end)));
-        Some(Item { job: *id, admitted: Arc::clone(&job.admitted), ack: job.lease.ack.clone(), op, paid, record })
+        Some(Item { job: *id, admitted: Arc::clone(&job.admitted), ack: job.lease.ack.clone(), op, paid, paid_before: None, record })
     }
 
     /// Takes what is ready to the books, while not too many batches are at work.

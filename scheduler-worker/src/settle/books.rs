@@ -37,6 +37,9 @@ pub async fn end_batch(asker: Asker, s: InstanceId, mut items: Vec<Item>) -> End
         if let (Some((paid_mmana, not_paid)), Some(paid), Some(Op::Settle { attempt, .. })) = (verdict.closed, &item.paid, &item.op) {
             closed.entry(paid.device).or_default().push(Closed { attempt: *attempt, paid_mmana, not_paid });
         }
+        if let Some((device, one)) = item.paid_before.take() {
+            closed.entry(device).or_default().push(one);
+        }
         if verdict.void {
             voids.push(Op::Void { job: item.job, reason: VoidReason::Failed, ended: vec![] });
         }
