@@ -64,9 +64,13 @@ impl Proc {
     pub fn says(&self, text: &str) -> bool {
         self.log.lock().unwrap().contains(text)
     }
+    /// Ended, and all that it said has been read.
     pub async fn ended(&mut self) -> std::process::ExitStatus {
         let child = &mut self.child;
-        until("a child to end", async || child.try_wait().unwrap()).await
+        let status = until("a child to end", async || child.try_wait().unwrap()).await;
+        // Its reader lets go of the log at the end.
+        until("its last words", async || (Arc::strong_count(&self.log) == 1).then_some(())).await;
+        status
     }
     /// CPU seconds so far, its children not counted.
     pub fn cpu_s(&self) -> f64 {
