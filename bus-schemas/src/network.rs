@@ -140,6 +140,14 @@ pub struct DeviceRecord {
     pub draining: Option<Draining>,
 }
 
+impl DeviceRecord {
+    /// The record as it counts after what was `known` before: what a lagging replica says of earlier does not take a revocation back.
+    #[must_use]
+    pub fn after(self, known: Option<&Self>) -> Self {
+        Self { revoked: self.revoked || known.is_some_and(|known| known.revoked), ..self }
+    }
+}
+
 /// Since when a device takes nothing new, and on whose word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Draining {

@@ -74,12 +74,12 @@ impl Fleet {
     pub fn is_read(&self) -> bool {
         lock(&self.0).read
     }
-    pub fn note_record(&self, mut record: DeviceRecord) {
+    pub fn note_record(&self, record: DeviceRecord) {
         let mut inner = lock(&self.0);
         inner.views = None;
-        // What a lagging replica says of earlier does not take a revocation back.
-        record.revoked |= inner.records.get(&record.device).is_some_and(|known| known.revoked);
-        inner.records.insert(record.device, record);
+        let device = record.device;
+        let record = record.after(inner.records.get(&device));
+        inner.records.insert(device, record);
     }
     fn forget(&self, device: &DeviceId) {
         let mut inner = lock(&self.0);

@@ -1,13 +1,12 @@
 //! What a running job has kept. A device says that so many texts are done and lie in a blob; once the member can read that blob, the
 //! job's next attempt goes on behind it. It is written to BACK too, for whoever takes the job after this scheduler.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bus_schemas::event::Checkpoint;
-use bus_schemas::history::Back;
 use bus_schemas::limits::BLOB_BYTES_MAX;
 use bus_schemas::receipt::ResultRef;
-use bus_schemas::{AttemptId, DeviceId, JobId, subject};
+use bus_schemas::{AttemptId, DeviceId, JobId};
 
 use crate::crash;
 use crate::job::Phase;
@@ -90,42 +89,6 @@ impl World {
     pub fn tell_kept(&mut self, id: &JobId, checkpoint: &Checkpoint) {
         let Some(job) = self.jobs.get(id) else { return };
         self.out.extend(message(&job.admitted, "out", checkpoint));
-    }
-
-    /// What whoever takes this job next should know of it.
-    pub fn back(&self, id: &JobId) -> Option<Back> {
-        let job = self.jobs.get(id)?;
-        Some(Back {
-            net: self.net,
-            job: *id,
-            at: self.hub_ms(),
-            ended: job.ended.clone(),
-            waited: job.waited,
-            last_attempt: job.last_number,
-            delivered: job.lease.delivered,
-            // A past that was not looked up is not vouched for: the device that may have it is still to be found.
-            on: job.current().map(|attempt| attempt.device),
-            attempt: job.current,
-            kept: job.kept,
-        })
-    }
-
-    /// The same of a job that goes on: of what its holder does next it says nothing, so it is no word that nobody has it.
-    pub fn back_on_the_way(&self, id: &JobId) -> Option<Back> {
-        Some(Back { delivered: 0, ..self.back(id)? })
-    }
-
-    /// Writes BACK while the job goes on: should this scheduler die, the next one knows how far it is.
-    pub fn store_back(&self, id: &JobId) {
-        let Some(back) = self.back_on_the_way(id) else { return };
-        let payload = self.config.signer.batch(&[back]).encode();
-        let (bus, subject) = (self.bus.clone(), subject::back(id));
-        self.spawn(async move {
-            if let Err(error) = bus.store(subject, None, payload.into(), Duration::from_secs(5)).await {
-                tracing::warn!(%error, "BACK was not written; whoever takes the job may know an older checkpoint");
-            }
-            Done::Sent
-        });
     }
 }
 

@@ -1,16 +1,31 @@
 //! An attempt that ended without a result is counted in BACK before anything follows from it: before its device is told that it may
 //! forget it, and before the job is assigned again. So a scheduler that dies does not take the count along.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bus::Bus;
 use bus_schemas::assignment::Closed;
-use bus_schemas::{DeviceId, JobId, subject};
+use bus_schemas::history::Back;
+use bus_schemas::{DeviceId, JobId, Signer, subject};
 
 use crate::crash;
 use crate::job::Phase;
-use crate::lease::BACK_WITHIN;
 use crate::next_step::{Retry, after_failure};
 use crate::world::{Done, World};
+
+/// Longer than the election of a stream's leader, and well within what is left of the lease: a job that goes on without its record has lost
+/// count of its attempts.
+const BACK_WITHIN: Duration = Duration::from_secs(15);
+
+/// Writes a record of BACK; where it cannot be written in time, whoever takes the job knows less of its past and looks first.
+pub async fn store_back(bus: &Bus, signer: &Signer, back: Back) {
+    let (job, subject) = (back.job, subject::back(&back.job));
+    let payload = signer.batch(&[back]).encode();
+    if let Err(error) = bus.store(subject, None, payload.into(), BACK_WITHIN).await {
+        tracing::warn!(?job, %error, "BACK was not written; whoever takes the job may know less of its attempts");
+    }
+}
 
 /// The end of an attempt is in BACK, or could not be written there in time.
 pub struct Counted {
@@ -26,16 +41,25 @@ pub struct Counted {
 impl World {
     /// Writes down the attempt of a job that ended last, and goes on with [`Self::counted`].
     pub fn count(&self, id: &JobId, ready_at: Instant, closed: Option<(DeviceId, Closed)>) {
-        let (Some(job), Some(back)) = (self.jobs.get(id), self.back_on_the_way(id)) else { return };
+        let Some(job) = self.jobs.get(id) else { return };
         let counted = Counted { job: *id, ended: job.ended.len(), ready_at, closed };
-        let payload = self.config.signer.batch(&[back]).encode();
-        let (bus, subject) = (self.bus.clone(), subject::back(id));
+        let back = job.back_on_the_way(self.net, self.hub_ms());
+        let (bus, signer) = (self.bus.clone(), Arc::clone(&self.config.signer));
         self.spawn(async move {
-            if let Err(error) = bus.store(subject, None, payload.into(), BACK_WITHIN).await {
-                tracing::warn!(job = ?counted.job, %error, "BACK was not written; whoever takes the job may count an attempt less");
-            }
+            store_back(&bus, &signer, back).await;
             crash::at("after_count");
             Done::Counted(counted)
+        });
+    }
+
+    /// Writes BACK while the job goes on: should this scheduler die, the next one knows how far it is.
+    pub fn store_back(&self, id: &JobId) {
+        let Some(job) = self.jobs.get(id) else { return };
+        let back = job.back_on_the_way(self.net, self.hub_ms());
+        let (bus, signer) = (self.bus.clone(), Arc::clone(&self.config.signer));
+        self.spawn(async move {
+            store_back(&bus, &signer, back).await;
+            Done::Sent
         });
     }
 

@@ -178,11 +178,10 @@ impl Fleet {
     /// # Errors
     /// Where the value cannot be read.
     pub fn record(&mut self, value: &[u8], now: Instant, verifier: &mut Verifier) -> Result<Changed, Problem> {
-        let mut record: DeviceRecord =
+        let record: DeviceRecord =
             serde_json::from_slice(value).map_err(|error| Problem::new(Code::WrongType, format!("a device record: {error}")))?;
         let id = record.device;
-        // What a lagging replica says of earlier does not take a revocation back.
-        record.revoked |= self.devices.get(&id).is_some_and(|known| known.record.revoked);
+        let record = record.after(self.devices.get(&id).map(|known| &known.record));
         let changed = match self.devices.get_mut(&id) {
             Some(known) => {
                 let changed = known.record != record;

@@ -6,6 +6,7 @@ use bus::pull::Delivery;
 use bus_schemas::job::Class;
 use bus_schemas::{JobId, subject};
 
+use crate::count::store_back;
 use crate::crash;
 use crate::job::{Job, Phase};
 use crate::world::{Done, World};
@@ -14,9 +15,6 @@ use crate::world::{Done, World};
 const TOGETHER: usize = 64;
 /// A job that is given back on a stop comes again after this.
 const SOON: Duration = Duration::from_millis(100);
-/// Longer than the election of a stream's leader, and well within what is left of the lease: a job that is given back without its record
-/// has lost count of its attempts.
-pub const BACK_WITHIN: Duration = Duration::from_secs(15);
 
 /// How lately deliveries of one class were taken as they came: not while the process stood still, nor while it had no room.
 #[derive(Debug, Clone, Copy)]
@@ -138,17 +136,14 @@ impl World {
 
     /// Gives a job back: what is known about it goes into BACK first, so that whoever takes it goes on at once.
     pub fn give_back(&mut self, id: &JobId, delay: Duration) {
-        let (Some(job), Some(back)) = (self.jobs.get(id), self.back(id)) else { return };
+        let Some(job) = self.jobs.get(id) else { return };
+        let back = job.back(self.net, self.hub_ms());
         let knows = job.phase != Phase::Looking && job.phase != Phase::Closing;
         let (bus, signer, ack) = (self.bus.clone(), std::sync::Arc::clone(&self.config.signer), job.lease.ack.clone());
-        let subject = subject::back(id);
         self.forget(id);
         self.spawn(async move {
             if knows {
-                let payload = signer.batch(&[back]).encode();
-                if let Err(error) = bus.store(subject, None, payload.into(), BACK_WITHIN).await {
-                    tracing::warn!(%error, "BACK was not written; whoever takes the job looks first");
-                }
+                store_back(&bus, &signer, back).await;
             }
             crash::at("after_back");
             let _ = bus.give_back(&ack, delay).await;

@@ -14,6 +14,7 @@
 
 pub mod ahead;
 pub mod assign;
+pub mod attempts;
 pub mod auction;
 pub mod bidding;
 pub mod cancel;

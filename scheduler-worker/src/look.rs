@@ -4,7 +4,6 @@
 //! device. Few devices are asked at once; of many, only those that name a job, and the others' next heartbeat is awaited.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus::ask::AskError;
@@ -16,7 +15,7 @@ use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, stream, subj
 
 use crate::crash;
 use crate::fleet::Device;
-use crate::job::{Attempt, Evidence, Job, Phase};
+use crate::job::Phase;
 use crate::measure;
 use crate::next_step::{Past, Step, next_step};
 use crate::settle::{Settled, ask_device};
@@ -256,19 +255,7 @@ impl World {
             tracing::warn!(job = ?held.job, %device, "a device shows an assignment that it declined");
             return;
         }
-        if job.attempt(&id).is_none() {
-            let evidence = Evidence { proof: Arc::new(held.assignment.clone()), batch: None };
-            let attempt = Attempt::new(id, &assignment, evidence, now, now + silence);
-            job.attempts.push(Attempt { accepted: Some(now), ..attempt });
-            job.last_number = job.last_number.max(assignment.attempt);
-        }
-        if let Some(attempt) = job.attempts.iter_mut().find(|attempt| attempt.id == id)
-            && held.state != HeldState::Waiting
-            && attempt.started.is_none()
-        {
-            // When it really began is not known here, and what it began with must not lower its pay.
-            attempt.started = Some((attempt.assigned_at, now));
-        }
+        job.show(id, &assignment, held.assignment.clone(), held.state, now, silence);
         if job.phase == Phase::Looking && !is_paid {
             job.phase = Phase::Running;
             job.current = Some(id);
@@ -345,7 +332,7 @@ impl World {
             let payee_heard = matches!(&one.hold, Some(HoldState::Settled { device, .. }) if found.heard.contains(device));
             let past = Past {
                 delivered: job.lease.delivered,
-                back: self.back_of(job, one.back.as_ref()),
+                back: job.vouched_back(one.back.as_ref(), self.net, self.hub_ms()),
                 hold: one.hold.clone(),
                 named: named_by(&self.fleet, &id),
                 unheard: unheard.len() + silent_ones,
@@ -369,26 +356,6 @@ impl World {
         for (device, paid) in paid {
             self.recall(device, paid);
         }
-    }
-
-    /// The record of BACK; where this process gave the job back itself and got it again, it stands for what happened since.
-    fn back_of(&self, job: &Job, stored: Option<&Back>) -> Option<Back> {
-        if !job.lease.vouched {
-            return stored.cloned();
-        }
-        let nothing = || Back {
-            net: self.net,
-            job: job.admitted.job,
-            at: self.hub_ms(),
-            ended: vec![],
-            waited: 0,
-            last_attempt: 0,
-            delivered: 0,
-            on: None,
-            attempt: None,
-            kept: None,
-        };
-        Some(Back { delivered: job.lease.delivered.saturating_sub(1), ..stored.cloned().unwrap_or_else(nothing) })
     }
 
     fn step(&mut self, id: JobId, step: Step, settled: &mut BTreeMap<DeviceId, Vec<Settled>>) {

@@ -13,11 +13,11 @@ use bus_schemas::history::{CompletedEnd, Ended as EndedEvent, HistoryEvent, Hist
 use bus_schemas::job::{AdmittedJob, Class, JobState};
 use bus_schemas::ledger::{Op, VoidReason};
 use bus_schemas::limits::STEP_MAX;
-use bus_schemas::receipt::{Outcome, Receipt};
-use bus_schemas::{Code, DeviceId, JobId, Problem, ReceiptId, UnixMs, subject};
+use bus_schemas::receipt::Receipt;
+use bus_schemas::{DeviceId, JobId, Problem, ReceiptId, UnixMs, subject};
 use bytes::Bytes;
-use serde_bytes::ByteBuf;
 
+use crate::attempts::{SettledBy, stopped};
 use crate::crash;
 use crate::job::{Evidence, Job, Phase};
 use crate::measure;
@@ -123,50 +123,13 @@ impl World {
     ) {
         let at = self.hub_ms();
         let Some(job) = self.jobs.get_mut(&receipt.job) else { return };
-        let Some(attempt) = job.attempt(&receipt.attempt).cloned() else { return };
-        // An earlier attempt won: the current one works for nothing.
-        let other = job.current().filter(|current| current.id != attempt.id).map(|current| (current.device, current.id));
-        let actor = receipt.device.to_string();
-        let (state, problem) = match &receipt.outcome {
-            Outcome::Completed(_) => {
-                job.note(JobState::Completed, at, "receipt", actor);
-                measure::completed();
-                (JobState::Completed, None)
-            }
-            Outcome::Cancelled | Outcome::Failed(_) => {
-                job.note(JobState::Cancelled, at, "stopped on request", actor);
-                measure::failed();
-                (JobState::Cancelled, Some(stopped()))
-            }
-        };
-        // Both are paid by this receipt, and whoever pays may see it.
-        let done = CompletedEnd {
-            attempt: attempt.id,
-            receipt: id,
-            receipt_seq: 0,
-            receipt_proof: (*evidence.proof).clone(),
-            assignment_proof: Some((*attempt.evidence.proof).clone()),
-            result: result.map(ByteBuf::from),
-        };
-        let op = Op::Settle {
-            job: receipt.job,
-            attempt: attempt.id,
-            receipt: id,
-            receipt_at: 0,
-            receipt_seq: 0,
-            started_at: attempt.started.map(|(at, _)| at),
-            ended: job.ended_badly(),
-        };
-        let paid = Paid { device: receipt.device, receipt: id, assignment: attempt.evidence.clone(), evidence };
-        let end = EndedEvent {
-            state,
-            attempts: job.last_number,
-            device: Some(receipt.device),
-            problem,
-            paid_mmana: None,
-            done: Some(done),
-            decision: job.decision.take(),
-        };
+        let Some(SettledBy { op, end, assignment, other }) = job.settled_by(&receipt, id, &evidence.proof, result, at) else { return };
+        if end.state == JobState::Completed {
+            measure::completed()
+        } else {
+            measure::failed()
+        }
+        let paid = Paid { device: receipt.device, receipt: id, assignment, evidence };
         if let Some(item) = self.item(&receipt.job, Some(op), Some(paid), end, at) {
             self.closing.wait_for_place(Arc::clone(carried), item);
         }
@@ -287,11 +250,6 @@ impl World {
             Done::Sent
         });
     }
-}
-
-/// How a job ends that was cancelled while it ran.
-fn stopped() -> Problem {
-    Problem::new(Code::JobCancelled, "it was stopped while it ran; the time used is paid")
 }
 
 /// Asks one device, signed by the scheduler key.

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use bus_schemas::assignment::Closed;
 use bus_schemas::event::{Event, EventKind};
 use bus_schemas::heartbeat::Heartbeat;
-use bus_schemas::history::{AttemptEnded, EndedAttempt, HistoryEvent};
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::HoldView;
 use bus_schemas::limits::{CROSSING_BYTES_MAX, STARTED_AFTER_MS};
@@ -18,7 +17,7 @@ use bytes::Bytes;
 use crate::crash;
 use crate::job::{Attempt, Evidence, Job, Phase};
 use crate::measure;
-use crate::next_step::{Retry, after_failure, avoided};
+use crate::next_step::Retry;
 use crate::settle::Carried;
 use crate::stored::Completed;
 use crate::tell::result_json;
@@ -229,40 +228,23 @@ impl World {
         let at = self.hub_ms();
         let actor = self.actor();
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let Some(attempt) = job.current().cloned() else { return };
-        let ended = EndedAttempt { attempt: attempt.id, number: attempt.number, device: attempt.device, failure: failure.clone() };
-        tracing::info!(job = ?id, attempt = attempt.number, device = %attempt.device, class = failure.class.name(), message = failure.message, "an attempt ended");
-        job.ended.push(ended);
-        job.avoid = avoided(&job.needs, &job.ended);
-        let next = after_failure(&job.ended);
-        let ended_silently = failure.class == FailureClass::DeviceDisconnect;
-        if matches!(next, Retry::After { .. }) {
-            job.note(JobState::Submitted, at, format!("{}: {}", failure.class.name(), failure.message), actor);
-        }
-        let ended = AttemptEnded {
-            attempt: attempt.id,
-            number: attempt.number,
-            device: attempt.device,
-            assigned_at: attempt.assigned_at,
-            failure,
-            kept: job.kept,
-            decision: job.decision.take().unwrap_or_else(|| crate::wait::no_decision(at)),
-        };
-        let record = job.record(self.net, at, HistoryEvent::AttemptEnded(Box::new(ended)));
-        self.record(record, now);
+        let (class, message) = (failure.class, failure.message.clone());
+        let Some(ended) = job.end_current(failure, self.net, at, actor) else { return };
+        tracing::info!(job = ?id, attempt = ended.number, device = %ended.device, class = class.name(), message, "an attempt ended");
+        self.record(ended.record, now);
         crash::at("after_attempt_ended");
         self.off_device(id);
-        if ended_silently {
+        if class == FailureClass::DeviceDisconnect {
             // Its last words may have been said while this scheduler was cut off.
-            self.seek_parts(*id, attempt.device, attempt.id, attempt.assigned_at);
+            self.seek_parts(*id, ended.device, ended.attempt, ended.assigned_at);
         }
-        let ms = if let Retry::After { ms } = next { ms } else { 0 };
-        self.count(id, now + std::time::Duration::from_millis(ms), closed.map(|closed| (attempt.device, closed)));
+        let ms = if let Retry::After { ms } = ended.next { ms } else { 0 };
+        self.count(id, now + Duration::from_millis(ms), closed.map(|closed| (ended.device, closed)));
         if self.jobs.get(id).is_some_and(|job| job.cancelled) {
             self.close_cancelled(*id);
             return;
         }
-        match next {
+        match ended.next {
             Retry::GiveUp(problem) => self.close_failed(*id, &problem, bus_schemas::ledger::VoidReason::Failed),
             Retry::After { ms } => self.back_off_uncounted(id, ms, now),
         }

@@ -32,6 +32,8 @@ pub use take::Look;
 
 /// Requests to devices wait so long.
 const REQUEST: Ms = 5_000;
+/// BACK is stored so long.
+const BACK_WITHIN: Ms = 15_000;
 const SWEEP: Ms = 1_000;
 const TICK: Ms = 100;
 
@@ -327,13 +329,14 @@ impl Scheduler {
 
     /// What is known goes into BACK first, so that whoever takes it goes on at once.
     pub(super) fn give_back(&mut self, cx: &mut Cx<'_>, id: &JobId, delay: Ms) {
-        let (Some(one), Some(back)) = (self.jobs.get(id), self.back(cx, id)) else { return };
+        let Some(one) = self.jobs.get(id) else { return };
+        let back = one.job.back(cx.cast.net, cx.hub_ms());
         let knows = one.job.phase != Phase::Looking && one.job.phase != Phase::Closing && !cx.is_broken(Mutation::ForgetBack);
         let seq = one.seq;
         cx.counters.add("jobs given back");
         self.forget(id);
         if knows {
-            self.stores.store(cx, Store::Back(Box::new(back)), cx.now + 5_000, Stored::GiveBack { seq, delay });
+            self.stores.store(cx, Store::Back(Box::new(back)), cx.now + BACK_WITHIN, Stored::GiveBack { seq, delay });
         } else {
             self.stored(cx, Stored::GiveBack { seq, delay });
         }

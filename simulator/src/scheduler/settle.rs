@@ -1,12 +1,13 @@
 //! Ends jobs: the receipt's place, the books, HISTORY, the device, and last of all the ack.
 
 use bus_schemas::assignment::{Closed, Verb};
-use bus_schemas::history::{CompletedEnd, Ended, HistoryEvent, HistoryRecord};
+use bus_schemas::history::{Ended, HistoryEvent, HistoryRecord};
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{LedgerOutcome, Op, SettleOutcome, VoidReason};
-use bus_schemas::receipt::{Outcome, Receipt};
-use bus_schemas::{Code, DeviceId, JobId, MilliMana, Problem, ReceiptId, Verified};
+use bus_schemas::receipt::Receipt;
+use bus_schemas::{DeviceId, JobId, MilliMana, Problem, ReceiptId, Verified};
 use bytes::Bytes;
+use scheduler_worker::attempts::SettledBy;
 use scheduler_worker::job::{Evidence, Phase};
 use scheduler_worker::verdict::judge;
 
@@ -50,41 +51,8 @@ impl Scheduler {
         let at = cx.hub_ms();
         let Some(one) = self.jobs.get_mut(&receipt.job) else { return };
         let (seq, job) = (one.seq, &mut one.job);
-        let Some(attempt) = job.attempt(&receipt.attempt).cloned() else { return };
-        let other = job.current().filter(|current| current.id != attempt.id).map(|current| (current.device, current.id));
-        let state = match &receipt.outcome {
-            Outcome::Completed(_) => JobState::Completed,
-            Outcome::Cancelled | Outcome::Failed(_) => JobState::Cancelled,
-        };
-        job.note(state, at, "receipt", receipt.device.to_string());
-        let done = CompletedEnd {
-            attempt: attempt.id,
-            receipt: id,
-            receipt_seq: 0,
-            receipt_proof: (*evidence.proof).clone(),
-            assignment_proof: Some((*attempt.evidence.proof).clone()),
-            result: None,
-        };
-        let op = Op::Settle {
-            job: receipt.job,
-            attempt: attempt.id,
-            receipt: id,
-            receipt_at: 0,
-            receipt_seq: 0,
-            started_at: attempt.started.map(|(at, _)| at),
-            ended: job.ended_badly(),
-        };
-        let problem = (state == JobState::Cancelled).then(|| Problem::new(Code::JobCancelled, "stopped while it ran"));
-        let end = Ended {
-            state,
-            attempts: job.last_number,
-            device: Some(receipt.device),
-            problem,
-            paid_mmana: None,
-            done: Some(done),
-            decision: job.decision.take(),
-        };
-        let paid = Some((receipt.device, id, attempt.evidence, evidence));
+        let Some(SettledBy { op, end, assignment, other }) = job.settled_by(receipt, id, &evidence.proof, None, at) else { return };
+        let paid = Some((receipt.device, id, assignment, evidence));
         if cx.is_broken(Mutation::AckBeforeSettle) {
             let from = cx.me;
             cx.send(Who::Hub, Msg::Ack { from, id: 0, queue: Queue::Jobs, seq, what: Acked::Done });

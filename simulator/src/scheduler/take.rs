@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bus_schemas::assignment::{Assignment, ControlReply, Held, HeldState, Verb};
+use bus_schemas::assignment::{Assignment, ControlReply, Held, Verb};
 use bus_schemas::history::Back;
 use bus_schemas::job::{AdmittedJob, JobSpec, JobState};
 use bus_schemas::ledger::{HoldState, LedgerOutcome, Op, RefusalKind, VoidReason};
 use bus_schemas::{AttemptId, Code, DeviceId, JobId, Problem};
-use scheduler_worker::job::{Attempt, Evidence, Job, Lease, Phase};
+use scheduler_worker::job::{Job, Lease, Phase};
 use scheduler_worker::next_step::{Arrival, Past, Step, must_look, next_step};
 
 use super::{Asked, InHand, Request, Scheduler};
@@ -155,18 +155,7 @@ impl Scheduler {
         let (now, silence) = (cx.instant(), cx.cast.timings.silence);
         let Some(one) = self.jobs.get_mut(&held.job) else { return };
         let job = &mut one.job;
-        if job.attempt(&id).is_none() {
-            let evidence = Evidence { proof: Arc::new(held.assignment.clone()), batch: None };
-            let attempt = Attempt::new(id, &assignment, evidence, now, now + silence);
-            job.attempts.push(Attempt { accepted: Some(now), ..attempt });
-            job.last_number = job.last_number.max(assignment.attempt);
-        }
-        if let Some(attempt) = job.attempts.iter_mut().find(|attempt| attempt.id == id)
-            && held.state != HeldState::Waiting
-            && attempt.started.is_none()
-        {
-            attempt.started = Some((attempt.assigned_at, now));
-        }
+        job.show(id, &assignment, held.assignment.clone(), held.state, now, silence);
         if job.phase == Phase::Looking {
             cx.counters.add("attempts taken over");
             job.phase = Phase::Running;
@@ -226,7 +215,7 @@ impl Scheduler {
         };
         let past = Past {
             delivered: one.job.lease.delivered,
-            back: look.back.clone(),
+            back: one.job.vouched_back(look.back.as_ref(), cx.cast.net, cx.hub_ms()),
             hold: look.hold.clone(),
             named: unheard.iter().filter(names).copied().collect(),
             unheard: unheard.len() + silent_ones,

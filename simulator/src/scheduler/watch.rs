@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bus_schemas::assignment::{Closed, Verb};
 use bus_schemas::event::{Checkpoint, Event, EventKind};
-use bus_schemas::history::{AttemptEnded, Back, EndedAttempt, HistoryEvent};
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{LedgerOutcome, Op, VoidReason};
 use bus_schemas::limits::{ATTEMPTS_MAX, CROSSING_BYTES_MAX, STARTED_AFTER_MS};
@@ -13,13 +12,12 @@ use bus_schemas::{AttemptId, Code, DeviceId, Form, JobId, MemberId, Problem, Pro
 use bytes::Bytes;
 use scheduler_worker::checkpoint;
 use scheduler_worker::job::{Evidence, Phase};
-use scheduler_worker::next_step::{Retry, after_failure, avoided, counts};
+use scheduler_worker::next_step::{Retry, counts};
 use scheduler_worker::sweep::Due;
 use scheduler_worker::verdict::{Meaning, meaning, of_stray};
-use scheduler_worker::wait::no_decision;
 use scheduler_worker::watch::{Word, word_of};
 
-use super::{Asked, Request, Scheduler, Stored};
+use super::{Asked, BACK_WITHIN, Request, Scheduler, Stored};
 use crate::cx::Cx;
 use crate::message::{Ms, Msg, Store};
 use crate::mutation::Mutation;
@@ -118,17 +116,15 @@ impl Scheduler {
         let (now, at) = (cx.instant(), cx.hub_ms());
         let Some(one) = self.jobs.get_mut(id) else { return };
         let job = &mut one.job;
-        let Some(attempt) = job.current().cloned() else { return };
-        cx.counters.add(match failure.class {
+        let class = failure.class;
+        let Some(ended) = job.end_current(failure, cx.cast.net, at, "scheduler") else { return };
+        cx.counters.add(match class {
             FailureClass::DeviceDisconnect => "attempts ended, device gone",
             FailureClass::Timeout => "attempts ended, timeout",
             FailureClass::DeviceDeclined => "attempts ended, device declined",
             FailureClass::ExecutionError => "attempts ended, execution error",
         });
-        job.ended.push(EndedAttempt { attempt: attempt.id, number: attempt.number, device: attempt.device, failure: failure.clone() });
-        job.avoid = avoided(&job.needs, &job.ended);
-        let next = after_failure(&job.ended);
-        let next = match next {
+        let next = match ended.next {
             Retry::GiveUp(_) if cx.is_broken(Mutation::NoEndOfAttempts) => Retry::After { ms: 250 },
             other => other,
         };
@@ -136,17 +132,7 @@ impl Scheduler {
         if matches!(next, Retry::After { .. }) && counted >= ATTEMPTS_MAX as usize {
             cx.wrong(format!("{id:?} goes on after {counted} attempts that count"));
         }
-        let ended = AttemptEnded {
-            attempt: attempt.id,
-            number: attempt.number,
-            device: attempt.device,
-            assigned_at: attempt.assigned_at,
-            failure,
-            kept: job.kept,
-            decision: job.decision.take().unwrap_or_else(|| no_decision(at)),
-        };
-        let record = job.record(cx.cast.net, at, HistoryEvent::AttemptEnded(Box::new(ended)));
-        self.record(cx, record, None);
+        self.record(cx, ended.record, None);
         self.off_device(id);
         let Some(one) = self.jobs.get_mut(id) else { return };
         if one.job.cancelled {
@@ -203,26 +189,8 @@ impl Scheduler {
         }
         cx.counters.add("checkpoints kept");
         job.kept = Some(checkpoint);
-        if let Some(back) = self.back(cx, &id) {
-            self.stores.store(cx, Store::Back(Box::new(back)), cx.now + 5_000, Stored::Back);
-        }
-    }
-
-    /// What whoever takes this job next should know of it.
-    pub(super) fn back(&self, cx: &Cx<'_>, id: &JobId) -> Option<Back> {
-        let job = &self.jobs.get(id)?.job;
-        Some(Back {
-            net: cx.cast.net,
-            job: *id,
-            at: cx.hub_ms(),
-            ended: job.ended.clone(),
-            waited: job.waited,
-            last_attempt: job.last_number,
-            delivered: job.lease.delivered,
-            on: job.current().map(|attempt| attempt.device),
-            attempt: job.current,
-            kept: job.kept,
-        })
+        let back = job.back_on_the_way(cx.cast.net, cx.hub_ms());
+        self.stores.store(cx, Store::Back(Box::new(back)), cx.now + BACK_WITHIN, Stored::Back);
     }
 
     pub(super) fn hear_heartbeat(&mut self, cx: &mut Cx<'_>, device: DeviceId, bytes: &Bytes) {
