@@ -55,6 +55,10 @@ pub const HEARTBEATS: &str = "mesh.v1.dev.*.hb";
 pub fn scheduler_heartbeat(scheduler: &InstanceId) -> String {
     format!("mesh.v1.sched.{scheduler}.hb")
 }
+/// Whose heartbeat it is.
+pub fn scheduler_of(subject: &str) -> Option<InstanceId> {
+    subject.strip_prefix("mesh.v1.sched.")?.strip_suffix(".hb")?.parse().ok()
+}
 /// Who has this job in hand? Only its holder answers.
 pub const HOLDING: &str = "mesh.v1.sched.holding";
 pub const SCHEDULER_HEARTBEATS: &str = "mesh.v1.sched.*.hb";

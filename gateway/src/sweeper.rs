@@ -26,6 +26,9 @@ use crate::world::World;
 const LOCK: i64 = 0x6d65_7368_7377;
 /// Jobs looked at in one pass.
 const PASS: i64 = 256;
+/// Each open job is looked at about once in so many renewals, however many there are, as far as passes that come a hundred times as fast do.
+const ROUND: u32 = 6;
+const FASTER_MAX: u32 = 100;
 /// All jobs are looked through for open ones this often: records may come late.
 const FROM_THE_FIRST: Duration = Duration::from_secs(3600);
 const LEDGER_WITHIN: Duration = Duration::from_secs(5);
@@ -46,10 +49,11 @@ struct Found {
 /// Never: what does not answer now is asked again.
 pub async fn run(world: Arc<World>, records: mpsc::Sender<Entry>, stop: CancellationToken) -> anyhow::Result<()> {
     let mut whole: Option<tokio::time::Instant> = None;
+    let mut pause = world.timings.renewal;
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(world.timings.renewal) => {}
+            () = tokio::time::sleep(pause) => {}
         }
         let from_the_first = whole.is_none_or(|at| at.elapsed() > FROM_THE_FIRST);
         // A pass that is cut short has changed nothing.
@@ -58,7 +62,8 @@ pub async fn run(world: Arc<World>, records: mpsc::Sender<Entry>, stop: Cancella
             passed = pass(&world, from_the_first) => passed,
         };
         match passed {
-            Ok(ended) => {
+            Ok(Passed { ended, open }) => {
+                pause = pause_after(world.timings.renewal, open);
                 whole = if from_the_first { Some(tokio::time::Instant::now()) } else { whole };
                 if !ended.is_empty() && records.send(Entry { records: ended, ..Entry::default() }).await.is_err() {
                     return Ok(());
@@ -69,14 +74,29 @@ pub async fn run(world: Arc<World>, records: mpsc::Sender<Entry>, stop: Cancella
     }
 }
 
+/// What a pass came to.
+#[derive(Default)]
+struct Passed {
+    /// Ends to write down.
+    ended: Vec<HistoryRecord>,
+    /// Jobs that have not ended.
+    open: u64,
+}
+
+/// When the next pass is: a lost job behind thousands that wait is found as soon as one behind a few.
+fn pause_after(renewal: Duration, open: u64) -> Duration {
+    let passes = u32::try_from(open.div_ceil(PASS.unsigned_abs())).unwrap_or(u32::MAX).max(1);
+    (renewal * ROUND / passes).clamp(renewal / FASTER_MAX, renewal)
+}
+
 /// One pass; answers the ends to write down. Another gateway at it: nothing.
-async fn pass(world: &World, from_the_first: bool) -> Result<Vec<HistoryRecord>, Problem> {
+async fn pass(world: &World, from_the_first: bool) -> Result<Passed, Problem> {
     let now = world.now();
     let mut client = world.store.client().await?;
     let transaction = client.transaction().await.map_err(StoreError::Query)?;
     let row = transaction.query_one("select pg_try_advisory_xact_lock($1)", &[&LOCK]).await.map_err(StoreError::Query)?;
     if !row.get::<_, bool>(0) {
-        return Ok(vec![]);
+        return Ok(Passed::default());
     }
     note_open(&transaction, now.saturating_sub(silence_ms(world) * 3), from_the_first).await?;
     let found = oldest(&transaction).await?;
@@ -98,11 +118,14 @@ async fn pass(world: &World, from_the_first: bool) -> Result<Vec<HistoryRecord>,
             lost.push(job);
         }
     }
-    let row = transaction.query_one("select count(*) from open_job where overdue is not null", &[]).await.map_err(StoreError::Query)?;
+    let row = transaction
+        .query_one("select count(*) filter (where overdue is not null), count(*) from open_job", &[])
+        .await
+        .map_err(StoreError::Query)?;
     transaction.commit().await.map_err(StoreError::Query)?;
     #[allow(clippy::cast_precision_loss)] // a gauge
     metrics::gauge!("mesh_jobs_overdue").set(unsigned(row.get(0)) as f64);
-    ends(world, lost, now).await
+    Ok(Passed { ended: ends(world, lost, now).await?, open: unsigned(row.get(1)) })
 }
 
 /// Keeps the small table: jobs created up to `until` that have not ended go in, those that have go out.
@@ -111,7 +134,8 @@ async fn note_open(transaction: &deadpool_postgres::Transaction<'_>, until: u64,
         true => 0,
         false => transaction.query_one("select until from sweep", &[]).await?.get::<_, i64>(0),
     };
-    let new = "insert into open_job (member, id) select member, id from job where created_at > $1 and created_at <= $2 and rank = 1 \
+    // Behind those that were looked at before: a stream of new ones must not keep the old ones from being looked at again.
+    let new = "insert into open_job (member, id, swept_at) select member, id, $2 from job where created_at > $1 and created_at <= $2 and rank = 1 \
                on conflict do nothing";
     transaction.execute(new, &[&from, &big(until)]).await?;
     transaction.execute("update sweep set until = greatest(until, $1)", &[&big(until)]).await?;
@@ -242,5 +266,18 @@ impl Store {
         let rows = client.query(&statement, &[&member.to_string(), &i64::from(limit)]).await?;
         let one = |row: &tokio_postgres::Row| Some((row.get::<_, String>("id").parse().ok()?, read(row, false), row.get("overdue")));
         Ok(rows.iter().filter_map(one).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passes_come_faster_the_more_jobs_are_open() {
+        let renewal = Duration::from_secs(10);
+        for (open, ms) in [(0, 10_000), (256, 10_000), (6 * 256, 10_000), (12 * 256, 5_000), (50_000, 306), (1_000_000, 100)] {
+            assert_eq!(pause_after(renewal, open).as_millis(), ms, "{open}");
+        }
     }
 }

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use crate::crash;
 use crate::job::{Attempt, Evidence, Phase};
 use crate::measure;
-use crate::next_step::next_number;
+use crate::sweep::assignment_lasts;
 use crate::world::{Done, World};
 
 /// One message of assignments, kept so that it can be sent again unchanged.
@@ -61,14 +61,14 @@ impl World {
     fn send_assignments(&mut self, device: DeviceId, jobs: Vec<(JobId, Quote)>, now: Instant) {
         let at = self.hub_ms();
         let tier = self.fleet.get(&device).map_or(0, |found| found.record.tier);
-        let lasts = self.config.timings.silence + self.config.timings.look_first;
+        let lasts = assignment_lasts(&self.config.timings);
         let exp = at + u64::try_from(lasts.as_millis()).unwrap_or(0);
         let mut assignments = Vec::with_capacity(jobs.len());
         let mut payloads = Vec::with_capacity(jobs.len());
         let mut ids = Vec::with_capacity(jobs.len());
         for (id, quote) in jobs {
             let Some(job) = self.jobs.get_mut(&id) else { continue };
-            job.last_number = next_number(job.last_number, job.lease.delivered);
+            job.last_number += 1;
             assignments.push(Assignment {
                 net: self.net,
                 job: id,

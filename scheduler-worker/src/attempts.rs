@@ -8,11 +8,11 @@ use bus_schemas::assignment::{Assignment, HeldState};
 use bus_schemas::history::{AttemptEnded, Back, CompletedEnd, Ended, EndedAttempt, HistoryEvent, HistoryRecord};
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::Op;
-use bus_schemas::receipt::{Failure, Outcome, Receipt};
+use bus_schemas::receipt::{Failure, FailureClass, Outcome, Receipt};
 use bus_schemas::{AttemptId, Code, DeviceId, NetworkId, Problem, Proof, ReceiptId, UnixMs};
 use serde_bytes::ByteBuf;
 
-use crate::job::{Attempt, Evidence, Job};
+use crate::job::{Attempt, Evidence, Job, Left};
 use crate::next_step::{Retry, after_failure, avoided};
 use crate::wait::no_decision;
 
@@ -86,6 +86,7 @@ impl Job {
             self.attempts.push(Attempt { accepted: Some(now), ..attempt });
             self.last_number = self.last_number.max(assignment.attempt);
         }
+        self.left = None;
         if let Some(attempt) = self.attempts.iter_mut().find(|attempt| attempt.id == id)
             && state != HeldState::Waiting
             && attempt.started.is_none()
@@ -100,6 +101,17 @@ impl Job {
     pub fn end_current(&mut self, failure: Failure, net: NetworkId, at: UnixMs, actor: impl Into<String>) -> Option<EndedNow> {
         let Attempt { id, number, device, assigned_at, .. } = *self.current()?;
         Some(self.end_attempt(EndedAttempt { attempt: id, number, device, failure }, assigned_at, net, at, actor))
+    }
+
+    /// What the last holder left on a device is not there any more: it ended while nobody watched, and is counted like any other.
+    pub fn end_left(&mut self, message: &str, net: NetworkId, at: UnixMs, actor: impl Into<String>) -> Option<EndedNow> {
+        let Left { attempt, number, device, at: assigned_at } = self.left.take()?;
+        // Counted, but the record that says so was written before the one that does not.
+        if self.ended.iter().any(|ended| ended.attempt == attempt) {
+            return None;
+        }
+        let failure = Failure { class: FailureClass::DeviceDisconnect, message: message.to_owned(), retryable: true };
+        Some(self.end_attempt(EndedAttempt { attempt, number, device, failure }, assigned_at, net, at, actor))
     }
 
     fn end_attempt(&mut self, ended: EndedAttempt, assigned_at: UnixMs, net: NetworkId, at: UnixMs, actor: impl Into<String>) -> EndedNow {

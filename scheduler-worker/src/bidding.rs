@@ -110,6 +110,9 @@ impl World {
             }
             let (asked, out) = found.choose();
             self.ready.take(&name, take);
+            if let Some(pace) = self.paces.get_mut(&name) {
+                pace.took(take);
+            }
             self.open(group.into_iter().take(take).collect(), asked, out, now);
         }
     }

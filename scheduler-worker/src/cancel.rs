@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use bus_schemas::assignment::Verb;
-use bus_schemas::history::CancelRequest;
+use bus_schemas::history::{CancelRequest, EndedAttempt};
 use bus_schemas::ledger::VoidReason;
 use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, MemberId, Problem, subject};
 
 use crate::crash;
 use crate::job::Phase;
 use crate::measure;
+use crate::next_step::said;
 use crate::world::World;
 
 /// Jobs that are to be cancelled; a job that is taken later is checked against them.
@@ -24,6 +25,14 @@ pub struct Cancels {
 impl Cancels {
     pub fn contains(&self, job: &JobId, member: &MemberId) -> bool {
         self.jobs.get(job) == Some(member)
+    }
+}
+
+/// What is said of a job that was cancelled and is not paid; `last`: how its last attempt ended.
+pub fn cancelled(last: Option<&EndedAttempt>) -> String {
+    match last {
+        None => "cancelled before it ran".to_owned(),
+        Some(last) => format!("cancelled; its last attempt ended before: {}", said(last)),
     }
 }
 
@@ -68,7 +77,8 @@ impl World {
 
     /// Nothing of it runs: the hold returns, and the job has ended.
     pub fn close_cancelled(&mut self, id: JobId) {
-        let problem = Problem::new(Code::JobCancelled, "cancelled before it ran");
+        let last = self.jobs.get(&id).and_then(|job| job.ended.last());
+        let problem = Problem::new(Code::JobCancelled, cancelled(last));
         self.close_failed(id, &problem, VoidReason::Cancelled);
     }
 
@@ -76,6 +86,7 @@ impl World {
     pub fn cancel_running(&mut self, id: &JobId, now: Instant) {
         let Some(attempt) = self.jobs.get_mut(id).and_then(|job| job.current_mut()) else { return };
         attempt.cancel_sent = Some(now);
+        attempt.cancel_since.get_or_insert(now);
         let (device, attempt) = (attempt.device, attempt.id);
         self.cancel_attempts(device, vec![attempt]);
         crash::at("after_cancel");

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use bus::Bus;
 use bus_schemas::assignment::Closed;
 use bus_schemas::history::Back;
+use bus_schemas::ledger::VoidReason;
 use bus_schemas::{DeviceId, JobId, Signer, subject};
 
+use crate::attempts::EndedNow;
 use crate::crash;
-use crate::job::Phase;
+use crate::job::{Left, Phase};
 use crate::next_step::{Retry, after_failure};
 use crate::world::{Done, World};
 
@@ -89,14 +91,42 @@ impl World {
         self.back_off_by(until);
     }
 
+    /// An attempt has ended: recorded, counted, and what follows from it. Its device is told `closed` once it is counted.
+    pub fn after_end(&mut self, id: &JobId, ended: EndedNow, closed: Option<Closed>, now: Instant) {
+        let failure = self.jobs.get(id).and_then(|job| job.ended.last()).map(|ended| &ended.failure);
+        let (class, message) = failure.map(|failure| (failure.class.name(), failure.message.as_str())).unwrap_or_default();
+        tracing::info!(job = ?id, attempt = ended.number, device = %ended.device, class, message, "an attempt ended");
+        self.record(ended.record, now);
+        crash::at("after_attempt_ended");
+        self.off_device(id);
+        let ms = if let Retry::After { ms } = ended.next { ms } else { 0 };
+        self.count(id, now + Duration::from_millis(ms), closed.map(|closed| (ended.device, closed)));
+        if self.jobs.get(id).is_some_and(|job| job.cancelled) {
+            return self.close_cancelled(*id);
+        }
+        match ended.next {
+            Retry::GiveUp(problem) => self.close_failed(*id, &problem, VoidReason::Failed),
+            Retry::After { ms } => self.back_off_uncounted(id, ms, now),
+        }
+    }
+
     /// What follows for a job that nobody has: it may have ended before with its holder.
     pub fn go_on_alone(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get(&id) else { return };
+        let (net, at, actor) = (self.net, self.hub_ms(), self.actor());
+        let Some(job) = self.jobs.get_mut(&id) else { return };
+        let has_gone = |left: Left| self.fleet.get(&left.device).is_none_or(|device| !device.is_live());
+        let message = match job.left.is_some_and(has_gone) {
+            true => "its scheduler was gone, and the device was not heard of since",
+            false => "its scheduler was gone, and the device does not have it any more",
+        };
+        if let Some(ended) = job.end_left(message, net, at, actor) {
+            return self.after_end(&id, ended, None, Instant::now());
+        }
         if job.cancelled {
             return self.close_cancelled(id);
         }
         match after_failure(&job.ended) {
-            Retry::GiveUp(problem) => self.close_failed(id, &problem, bus_schemas::ledger::VoidReason::Failed),
+            Retry::GiveUp(problem) => self.close_failed(id, &problem, VoidReason::Failed),
             Retry::After { .. } => self.make_ready(id),
         }
     }

@@ -20,6 +20,8 @@ const MISSED_MAX: u8 = 2;
 const STRANGERS_MAX: usize = 256;
 /// More devices than this, and more than half of them silent at once, is taken for a fault of the hub.
 const MASS: usize = 4;
+/// Of so few as this or more, only all of them: then nobody is left to go on with what they have.
+const MASS_WHOLE: usize = 2;
 
 /// How a device was heard of last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,6 +58,14 @@ impl Device {
         match self.heard {
             Heard::Live(at) => Some(at),
             Heard::Never | Heard::Stored => None,
+        }
+    }
+    /// Since when its silence counts, where it counts `from` a moment at the earliest.
+    fn counted_from(&self, from: Instant) -> Option<Instant> {
+        match self.heard {
+            Heard::Live(at) => Some(at.max(from)),
+            Heard::Stored => Some(from),
+            Heard::Never => None,
         }
     }
     /// Heard of lately; it may still take no work.
@@ -110,7 +120,6 @@ pub struct Fleet {
     devices: BTreeMap<DeviceId, Device>,
     strangers: BTreeMap<DeviceId, bytes::Bytes>,
     reputation: BTreeMap<DeviceId, Reputation>,
-    started: Instant,
     /// Own heartbeat came back last.
     bus_works: Instant,
     /// Silence is counted from here at the earliest: set anew when the bus comes back.
@@ -143,9 +152,9 @@ impl Fleet {
             devices: BTreeMap::new(),
             strangers: BTreeMap::new(),
             reputation: BTreeMap::new(),
-            started: now,
             bus_works: now,
-            silence_from: now,
+            // A device that is only known from the stream has half a silence to be heard of.
+            silence_from: now.checked_sub(silence / 2).unwrap_or(now),
             mass_silence: None,
         }
     }
@@ -167,10 +176,10 @@ impl Fleet {
     pub fn name(&self, device: &DeviceId) -> String {
         self.devices.get(device).map_or_else(|| device.to_string(), |found| found.view.name.clone())
     }
-    /// Start values count as unknown for this long; until then "nobody has it" cannot be said.
-    pub fn is_settled(&self, now: Instant) -> bool {
-        let known = self.devices.values().all(|device| device.record.revoked || !matches!(device.heard, Heard::Stored));
-        known || now.duration_since(self.started) >= self.silence / 2
+    /// Whether each device that was there before this scheduler started was heard of since, or is gone; until then "nobody has it" cannot be
+    /// said.
+    pub fn is_settled(&self) -> bool {
+        self.devices.values().all(|device| device.record.revoked || device.silent.is_some() || !matches!(device.heard, Heard::Stored))
     }
 
     /// A value of KV `devices` (JSON [`DeviceRecord`]).
@@ -335,9 +344,10 @@ impl Fleet {
     fn quiet(&self, now: Instant) -> (usize, usize) {
         let half = self.silence / 2;
         let lately = self.devices.values().filter(|device| device.went_silent.is_some_and(|at| now.duration_since(at) <= half)).count();
-        let heard = self.live().filter_map(Device::heard_at);
-        let quiet = heard.filter(|at| now.duration_since((*at).max(self.silence_from)) >= half).count();
-        (quiet + lately, self.live().count() + lately)
+        let there = self.devices.values().filter(|device| !device.record.revoked && device.silent.is_none());
+        let counted: Vec<Instant> = there.filter_map(|device| device.counted_from(self.silence_from)).collect();
+        let quiet = counted.iter().filter(|from| now.duration_since(**from) >= half).count();
+        (quiet + lately, counted.len() + lately)
     }
 
     /// Looks who has fallen silent since the last look. Gives the devices that are newly gone.
@@ -346,12 +356,7 @@ impl Fleet {
             return Vec::new();
         }
         let (silence, from) = (self.silence, self.silence_from);
-        let silent_now = |device: &Device| match device.heard {
-            Heard::Live(at) => now.duration_since(at.max(from)) >= silence,
-            // Start values count as unknown until a live one arrives or this has passed.
-            Heard::Stored => now.duration_since(from) >= silence / 2,
-            Heard::Never => false,
-        };
+        let silent_now = |device: &Device| device.counted_from(from).is_some_and(|from| now.duration_since(from) >= silence);
         let newly: Vec<DeviceId> = self
             .devices
             .values()
@@ -362,7 +367,7 @@ impl Fleet {
             return newly;
         }
         let (gone, there) = self.quiet(now);
-        let is_mass = there > MASS && gone * 2 > there;
+        let is_mass = (there > MASS && gone * 2 > there) || (there >= MASS_WHOLE && gone == there);
         match &mut self.mass_silence {
             None if is_mass => {
                 let wait = silence * 3;

@@ -56,16 +56,30 @@ pub struct Attempt {
     pub accepted: Option<Instant>,
     /// Hub time and own time of the device's word that it runs.
     pub started: Option<(UnixMs, Instant)>,
-    /// No word of a start by then: the device is asked.
+    /// It was to have started by then: when its device expected to, and a silence.
     pub start_by: Instant,
+    /// No word of a start by then: the device is asked.
+    pub ask_at: Instant,
     /// Full heartbeats in a row that did not name it.
     pub absent: u8,
     /// How far it is, as the device told last.
     pub progress: Option<Progress>,
     /// Texts that were done before it.
     pub resumed: Option<u32>,
-    /// A cancel was sent.
+    /// A cancel was sent; the last one.
     pub cancel_sent: Option<Instant>,
+    /// The first one.
+    pub cancel_since: Option<Instant>,
+}
+
+/// An attempt that its holder left when it died or gave the job back, as BACK says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Left {
+    pub attempt: AttemptId,
+    pub number: u32,
+    pub device: DeviceId,
+    /// Hub time: it had begun by then.
+    pub at: UnixMs,
 }
 
 impl Attempt {
@@ -82,10 +96,12 @@ impl Attempt {
             accepted: None,
             started: None,
             start_by,
+            ask_at: start_by,
             absent: 0,
             progress: None,
             resumed: assignment.resume.map(|resume| resume.units),
             cancel_sent: None,
+            cancel_since: None,
         }
     }
 }
@@ -169,6 +185,8 @@ pub struct Job {
     pub declined: Vec<AttemptId>,
     /// How earlier attempts ended, oldest first; from BACK too.
     pub ended: Vec<EndedAttempt>,
+    /// What its last holder left on a device, until that one has shown it or is known not to have it.
+    pub left: Option<Left>,
     /// Left out as long as others fit.
     pub avoid: Vec<DeviceId>,
     /// How far it is kept.
@@ -205,6 +223,7 @@ impl Job {
             current: None,
             declined: Vec::new(),
             ended: Vec::new(),
+            left: None,
             avoid: Vec::new(),
             kept: None,
             last_number: 0,
@@ -237,6 +256,7 @@ impl Job {
         self.last_number = self.last_number.max(back.last_attempt);
         self.waited = back.waited;
         self.avoid = avoided(&self.needs, &back.ended);
+        self.left = back.on.zip(back.attempt).map(|(device, attempt)| Left { attempt, number: back.last_attempt, device, at: back.at });
         self.ended = back.ended;
         self.keep(back.kept);
     }

@@ -39,6 +39,15 @@ impl Ear {
         (self.before, self.listened) = (self.listened, now);
     }
 
+    /// Nobody else can have what lay here.
+    pub fn trust(&mut self) {
+        self.distrust_until = None;
+    }
+    /// What lay here will have been taken by then.
+    pub fn distrust_until_at_most(&mut self, moment: Instant) {
+        self.distrust_until = self.distrust_until.map(|until| until.min(moment));
+    }
+
     /// When a delivery that is taken now came, at the earliest: its lease counts from then, and is no older than a renewal. `age`: since it was
     /// stored.
     ///
@@ -64,6 +73,7 @@ impl World {
         }
         if stood_still > self.config.timings.renewal {
             tracing::warn!(?stood_still, "this process stood still: leases first");
+            self.ask_for_others();
         }
     }
 

@@ -16,6 +16,8 @@ pub mod ahead;
 pub mod assign;
 pub mod attempts;
 pub mod auction;
+pub mod awake;
+pub mod backlog;
 pub mod bidding;
 pub mod cancel;
 pub mod checkpoint;

@@ -15,7 +15,7 @@ use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, stream, subj
 
 use crate::crash;
 use crate::fleet::Device;
-use crate::job::Phase;
+use crate::job::{Left, Phase};
 use crate::measure;
 use crate::next_step::{Past, Step, next_step};
 use crate::settle::{Settled, ask_device};
@@ -129,7 +129,7 @@ impl World {
         self.looks.insert(group, found);
         crash::at("after_look");
         self.ask_around(group, now);
-        self.go_on(group, now);
+        self.go_on(group);
     }
 
     /// Asks devices whether they have any of the group's jobs.
@@ -214,7 +214,7 @@ impl World {
             let payee = matches!(&one.hold, Some(HoldState::Settled { device: payee, .. }) if *payee == device);
             one.payee_forgot |= payee && !has.contains(id) && (spoke || is_gone);
         }
-        self.go_on(group_id, now);
+        self.go_on(group_id);
     }
 
     /// A device shows the signed assignment that it holds: same content id, same attempt.
@@ -265,6 +265,8 @@ impl World {
             if let Some(job) = self.jobs.get_mut(&held.job) {
                 if let Some(back) = found {
                     job.recall(back);
+                    // This is what was left, or came after it.
+                    job.left = None;
                 }
                 job.keep(assignment.resume);
             }
@@ -289,7 +291,7 @@ impl World {
             });
             if clear {
                 found.heard.insert(device);
-                self.go_on(group, now);
+                self.go_on(group);
             } else {
                 self.ask_around(group, now);
             }
@@ -300,18 +302,18 @@ impl World {
         let groups: Vec<u64> = self.looks.keys().copied().collect();
         for group in groups {
             self.ask_around(group, now);
-            self.go_on(group, now);
+            self.go_on(group);
         }
     }
 
     /// Lets every job of the group go on whose past is clear.
-    fn go_on(&mut self, group: u64, now: Instant) {
+    fn go_on(&mut self, group: u64) {
         let Some(mut found) = self.looks.remove(&group) else { return };
         if !found.read {
             self.looks.insert(group, found);
             return;
         }
-        let silent_ones = usize::from(!self.fleet.is_settled(now));
+        let silent_ones = usize::from(!self.fleet.is_settled());
         let unheard: Vec<DeviceId> =
             self.fleet.live().map(|device| device.record.device).filter(|device| !found.heard.contains(device)).collect();
         let named_by = |fleet: &crate::fleet::Fleet, id: &JobId| -> Vec<DeviceId> {
@@ -362,13 +364,12 @@ impl World {
         match step {
             Step::Auction { known } => {
                 let Some(job) = self.jobs.get_mut(&id) else { return };
-                let last = known.as_ref().and_then(|back| Some((back.on?, back.attempt?, back.at)));
                 if let Some(back) = known {
                     job.recall(back);
                 }
                 // The device that had it says no, or says nothing any more.
-                if let Some((device, attempt, since)) = last
-                    && self.seek_parts(id, device, attempt, since)
+                if let Some(Left { device, attempt, at, .. }) = job.left
+                    && self.seek_parts(id, device, attempt, at)
                 {
                     return;
                 }

@@ -136,7 +136,8 @@ pub fn after_failure(ended: &[EndedAttempt]) -> Retry {
     }
 }
 
-fn said(one: &EndedAttempt) -> String {
+/// How an attempt ended, for people.
+pub fn said(one: &EndedAttempt) -> String {
     format!("{} on {}: {}", one.failure.class.name(), one.device, one.failure.message)
 }
 
@@ -149,11 +150,6 @@ pub fn avoided<'a>(needs: &Needs, ended: impl IntoIterator<Item = &'a EndedAttem
     devices.sort_unstable();
     devices.dedup();
     devices
-}
-
-/// The number of the next attempt. It rises with the delivery as well: a holder that died may have told nobody of its attempts.
-pub fn next_number(last: u32, delivered: u64) -> u32 {
-    (last + 1).max(u32::try_from(delivered).unwrap_or(u32::MAX))
 }
 
 #[cfg(test)]
@@ -276,7 +272,6 @@ mod tests {
         let one = ended(FailureClass::Timeout, true);
         assert_eq!(avoided(&Needs::default(), [&one, &one]), [device(1)]);
         assert!(avoided(&Needs { target: Some(device(1)), ..Needs::default() }, [&one]).is_empty());
-        assert_eq!([(0, 1), (3, 2), (0, 4)].map(|(last, delivered)| next_number(last, delivered)), [1, 4, 4]);
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! Jobs that nothing fits, given back for a while. Only so many wait in hand; of the rest this process keeps a few words each, by the place
+//! Jobs that nothing fits, or that many others stand before, given back for a while. Only so many wait in hand; of the rest this process keeps a few words each, by the place
 //! of the message in JOBS, so that one that comes again is put off again at once: tens of thousands of a kind that nobody serves then
 //! cost next to nothing, and stop nobody.
 //!
@@ -47,6 +47,15 @@ pub enum Seen {
     Unknown,
 }
 
+/// Why a message is put off again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// No device fits.
+    Nobody,
+    /// Those that do are busy, and enough jobs for them are in hand.
+    Busy,
+}
+
 #[derive(Default)]
 pub struct Parking {
     by_seq: HashMap<u64, Parked>,
@@ -85,15 +94,15 @@ fn comes_after(pause: Duration, job: &JobId, hub_ms: UnixMs, step: Duration) -> 
 }
 
 impl World {
-    fn pause(&self, waited: u32) -> Duration {
+    /// After this a job that has waited so often is looked at again.
+    pub fn pause(&self, waited: u32) -> Duration {
         let pauses = self.config.timings.wait_again;
         pauses.get(waited as usize).or(pauses.last()).copied().unwrap_or(self.config.timings.heartbeat)
     }
 
     /// Gives back a job that waits, and remembers it.
-    pub fn park(&mut self, id: &JobId, now: Instant) {
+    pub fn park(&mut self, id: &JobId, pause: Duration, now: Instant) {
         let Some(job) = self.jobs.get(id) else { return };
-        let pause = self.pause(job.waited.saturating_sub(1));
         // What happened before must reach whoever takes it next.
         if !job.ended.is_empty() || job.kept.is_some() || self.parking.len() >= PARKED_MAX {
             self.give_back(id, pause);
@@ -105,12 +114,11 @@ impl World {
         let (seq, delivered, ack) = (job.lease.seq, job.lease.delivered, job.lease.ack.clone());
         self.forget(id);
         let parked = Parked { job: *id, member, needs, delivered, waited, unseen: 0, gives_up_at, forget_at: now };
-        self.put_off(seq, parked, &ack, now);
+        self.put_off(seq, parked, &ack, pause, now);
         crash::at("after_park");
     }
 
-    fn put_off(&mut self, seq: u64, mut parked: Parked, ack: &str, now: Instant) {
-        let pause = self.pause(parked.waited.saturating_sub(1));
+    fn put_off(&mut self, seq: u64, mut parked: Parked, ack: &str, pause: Duration, now: Instant) {
         let at = self.hub_ms();
         let after = comes_after(pause, &parked.job, at, self.config.timings.renewal / 10);
         // What gives up meanwhile comes in time for it.
@@ -121,20 +129,27 @@ impl World {
     }
 
     /// Whether this message is put off again, without so much as a look at it.
-    pub fn seen_before(&mut self, delivery: &Delivery, hopeless: &mut BTreeMap<*const Needs, bool>, now: Instant) -> Seen {
+    pub fn seen_before(&mut self, delivery: &Delivery, hopeless: &mut BTreeMap<*const Needs, Option<Why>>, now: Instant) -> Seen {
         let Some(mut parked) = self.parking.by_seq.remove(&delivery.stream_seq) else { return Seen::Unknown };
         let delivered = u64::try_from(delivery.delivered).unwrap_or(0);
         let known = if delivered == parked.delivered + 1 { Seen::Vouched } else { Seen::Unknown };
         let due = parked.unseen >= UNSEEN_MAX || self.cancels.contains(&parked.job, &parked.member) || parked.gives_up_at <= self.hub_ms();
-        let nobody = *hopeless.entry(Arc::as_ptr(&parked.needs)).or_insert_with(|| self.candidates(&parked.needs, &[], now).is_err());
-        if due || !nobody || self.stopping {
-            return known;
-        }
+        let why = *hopeless.entry(Arc::as_ptr(&parked.needs)).or_insert_with(|| match self.candidates(&parked.needs, &[], now) {
+            Err(_) => Some(Why::Nobody),
+            Ok(_) => self.is_backed_up(&group_name(&parked.needs, &[])).then_some(Why::Busy),
+        });
+        let Some(why) = why.filter(|_| !due && !self.stopping) else { return known };
         parked.unseen += 1;
-        parked.waited = parked.waited.saturating_add(1);
+        let pause = match why {
+            Why::Nobody => {
+                parked.waited = parked.waited.saturating_add(1);
+                self.pause(parked.waited.saturating_sub(1))
+            }
+            Why::Busy => self.surplus_pause(),
+        };
         // Where another one had it in between, nothing is vouched for from here on either.
         parked.delivered = if known == Seen::Vouched { delivered } else { 0 };
-        self.put_off(delivery.stream_seq, parked, &delivery.ack_subject, now);
+        self.put_off(delivery.stream_seq, parked, &delivery.ack_subject, pause, now);
         Seen::PutOff
     }
 }

@@ -47,11 +47,7 @@ impl Sought {
             .flatten()
             .filter(|event| event.by() == self.did && event.device == self.device && event.net == self.net)
             .filter(|event| event.job == self.job && event.attempt == self.attempt)
-            .filter_map(|event| match event.what {
-                EventKind::Checkpoint(checkpoint) => Some(checkpoint),
-                EventKind::Started | EventKind::Progress(_) | EventKind::Dropped { .. } => None,
-            })
-            .filter(|checkpoint| check(checkpoint, self.units, self.kept.as_ref()).is_ok())
+            .filter_map(|event| part(&event.what, self.units, self.kept.as_ref()))
             .collect();
         found.sort_by_key(|checkpoint| std::cmp::Reverse(checkpoint.units));
         found.dedup();
@@ -70,6 +66,14 @@ impl Sought {
             }
         }
         None
+    }
+}
+
+/// The part that an event tells of, where it goes further than what is kept.
+pub fn part(what: &EventKind, units: u32, kept: Option<&Checkpoint>) -> Option<Checkpoint> {
+    match what {
+        EventKind::Checkpoint(checkpoint) => check(checkpoint, units, kept).is_ok().then_some(*checkpoint),
+        EventKind::Started | EventKind::Progress(_) | EventKind::Dropped { .. } => None,
     }
 }
 

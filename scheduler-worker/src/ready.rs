@@ -67,6 +67,27 @@ impl Ready {
         }
     }
 
+    /// How many jobs a group has, some of which may not be good any more.
+    pub fn size(&self, group: &str) -> usize {
+        self.groups.get(group).map_or(0, BTreeMap::len)
+    }
+    /// The same of all groups.
+    pub fn sizes(&self) -> BTreeMap<String, usize> {
+        self.groups.iter().map(|(name, jobs)| (name.clone(), jobs.len())).collect()
+    }
+
+    /// Takes the last good job out of a group: of the lowest class the youngest.
+    pub fn take_last(&mut self, group: &str, good: impl Fn(&JobId, u64) -> bool) -> Option<JobId> {
+        let jobs = self.groups.get_mut(group)?;
+        while let Some(((_, place), id)) = jobs.pop_last() {
+            if good(&id, place) {
+                return Some(id);
+            }
+        }
+        self.groups.remove(group);
+        None
+    }
+
     /// Takes the first `count` jobs out of a group.
     pub fn take(&mut self, group: &str, count: usize) {
         if let Some(jobs) = self.groups.get_mut(group) {
@@ -103,6 +124,18 @@ mod tests {
         assert_eq!(ready.first_group(&[], 2, all), Some(("echo".into(), vec![job(4), job(1)])));
         assert_eq!(ready.first_group(&[], 9, |id, _| *id == job(3)), Some(("echo".into(), vec![job(3)])), "stale ones are skipped");
         assert_eq!(ready.first_group(&[], 9, |_, _| false), None);
+    }
+
+    #[test]
+    fn the_youngest_of_the_lowest_class_gives_way() {
+        let mut ready = Ready::default();
+        for (class, n) in [(Class::Low, 1), (Class::High, 2), (Class::Low, 3), (Class::Normal, 4)] {
+            ready.push("echo".into(), class, job(n));
+        }
+        let good = |id: &JobId, _| *id != job(1);
+        let taken: Vec<Option<JobId>> = (0..4).map(|_| ready.take_last("echo", good)).collect();
+        assert_eq!(taken, [Some(job(3)), Some(job(4)), Some(job(2)), None]);
+        assert_eq!((ready.size("echo"), ready.sizes().len()), (0, 0));
     }
 
     #[test]

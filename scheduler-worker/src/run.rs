@@ -67,6 +67,9 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     let mut inbox = subscribe(&world).await?.ready_chunks(TURN_MAX);
     let first = refresh(&bus, 1, true).await.context("failed to read devices and cancels")?;
     world.refreshed(first, Instant::now());
+    // Others are told of this one before it takes anything.
+    world.beat();
+    send(&mut world).await;
     let mut high = pull(&bus, Class::High).await?;
     let mut normal = pull(&bus, Class::Normal).await?;
     let mut low = pull(&bus, Class::Low).await?;

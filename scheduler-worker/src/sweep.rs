@@ -4,12 +4,14 @@ use std::time::{Duration, Instant};
 
 use bus_schemas::heartbeat::SchedulerHeartbeat;
 use bus_schemas::ledger::VoidReason;
-use bus_schemas::limits::Timings;
+use bus_schemas::limits::{ATTEMPTS_MAX, Timings};
 use bus_schemas::receipt::{Failure, FailureClass};
-use bus_schemas::{Code, DeviceId, JobId, Problem, UnixMs, subject};
+use bus_schemas::{AttemptId, Code, DeviceId, JobId, Problem, UnixMs, subject};
 
-use crate::job::{Job, Phase};
+use crate::bidding::Candidates;
+use crate::job::{Attempt, Job, Phase};
 use crate::measure;
+use crate::next_step::counts;
 use crate::world::World;
 
 /// What a sweep found about one job.
@@ -17,9 +19,25 @@ use crate::world::World;
 pub enum Due {
     GaveUpWaiting,
     LookAgain,
+    /// No answer to its assignment, although that is over by now.
+    NoAnswer,
     TimedOut,
     NoStart,
+    /// It waits in a device's queue for longer than its member allows.
+    GaveUpQueued,
     CancelAgain,
+    /// Its device does not stop it.
+    CancelIgnored,
+}
+
+/// A device that takes an assignment does so within this.
+pub fn assignment_lasts(timings: &Timings) -> Duration {
+    timings.silence + timings.look_first
+}
+
+/// Whether an attempt that its device has not begun is so late that another device should have it: by its whole timeout.
+pub fn is_late(attempt: &Attempt, timeout_ms: u64, timings: &Timings, now: Instant) -> bool {
+    attempt.start_by + Duration::from_millis(timeout_ms) + timings.heartbeat < now
 }
 
 /// What is due for one job by now (`at`: hub time).
@@ -34,23 +52,26 @@ pub fn due(job: &Job, timings: &Timings, at: UnixMs, now: Instant) -> Option<Due
             // The device ends it by itself and says so; this is for one that does not.
             let grace = timings.heartbeat;
             let timeout = Duration::from_millis(job.timeout_ms) + grace;
+            if attempt.cancel_since.is_some_and(|since| now.duration_since(since) > timings.silence) {
+                return Some(Due::CancelIgnored);
+            }
             if let Some(sent) = attempt.cancel_sent {
                 return (now.duration_since(sent) > grace).then_some(Due::CancelAgain);
             }
             match attempt.started {
                 Some((_, since)) if now.duration_since(since) > timeout => Some(Due::TimedOut),
-                None if attempt.start_by + timeout < now => Some(Due::TimedOut),
-                None if attempt.start_by < now && attempt.absent == 0 => Some(Due::NoStart),
+                None if attempt.start_by < now && job.gives_up_at <= at => Some(Due::GaveUpQueued),
+                None if attempt.ask_at < now && attempt.absent == 0 => Some(Due::NoStart),
                 Some(_) | None => None,
             }
         }
-        Phase::Looking
-        | Phase::Ready { .. }
-        | Phase::Bidding { .. }
-        | Phase::Assigning
-        | Phase::BackOff { .. }
-        | Phase::Waiting { .. }
-        | Phase::Closing => None,
+        Phase::Assigning => {
+            let sent = job.current()?.at;
+            (now.duration_since(sent) > assignment_lasts(timings) + timings.heartbeat).then_some(Due::NoAnswer)
+        }
+        Phase::Looking | Phase::Ready { .. } | Phase::Bidding { .. } | Phase::BackOff { .. } | Phase::Waiting { .. } | Phase::Closing => {
+            None
+        }
     }
 }
 
@@ -70,6 +91,7 @@ impl World {
         }
         self.sweep_looks(now);
         self.drop_late_auctions(now);
+        self.sweep_backlog(now);
         self.parking.forget_old(now);
     }
 
@@ -108,21 +130,65 @@ impl World {
             Due::LookAgain => self.make_ready(id),
             Due::CancelAgain => self.cancel_running(&id, now),
             Due::TimedOut => {
+                let Some((device, attempt)) = self.current(&id) else { return };
                 let Some(job) = self.jobs.get(&id) else { return };
-                let Some((device, attempt)) = job.current().map(|attempt| (attempt.device, attempt.id)) else { return };
                 let message = format!("no result within {} ms", job.timeout_ms);
                 self.cancel_attempts(device, vec![attempt]);
                 self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
             }
-            Due::NoStart => {
-                // No word of a start: ask. A device that does not know the job has lost it, and its heartbeats will say so.
-                let silence = self.config.timings.silence;
-                let Some(attempt) = self.jobs.get_mut(&id).and_then(|job| job.current_mut()) else { return };
-                attempt.start_by += silence;
-                let device = attempt.device;
-                self.adopt(device, vec![id], None);
+            Due::NoAnswer => self.no_answer(&id, now),
+            Due::NoStart => self.no_start(id, now),
+            Due::GaveUpQueued => {
+                let Some((device, attempt)) = self.current(&id) else { return };
+                self.cancel_attempts(device, vec![attempt]);
+                let name = self.fleet.name(&device);
+                let problem = Problem::new(Code::NothingFits, format!("it waited on {name}, and no device began with it in time"));
+                self.close_failed(id, &problem, VoidReason::NotPlaced);
+            }
+            Due::CancelIgnored => {
+                let message = format!("the device did not stop it within {} s", self.config.timings.silence.as_secs());
+                self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
             }
         }
+    }
+
+    fn current(&self, id: &JobId) -> Option<(DeviceId, AttemptId)> {
+        self.jobs.get(id)?.current().map(|attempt| (attempt.device, attempt.id))
+    }
+
+    /// A device that is there, and did not answer to an assignment as long as it lasted: it has the job if it says so, and cannot take it any
+    /// more if not. One that is not heard of is waited for like any.
+    fn no_answer(&mut self, id: &JobId, now: Instant) {
+        let Some((device, _)) = self.current(id) else { return };
+        let lately = 2 * self.config.timings.heartbeat;
+        let Some(found) = self.fleet.get(&device).filter(|found| found.heard_at().is_some_and(|at| now.duration_since(at) < lately)) else {
+            return;
+        };
+        if found.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.jobs.contains(id) || heartbeat.unsettled.contains(id)) {
+            return self.accepted(id, now);
+        }
+        let message = format!("the device did not answer to the assignment within {} s", assignment_lasts(&self.config.timings).as_secs());
+        self.attempt_ended(id, Failure { class: FailureClass::DeviceDisconnect, message, retryable: true }, now);
+    }
+
+    /// No word of a start: ask. A device that does not know the job has lost it, and its heartbeats will say so. One that has it, but is late
+    /// by the job's whole timeout, loses it where another one has room; not as the last attempt, for waiting is no failure of the job.
+    fn no_start(&mut self, id: JobId, now: Instant) {
+        let timings = self.config.timings;
+        let Some(job) = self.jobs.get(&id) else { return };
+        let Some(attempt) = job.current() else { return };
+        let (device, attempt, late) = (attempt.device, attempt.id, is_late(attempt, job.timeout_ms, &timings, now));
+        let tried = job.ended.iter().filter(|ended| counts(ended.failure.class)).count();
+        let elsewhere = |found: Candidates<'_>| found.with_room.iter().any(|(view, _)| view.id != device && !job.avoid.contains(&view.id));
+        if late && tried + 1 < ATTEMPTS_MAX as usize && self.candidates(&job.needs, &job.avoid, now).is_ok_and(elsewhere) {
+            let message = format!("the device had not begun with it {} ms after it was to", job.timeout_ms);
+            self.cancel_attempts(device, vec![attempt]);
+            return self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
+        }
+        if let Some(attempt) = self.jobs.get_mut(&id).and_then(|job| job.current_mut()) {
+            attempt.ask_at = now + timings.silence;
+        }
+        self.adopt(device, vec![id], None);
     }
 
     /// Jobs that wait, that are in an auction or being assigned, and that a device has.

@@ -14,6 +14,7 @@ use crate::job::{Job, Lease};
 use crate::measure;
 use crate::next_step::{Arrival, must_look};
 use crate::parked::Seen;
+use crate::ready::group_name;
 use crate::world::{Done, World};
 
 impl World {
@@ -21,13 +22,22 @@ impl World {
     pub fn take(&mut self, deliveries: Vec<Delivery>, now: Instant) {
         self.woke(now);
         self.listening(now);
+        let mut good = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            match self.came(&delivery, now) {
+                Some(came) => good.push((delivery, came)),
+                None if self.in_doubt => self.doubtful.push(delivery),
+                None => tracing::warn!(seq = delivery.stream_seq, "a delivery that may be an old one is let lie"),
+            }
+        }
+        self.take_that_came(good, now);
+    }
+
+    /// Takes deliveries, each with when its lease counts from.
+    pub fn take_that_came(&mut self, deliveries: Vec<(Delivery, Instant)>, now: Instant) {
         let mut look = Vec::new();
         let mut hopeless = BTreeMap::new();
-        for delivery in deliveries {
-            let Some(came) = self.came(&delivery, now) else {
-                tracing::warn!(seq = delivery.stream_seq, "a delivery that may be an old one is let lie");
-                continue;
-            };
+        for (delivery, came) in deliveries {
             let seen = self.seen_before(&delivery, &mut hopeless, now);
             if seen == Seen::PutOff {
                 continue;
@@ -108,6 +118,16 @@ impl World {
             self.close_cancelled(id);
         } else if !self.has_begun(&id, now) {
             self.make_ready(id);
+            self.give_way(&id, now);
+        }
+    }
+
+    /// A job that has just come waits elsewhere, or another of its kind does, where enough of them wait here.
+    fn give_way(&mut self, id: &JobId, now: Instant) {
+        if self.paces.values().any(|pace| pace.limit.is_some())
+            && let Some(group) = self.jobs.get(id).map(|job| group_name(&job.needs, &job.avoid))
+        {
+            self.put_off_if_backed_up(&group, now);
         }
     }
 

@@ -160,10 +160,8 @@ impl World {
             let assigned = Assigned { attempt, number, device, assigned_at, decision };
             let record = job.record(self.net, at, HistoryEvent::Assigned(Box::new(assigned)));
             self.record(record, now);
-            // Of what has parts, whoever takes the job next should know whose they are.
-            if self.jobs.get(&id).is_some_and(|job| job.units > 1) {
-                self.store_back(&id);
-            }
+            // Should this scheduler die, the next one knows whose it is: it asks that device, lists the attempt, and finds its parts.
+            self.store_back(&id);
             crash::at("after_lasting");
         }
     }

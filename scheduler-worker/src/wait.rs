@@ -11,7 +11,7 @@ use crate::world::World;
 
 /// More waiting jobs than this share of what may be in hand are given back with a delay: one kind that nobody serves must not
 /// stop the others.
-const WAITING_SHARE: usize = 2;
+const WAITING_SHARE: usize = 4;
 
 /// Where no auction led to something.
 pub fn no_decision(at: UnixMs) -> Decision {
@@ -43,7 +43,7 @@ impl World {
         }
         crash::at("after_wait");
         if self.waiting.len() > self.config.jobs_max / WAITING_SHARE {
-            self.park(&id, now);
+            self.park(&id, pause, now);
         }
     }
 

@@ -17,7 +17,6 @@ use bytes::Bytes;
 use crate::crash;
 use crate::job::{Attempt, Evidence, Job, Phase};
 use crate::measure;
-use crate::next_step::Retry;
 use crate::settle::Carried;
 use crate::stored::Completed;
 use crate::tell::result_json;
@@ -228,26 +227,13 @@ impl World {
         let at = self.hub_ms();
         let actor = self.actor();
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let (class, message) = (failure.class, failure.message.clone());
+        let is_silent = failure.class == FailureClass::DeviceDisconnect;
         let Some(ended) = job.end_current(failure, self.net, at, actor) else { return };
-        tracing::info!(job = ?id, attempt = ended.number, device = %ended.device, class = class.name(), message, "an attempt ended");
-        self.record(ended.record, now);
-        crash::at("after_attempt_ended");
-        self.off_device(id);
-        if class == FailureClass::DeviceDisconnect {
+        if is_silent {
             // Its last words may have been said while this scheduler was cut off.
             self.seek_parts(*id, ended.device, ended.attempt, ended.assigned_at);
         }
-        let ms = if let Retry::After { ms } = ended.next { ms } else { 0 };
-        self.count(id, now + Duration::from_millis(ms), closed.map(|closed| (ended.device, closed)));
-        if self.jobs.get(id).is_some_and(|job| job.cancelled) {
-            self.close_cancelled(*id);
-            return;
-        }
-        match ended.next {
-            Retry::GiveUp(problem) => self.close_failed(*id, &problem, bus_schemas::ledger::VoidReason::Failed),
-            Retry::After { ms } => self.back_off_uncounted(id, ms, now),
-        }
+        self.after_end(id, ended, closed, now);
     }
 
     /// A message on `mesh.v1.dev.<d>.evt.<kind>`: everybody's, so most are for jobs that are not in hand here.

@@ -56,6 +56,7 @@ pub enum Done {
     Parts(crate::parts::Parts),
     Counted(crate::count::Counted),
     Refreshed(crate::run::Refreshed),
+    Others(crate::awake::Others),
     /// Something was sent or stored that nobody waits for.
     Sent,
 }
@@ -131,6 +132,8 @@ pub struct World {
     pub lasting: VecDeque<(Instant, JobId, AttemptId)>,
     pub waiting: BTreeSet<JobId>,
     pub parking: Parking,
+    /// How fast each group of ready jobs is.
+    pub paces: crate::backlog::Paces,
     pub out: Vec<Out>,
     pub done: mpsc::UnboundedSender<Done>,
     /// Set while something waits for the tick.
@@ -139,6 +142,9 @@ pub struct World {
     pub awake_at: Instant,
     /// How lately deliveries of each class were taken as they came.
     pub ears: [Ear; 3],
+    /// It is asked who else may have what was delivered while this process stood still, and those deliveries.
+    pub in_doubt: bool,
+    pub doubtful: Vec<bus::pull::Delivery>,
     pub sweep_at: Instant,
     /// A device falls silent before the next sweep.
     pub silent_at: Option<Instant>,
@@ -177,11 +183,14 @@ impl World {
             lasting: VecDeque::new(),
             waiting: BTreeSet::new(),
             parking: Parking::default(),
+            paces: crate::backlog::Paces::new(),
             out: Vec::new(),
             done,
             tick_at: None,
             awake_at: now,
             ears: [Ear::new(now); 3],
+            in_doubt: false,
+            doubtful: Vec::new(),
             sweep_at: now,
             silent_at: None,
             beat_at: now,
@@ -334,6 +343,7 @@ impl World {
             Done::Kept(seen) => self.checkpoint_seen(*seen, now),
             Done::Parts(parts) => self.parts_found(parts),
             Done::Counted(counted) => self.counted(counted, now),
+            Done::Others(others) => self.others_known(others, now),
             Done::Refreshed(refreshed) => self.refreshed(refreshed, now),
             Done::Sent => (),
         }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bus_schemas::history::{HistoryEvent, HistoryRecord};
+use bus_schemas::event::{Event, EventKind};
+use bus_schemas::history::{Back, HistoryEvent, HistoryRecord};
 use bus_schemas::job::{AdmittedJob, JobState};
 use bus_schemas::ledger::{Fact, HoldState, What};
 use bus_schemas::receipt::{Outcome, Receipt};
@@ -14,6 +15,7 @@ use gateway::history::{self, Jobs};
 use crate::cast::Cast;
 use crate::device::receipts_of;
 use crate::ledger::ending;
+use crate::message::Ms;
 
 /// All that came to pass.
 pub struct Truth {
@@ -24,6 +26,13 @@ pub struct Truth {
     ends: BTreeMap<JobId, JobState>,
     named: BTreeSet<JobId>,
     assignments: BTreeMap<AttemptId, (JobId, DeviceId)>,
+    /// The attempts of each job in the order in which they were assigned, and those that HISTORY lists as ended.
+    attempts: BTreeMap<JobId, Vec<AttemptId>>,
+    listed: BTreeSet<AttemptId>,
+    /// Attempts that stood in BACK: whoever takes their job next knows of them.
+    in_back: BTreeSet<AttemptId>,
+    /// When an attempt told how far it is.
+    told: BTreeMap<AttemptId, Vec<(Ms, u32)>>,
     receipts: BTreeMap<Cid, Receipt>,
     settled: BTreeSet<JobId>,
     /// How often a device began with a job, and how often it failed at one.
@@ -42,6 +51,10 @@ impl Truth {
             ends: BTreeMap::new(),
             named: BTreeSet::new(),
             assignments: BTreeMap::new(),
+            attempts: BTreeMap::new(),
+            listed: BTreeSet::new(),
+            in_back: BTreeSet::new(),
+            told: BTreeMap::new(),
             receipts: BTreeMap::new(),
             settled: BTreeSet::new(),
             runs: BTreeMap::new(),
@@ -57,9 +70,37 @@ impl Truth {
 
     /// An assignment was sent.
     pub fn assigned(&mut self, attempt: AttemptId, job: JobId, device: DeviceId) {
-        if self.assignments.insert(attempt, (job, device)).is_some_and(|known| known != (job, device)) {
+        let known = self.assignments.insert(attempt, (job, device));
+        if known.is_some_and(|known| known != (job, device)) {
             self.says(format!("{attempt:?} is the attempt of two jobs"));
         }
+        if known.is_none() {
+            self.attempts.entry(job).or_default().push(attempt);
+        }
+    }
+
+    pub fn back_stored(&mut self, back: &Back) {
+        self.in_back.extend(back.attempt);
+    }
+
+    pub fn event_stored(&mut self, now: Ms, event: &Event) {
+        if let EventKind::Checkpoint(checkpoint) = &event.what {
+            self.told.entry(event.attempt).or_default().push((now, checkpoint.units));
+        }
+    }
+
+    /// How far attempts that whoever holds the job must know of have told to be, a second ago or before.
+    pub fn told_before(&self, job: &JobId, now: Ms) -> u32 {
+        let known = self.attempts.get(job).into_iter().flatten().filter(|attempt| self.in_back.contains(attempt));
+        let told = known.filter_map(|attempt| self.told.get(attempt)).flatten();
+        told.filter(|(at, _)| at + 1_000 <= now).map(|(_, units)| *units).max().unwrap_or(0)
+    }
+
+    /// Attempts that stood in BACK, had a successor, and are not listed as ended.
+    pub fn not_listed(&self, job: &JobId) -> Vec<AttemptId> {
+        let all = self.attempts.get(job).map_or(&[][..], Vec::as_slice);
+        let followed = all.split_last().map_or(&[][..], |(_, before)| before);
+        followed.iter().filter(|attempt| self.in_back.contains(attempt) && !self.listed.contains(attempt)).copied().collect()
     }
 
     pub fn receipts_stored(&mut self, bytes: &Bytes) {
@@ -147,6 +188,13 @@ impl Truth {
     pub fn history_stored(&mut self, seq: u64, record: &HistoryRecord) {
         let (job, member) = (record.job, record.member);
         self.named.insert(job);
+        if let HistoryEvent::AttemptEnded(ended) = &record.what {
+            self.listed.insert(ended.attempt);
+            let assigned = self.attempts.get(&job).map_or(0, Vec::len);
+            if ended.number as usize > assigned {
+                self.says(format!("{job:?} has attempt {}, and was assigned {assigned} times", ended.number));
+            }
+        }
         if let HistoryEvent::Ended(end) = &record.what {
             if let Some(before) = self.ends.insert(job, end.state)
                 && before != end.state

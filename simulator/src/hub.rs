@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bus_schemas::event::Event;
 use bus_schemas::history::{Back, HistoryRecord};
 use bus_schemas::job::AdmittedJob;
 use bus_schemas::{DeviceId, JobId, MemberId, UnixMs};
@@ -94,6 +95,7 @@ pub enum Stored {
     History(Box<HistoryRecord>),
     Cancel(JobId, MemberId),
     Back(Box<Back>),
+    Event(Event),
     Receipts(Bytes),
     Other,
 }
@@ -111,7 +113,8 @@ pub struct Hub {
     pub ledger: Vec<(Bytes, Ms)>,
     pub lease: Lease,
     pub history: Vec<HistoryRecord>,
-    events: u64,
+    /// What devices told of their attempts.
+    pub events: Vec<Event>,
 }
 
 impl Hub {
@@ -133,9 +136,9 @@ impl Hub {
                 }
                 (self.jobs.store(job.clone(), at, now), Stored::Job(job))
             }
-            Store::Event(_) => {
-                self.events += 1;
-                (self.events, Stored::Other)
+            Store::Event(event) => {
+                self.events.push(event.clone());
+                (self.events.len() as u64, Stored::Event(event))
             }
             Store::Receipts { device, bytes, .. } => {
                 self.receipts.push((device, bytes.clone(), at));

@@ -150,6 +150,8 @@ pub enum Msg {
     Ready,
     LookRead(JobId),
     RequestTimeout(u64),
+    Lasts { job: JobId, attempt: AttemptId },
+    Parts { job: JobId, device: DeviceId, attempt: AttemptId },
     BlobSeen { job: JobId, attempt: AttemptId, checkpoint: bus_schemas::event::Checkpoint },
     Engine { attempt: AttemptId, units: u32 },
     KeptInWork(AttemptId),

@@ -47,6 +47,14 @@ mutations! {
     OldCheckpoint = "old-checkpoint",
     /// A receipt of a failure is told as a result.
     FailureIsResult = "failure-is-result",
+    /// The end of an attempt is not written to BACK.
+    UncountedEnds = "uncounted-ends",
+    /// An attempt that its holder left is not listed when its device is gone, too.
+    ForgetLeft = "forget-left",
+    /// The number of an attempt follows the deliveries of its job.
+    NumberByDelivery = "number-by-delivery",
+    /// Nobody looks for parts in EVENTS.
+    IgnoreEvents = "ignore-events",
     /// The writer of the books appends wherever the stream ends.
     NoExpectedSequence = "no-expected-sequence",
     /// The writer pays again for a receipt that is paid.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use bus_schemas::assignment::Assignment;
 use bus_schemas::ledger::Policy;
 use bus_schemas::{AttemptId, Cid, JobId, MilliMana, Verifier};
 use fastrand::Rng;
@@ -410,7 +411,7 @@ impl Sim {
                 bus_schemas::limits::BODY_BYTES_MAX,
             )
         {
-            self.truth.assigned(AttemptId(Cid::of(&assignment.b)), assignment_body.job, assignment_body.device);
+            self.assigned(AttemptId(Cid::of(&assignment.b)), &assignment_body);
         }
         let now = self.now;
         let out = self.processes.get(&from).is_none_or(|process| process.cut_out <= now);
@@ -445,6 +446,18 @@ impl Sim {
             self.schedule(now + again, Event::Deliver { to, generation, msg: msg.clone() });
         }
         self.schedule(now + delay, Event::Deliver { to, generation, msg });
+    }
+
+    fn assigned(&mut self, attempt: AttemptId, assignment: &Assignment) {
+        self.truth.assigned(attempt, assignment.job, assignment.device);
+        let from = assignment.resume.map_or(0, |resume| resume.units);
+        // Where messages get lost, so does what devices tell.
+        if self.plan.profile == Profile::Crashes && EPOCH + self.now == assignment.assigned_at {
+            let told = self.truth.told_before(&assignment.job, self.now);
+            if from < told {
+                self.truth.wrong.push(format!("{:?} goes on behind {from} texts, {told} were told to be done", assignment.job));
+            }
+        }
     }
 
     fn at_hub(&mut self, verifier: &mut Verifier, msg: Msg) {
@@ -510,7 +523,9 @@ impl Sim {
                 self.truth.history_stored(seq, &record);
             }
             Stored::Receipts(bytes) => self.truth.receipts_stored(&bytes),
-            Stored::Submit(_) | Stored::Cancel(..) | Stored::Back(_) | Stored::Other => {}
+            Stored::Back(back) => self.truth.back_stored(&back),
+            Stored::Event(event) => self.truth.event_stored(self.now, &event),
+            Stored::Submit(_) | Stored::Cancel(..) | Stored::Other => {}
         }
     }
 

@@ -47,6 +47,8 @@ pub fn name(msg: &Msg) -> &'static str {
         Msg::LookRead(_) => "look",
         Msg::RequestTimeout(_) => "request timeout",
         Msg::BlobSeen { .. } => "blob seen",
+        Msg::Lasts { .. } => "lasts",
+        Msg::Parts { .. } => "parts",
         Msg::Engine { .. } => "engine",
         Msg::KeptInWork(_) => "kept in work",
         Msg::Forward => "forward",

@@ -134,14 +134,61 @@ fn a_mass_silence_is_waited_out() {
         assert_eq!(world.sweep(at), 0, "{at}");
     }
     assert_eq!(world.sweep(80), 4, "after a minute they are gone");
+}
 
-    let mut few = self::world(4);
+#[test]
+fn of_a_few_devices_some_may_fail_together_but_not_all() {
+    let mut few = world(4);
     for n in 1..=4 {
         few.beat(n, 0, true).unwrap();
     }
-    few.sweep(9);
-    few.sweep(18);
-    assert_eq!(few.sweep(25), 4, "four devices may fail together");
+    for at in [9, 18, 25] {
+        few.beat(4, at, true).unwrap();
+        assert_eq!(few.sweep(at), if at == 25 { 3 } else { 0 }, "one is left that can go on with what they had");
+    }
+    for devices in 2..=4 {
+        let mut all = world(devices);
+        (1..=devices).for_each(|n| assert!(all.beat(n, 0, true).is_ok()));
+        assert_eq!((all.sweep(9), all.sweep(18), all.sweep(25)), (0, 0, 0), "nobody is left");
+        let said = all.fleet.mass_silence().unwrap().said();
+        assert!(said.starts_with(&format!("{devices} of {devices} devices fell silent at once")), "{said}");
+        assert_eq!((all.sweep(33), all.sweep(42), all.sweep(51), all.sweep(60), all.sweep(69), all.sweep(78)), (0, 0, 0, 0, 0, 0));
+        assert_eq!(all.sweep(86), usize::from(devices), "after a minute they are gone");
+    }
+    let mut one = world(1);
+    one.beat(1, 0, true).unwrap();
+    assert_eq!((one.sweep(9), one.sweep(18), one.sweep(21)), (0, 0, 1), "a lone device is gone");
+}
+
+#[test]
+fn devices_that_a_new_scheduler_has_not_heard_of_yet_count() {
+    let mut world = world(6);
+    for n in 1..=6 {
+        world.beat(n, 0, false).unwrap();
+    }
+    world.beat(6, 1, true).unwrap();
+    world.beat(6, 6, true).unwrap();
+    assert_eq!((world.sweep(9), world.fleet.is_settled()), (0, false));
+    world.beat(6, 11, true).unwrap();
+    assert_eq!((world.sweep(11), world.fleet.is_settled()), (0, false), "five of six are silent");
+    assert!(world.fleet.mass_silence().unwrap().said().starts_with("5 of 6 devices fell silent at once"));
+    for n in 1..=4 {
+        world.beat(n, 20, true).unwrap();
+    }
+    world.beat(6, 20, true).unwrap();
+    assert_eq!((world.sweep(20), world.fleet.mass_silence(), world.fleet.is_settled()), (0, None, false));
+    (1..=4).chain([6]).for_each(|n| assert!(world.beat(n, 29, true).is_ok()));
+    assert_eq!((world.sweep(29), world.sweep(31), world.fleet.is_settled()), (0, 1, true), "half a silence to follow");
+}
+
+#[test]
+fn one_of_many_that_a_new_scheduler_does_not_hear_of_is_gone_after_half_a_silence() {
+    let mut world = world(2);
+    world.beat(1, 0, false).unwrap();
+    world.beat(2, 0, false).unwrap();
+    world.beat(1, 5, true).unwrap();
+    assert_eq!((world.sweep(9), world.fleet.is_settled()), (0, false));
+    assert_eq!((world.sweep(10), world.fleet.is_settled()), (1, true));
 }
 
 #[test]

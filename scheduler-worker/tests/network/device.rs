@@ -42,6 +42,10 @@ pub enum OnAssign {
     Decline(Decline),
     /// Takes it and keeps it until told.
     Keep,
+    /// The same, and does not begin with it.
+    Queue,
+    /// Hears it and says nothing.
+    Ignore,
 }
 impl Script {
     pub fn echo() -> Self {
@@ -71,6 +75,8 @@ struct State {
     cancelled: Vec<AttemptId>,
     offers: usize,
     bids_messages: usize,
+    /// Assignments that it did not answer to.
+    unanswered: usize,
     /// Its way to the hub is cut: it hears nothing and is not heard.
     muted: bool,
     /// Does not stop what it is told to stop.
@@ -105,6 +111,7 @@ impl Device {
             cancelled: vec![],
             offers: 0,
             bids_messages: 0,
+            unanswered: 0,
             muted: false,
             deaf_to_cancels: false,
         }));
@@ -133,6 +140,9 @@ impl Device {
     /// Cuts its way to the hub, or mends it.
     pub fn mute(&self, muted: bool) {
         self.state.lock().unwrap().muted = muted;
+    }
+    pub fn unanswered(&self) -> usize {
+        self.state.lock().unwrap().unanswered
     }
     pub fn ignore_cancels(&self) {
         self.state.lock().unwrap().deaf_to_cancels = true;
@@ -274,6 +284,9 @@ impl Hands {
         let reply = message.reply.clone().expect("a control message has a reply");
         if message.subject.ends_with(".assign") {
             let request: AssignRequest = bus_schemas::strict::decode(Form::Msgpack, &message.payload, 400_000).unwrap();
+            if self.state.lock().unwrap().script.on_assign == OnAssign::Ignore {
+                return self.state.lock().unwrap().unanswered += 1;
+            }
             let (answers, ended) = self.assign(&request, verifier);
             self.bus.client.publish(reply, encode(&AssignReply { answers }).into()).await.unwrap();
             self.send(&ended).await;
@@ -284,11 +297,16 @@ impl Hands {
         let mut send = vec![];
         {
             let mut state = self.state.lock().unwrap();
+            let queues = state.script.on_assign == OnAssign::Queue;
             match control.verb {
                 Verb::Adopt { jobs } => {
                     for (attempt, kept) in state.kept.iter_mut().filter(|(_, kept)| jobs.contains(&kept.assignment.job)) {
                         kept.to = control.s.clone();
-                        let held = if kept.receipt.is_some() { HeldState::Done } else { HeldState::Running };
+                        let held = match (&kept.receipt, queues) {
+                            (Some(_), _) => HeldState::Done,
+                            (None, true) => HeldState::Waiting,
+                            (None, false) => HeldState::Running,
+                        };
                         have.push(Held { job: kept.assignment.job, assignment: kept.proof.clone(), state: held });
                         send.push(*attempt);
                     }
@@ -339,7 +357,9 @@ impl Hands {
                 OnAssign::Echo => Some(completed(&text)),
                 OnAssign::Fail(failure) => Some(Outcome::Failed(failure.clone())),
                 OnAssign::Claim(blob) => Some(Outcome::Completed(blob.clone())),
-                OnAssign::Keep => None,
+                OnAssign::Keep | OnAssign::Queue => None,
+                // Above.
+                OnAssign::Ignore => continue,
             };
             let receipt = outcome.map(|outcome| receipt(&assignment, attempt, outcome));
             if receipt.is_some() {

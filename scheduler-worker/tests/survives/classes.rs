@@ -1,7 +1,5 @@
 //! Each way an attempt can fail has its rule: what it counts, how long the job backs off, and who is left out.
 
-use std::time::Duration;
-
 use bus_schemas::event::EventKind;
 use bus_schemas::history::AttemptEnded;
 use bus_schemas::job::{Class, JobState};
@@ -167,7 +165,10 @@ async fn a_cancelled_attempt_that_was_finished_all_the_same() {
     // Whatever it says later of the same attempt changes nothing.
     device.claims(job, attempt, Outcome::Cancelled, "").await;
     network.cancel(job).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until("the device to be told", async || {
+        device.closed().iter().any(|closed| closed.attempt == attempt && closed.not_paid.is_some()).then_some(())
+    })
+    .await;
     assert_eq!(network.books.closed(), (1, 0));
     assert_eq!(crate::ends(&network, job).await, [JobState::Completed]);
 }

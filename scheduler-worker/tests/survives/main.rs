@@ -5,14 +5,17 @@
 #[path = "../network/mod.rs"]
 mod network;
 
+mod bounds;
 mod classes;
 mod crash_points;
 mod fleet;
 mod frozen;
+mod left;
 mod many;
 mod paid;
 mod parts;
 mod recovery;
+mod slow;
 mod tries;
 
 use bus_schemas::JobId;

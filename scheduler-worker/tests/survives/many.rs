@@ -12,7 +12,7 @@ use crate::network::{HUNG, Network, next, result_text, setting, timings, until};
 const NOBODY: &str = r#"{"kind":"embed","text":"x"}"#;
 
 /// From admission to the told result, sorted.
-async fn latencies(network: &Network, results: &mut bus::async_nats::Subscriber, prefix: &str) -> Vec<Duration> {
+pub async fn latencies(network: &Network, results: &mut bus::async_nats::Subscriber, prefix: &str) -> Vec<Duration> {
     let mut all = Vec::new();
     for n in 0..21 {
         let start = Instant::now();

@@ -5,7 +5,7 @@ use bus_schemas::job::JobState;
 use bus_schemas::receipt::{Outcome, Receipt};
 use bus_schemas::{Code, JobId, ReceiptId, Verifier};
 
-use crate::network::device::{OnAssign, Script, completed, echo_result};
+use crate::network::device::{Device, OnAssign, Script, completed, echo_result};
 use crate::network::{Network, until};
 use crate::{ECHO, TEN_TEXTS, ends};
 
@@ -23,13 +23,19 @@ async fn end(network: &Network, job: JobId, state: JobState) -> (Ended, Receipt)
     (end, receipt.into_body())
 }
 
-#[tokio::test]
-async fn its_device_forgot_the_receipt_and_its_member_cancelled_too_late() {
+/// A job that was paid, and a scheduler that died before it could say so.
+async fn paid_and_not_told() -> (Network, Device, JobId) {
     let network = Network::start().await;
     let device = network.device(1, Script::echo()).await;
     let mut dying = network.crashing_scheduler("after_settle");
     let job = network.admit_one("a", ECHO).await;
     assert!(!dying.ended().await.success());
+    (network, device, job)
+}
+
+#[tokio::test]
+async fn its_device_forgot_the_receipt_and_its_member_cancelled_too_late() {
+    let (network, device, job) = paid_and_not_told().await;
     // Another scheduler had told it that all is well: it has nothing any more.
     device.die();
     let device = network.device(1, Script::echo()).await;
@@ -42,11 +48,7 @@ async fn its_device_forgot_the_receipt_and_its_member_cancelled_too_late() {
 
 #[tokio::test]
 async fn its_device_is_gone() {
-    let network = Network::start().await;
-    let device = network.device(1, Script::echo()).await;
-    let mut dying = network.crashing_scheduler("after_settle");
-    let job = network.admit_one("a", ECHO).await;
-    assert!(!dying.ended().await.success());
+    let (network, device, job) = paid_and_not_told().await;
     device.die();
     let _healer = network.scheduler();
     let (end, _) = end(&network, job, JobState::Completed).await;
@@ -55,11 +57,7 @@ async fn its_device_is_gone() {
 
 #[tokio::test]
 async fn its_device_has_all_of_it() {
-    let network = Network::start().await;
-    let device = network.device(1, Script::echo()).await;
-    let mut dying = network.crashing_scheduler("after_settle");
-    let job = network.admit_one("a", ECHO).await;
-    assert!(!dying.ended().await.success());
+    let (network, device, job) = paid_and_not_told().await;
     let _healer = network.scheduler();
     let (end, _) = end(&network, job, JobState::Completed).await;
     assert!(end.done.unwrap().assignment_proof.is_some());

@@ -12,14 +12,16 @@ use bus_schemas::{AttemptId, Cid, DeviceId, JobId, UnixMs};
 use scheduler_worker::auction::{Bidding, Candidate, Nobody, Weights, Window, choose_whom_to_ask, decide};
 use scheduler_worker::bidding::FULL_FOR;
 use scheduler_worker::job::{Attempt, Evidence, Phase};
-use scheduler_worker::next_step::next_number;
 
-use super::{REQUEST, Request, Scheduler};
+use super::{BACK_WITHIN, InHand, REQUEST, Request, Scheduler, Stored};
 use crate::cx::Cx;
-use crate::message::{Ms, Msg, Who};
+use crate::message::{Ms, Msg, Store, Who};
+use crate::mutation::Mutation;
 
 const WINDOW: Ms = 250;
 const UNANSWERED_MAX: u32 = 3;
+/// An attempt that lasts so long is written to BACK.
+const LASTS: Ms = 550;
 
 /// One device of an open auction.
 struct Asked {
@@ -182,7 +184,10 @@ impl Scheduler {
         let tier = self.fleet.get(&device).map_or(0, |found| found.record.tier);
         let Some(one) = self.jobs.get_mut(&id) else { return };
         let job = &mut one.job;
-        job.last_number = next_number(job.last_number, job.lease.delivered);
+        job.last_number += 1;
+        if cx.is_broken(Mutation::NumberByDelivery) {
+            job.last_number = job.last_number.max(u32::try_from(job.lease.delivered).unwrap_or(u32::MAX));
+        }
         let assignment = Assignment {
             net: cx.cast.net,
             job: id,
@@ -252,9 +257,20 @@ impl Scheduler {
         one.job.phase = Phase::Running;
         if let Some(attempt) = one.job.current_mut() {
             attempt.accepted = Some(now);
+            let attempt = attempt.id;
+            cx.after(LASTS, Msg::Lasts { job: *id, attempt });
         }
         if one.job.cancelled {
             self.cancel_running(cx, id);
+        }
+    }
+
+    /// Should this scheduler die, the next one knows whose the attempt is.
+    pub(super) fn lasts(&mut self, cx: &mut Cx<'_>, id: JobId, attempt: AttemptId) {
+        let running = |one: &&InHand| one.job.phase == Phase::Running && one.job.current == Some(attempt);
+        if let Some(one) = self.jobs.get(&id).filter(running) {
+            let back = one.job.back_on_the_way(cx.cast.net, cx.hub_ms());
+            self.stores.store(cx, Store::Back(Box::new(back)), cx.now + BACK_WITHIN, Stored::Back);
         }
     }
 

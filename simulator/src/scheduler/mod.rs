@@ -55,6 +55,13 @@ pub(super) enum Asked {
 pub(super) enum Stored {
     History(Option<u64>),
     Back,
+    /// BACK with the attempt that has just ended, before its device is told and the job goes on.
+    Counted {
+        job: JobId,
+        ended: usize,
+        ready_at: Instant,
+        closed: Option<(DeviceId, Closed)>,
+    },
     /// BACK before the job is given back.
     GiveBack {
         seq: u64,
@@ -168,6 +175,8 @@ impl Scheduler {
             Msg::RequestTimeout(id) => self.request_timed_out(cx, id),
             Msg::Receipts { device, bytes } => self.hear_receipts(cx, device, &bytes),
             Msg::Event(event) => self.hear_event(cx, event),
+            Msg::Lasts { job, attempt } => self.lasts(cx, job, attempt),
+            Msg::Parts { job, device, attempt } => self.parts_found(cx, job, device, attempt),
             Msg::BlobSeen { job, attempt, checkpoint } => self.checkpoint_seen(cx, job, attempt, checkpoint),
             Msg::Heartbeat { device, bytes } => self.hear_heartbeat(cx, device, &bytes),
             Msg::OwnHeartbeat => self.fleet.bus_works(cx.instant()),
@@ -316,6 +325,7 @@ impl Scheduler {
         match stored {
             Stored::History(Some(ending)) => self.written(cx, ending),
             Stored::History(None) | Stored::Back => {}
+            Stored::Counted { job, ended, ready_at, closed } => self.counted(cx, job, ended, ready_at, closed),
             Stored::GiveBack { seq, delay } => {
                 let from = cx.me;
                 cx.send(Who::Hub, Msg::Ack { from, id: 0, queue: Queue::Jobs, seq, what: Acked::Nak(delay) });

@@ -9,7 +9,7 @@ use bus_schemas::history::Back;
 use bus_schemas::job::{AdmittedJob, JobSpec, JobState};
 use bus_schemas::ledger::{HoldState, LedgerOutcome, Op, RefusalKind, VoidReason};
 use bus_schemas::{AttemptId, Code, DeviceId, JobId, Problem};
-use scheduler_worker::job::{Job, Lease, Phase};
+use scheduler_worker::job::{Job, Lease, Left, Phase};
 use scheduler_worker::next_step::{Arrival, Past, Step, must_look, next_step};
 
 use super::{Asked, InHand, Request, Scheduler};
@@ -166,6 +166,7 @@ impl Scheduler {
             if let Some(one) = self.jobs.get_mut(&held.job) {
                 if let Some(back) = back {
                     one.job.recall(back);
+                    one.job.left = None;
                 }
                 one.job.keep(assignment.resume);
             }
@@ -196,7 +197,6 @@ impl Scheduler {
 
     /// Lets the job go on, once its past is clear.
     pub(super) fn go_on(&mut self, cx: &mut Cx<'_>, id: &JobId) {
-        let now = cx.instant();
         let Some(look) = self.looks.get(id).filter(|look| look.read) else { return };
         let Some(one) = self.jobs.get(id).filter(|one| one.job.phase == Phase::Looking) else {
             self.looks.remove(id);
@@ -204,7 +204,7 @@ impl Scheduler {
         };
         let payee_heard = matches!(&look.hold, Some(HoldState::Settled { device, .. }) if look.heard.contains(device));
         let since = cx.cast.instant(look.since);
-        let silent_ones = usize::from(!self.fleet.is_settled(now));
+        let silent_ones = usize::from(!self.fleet.is_settled());
         let unheard: Vec<DeviceId> =
             self.fleet.live().map(|device| device.record.device).filter(|device| !look.heard.contains(device)).collect();
         let names = |device: &&DeviceId| {
@@ -238,7 +238,12 @@ impl Scheduler {
                     cx.counters.add("jobs that go on by BACK");
                     one.job.recall(back);
                 }
-                if one.job.cancelled { self.close_cancelled(cx, id) } else { self.make_ready(cx, &id) }
+                if let Some(Left { device, attempt, .. }) = one.job.left
+                    && self.seek_parts(cx, id, device, attempt)
+                {
+                    return;
+                }
+                self.go_on_alone(cx, id);
             }
             Step::Finish { device, paid, outcome, .. } => {
                 cx.counters.add("jobs found paid");

@@ -1,6 +1,6 @@
 //! What devices say about the jobs that they have: receipts, events, heartbeats; deadlines; and cancels.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bus_schemas::assignment::{Closed, Verb};
 use bus_schemas::event::{Checkpoint, Event, EventKind};
@@ -10,9 +10,12 @@ use bus_schemas::limits::{ATTEMPTS_MAX, CROSSING_BYTES_MAX, STARTED_AFTER_MS};
 use bus_schemas::receipt::{Failure, FailureClass, Outcome, Receipt, ReceiptMessage, ResultRef};
 use bus_schemas::{AttemptId, Code, DeviceId, Form, JobId, MemberId, Problem, Proof, ReceiptId, Verified, strict};
 use bytes::Bytes;
+use scheduler_worker::attempts::EndedNow;
 use scheduler_worker::checkpoint;
+use scheduler_worker::fleet::Device;
 use scheduler_worker::job::{Evidence, Phase};
-use scheduler_worker::next_step::{Retry, counts};
+use scheduler_worker::next_step::{Retry, after_failure, counts};
+use scheduler_worker::parts::part;
 use scheduler_worker::sweep::Due;
 use scheduler_worker::verdict::{Meaning, meaning, of_stray};
 use scheduler_worker::watch::{Word, word_of};
@@ -75,9 +78,10 @@ impl Scheduler {
             Meaning::Failed(failure) => {
                 let closed = Closed { attempt: receipt.attempt, paid_mmana: None, not_paid: Some(failure.message.clone()) };
                 self.closed.insert(closed.attempt, closed.clone());
-                self.tell_closed(cx, device, closed);
                 if is_current {
-                    self.attempt_ended(cx, &receipt.job, failure);
+                    self.end_current(cx, &receipt.job, failure, Some(closed));
+                } else {
+                    self.tell_closed(cx, device, closed);
                 }
             }
         }
@@ -107,44 +111,119 @@ impl Scheduler {
     }
 
     pub(super) fn attempt_failed(&mut self, cx: &mut Cx<'_>, id: &JobId, class: FailureClass, why: &str) {
-        self.attempt_ended(cx, id, Failure { class, message: why.into(), retryable: true });
+        self.end_current(cx, id, Failure { class, message: why.into(), retryable: true }, None);
     }
 
-    /// The current attempt ended without a result: record it, and let the job go on or fail.
-    fn attempt_ended(&mut self, cx: &mut Cx<'_>, id: &JobId, failure: Failure) {
+    /// The current attempt ended without a result.
+    fn end_current(&mut self, cx: &mut Cx<'_>, id: &JobId, failure: Failure, closed: Option<Closed>) {
         self.fenced(cx, id, "the end of an attempt");
-        let (now, at) = (cx.instant(), cx.hub_ms());
-        let Some(one) = self.jobs.get_mut(id) else { return };
-        let job = &mut one.job;
         let class = failure.class;
-        let Some(ended) = job.end_current(failure, cx.cast.net, at, "scheduler") else { return };
+        let Some(one) = self.jobs.get_mut(id) else { return };
+        let Some(ended) = one.job.end_current(failure, cx.cast.net, cx.hub_ms(), "scheduler") else { return };
         cx.counters.add(match class {
             FailureClass::DeviceDisconnect => "attempts ended, device gone",
             FailureClass::Timeout => "attempts ended, timeout",
             FailureClass::DeviceDeclined => "attempts ended, device declined",
             FailureClass::ExecutionError => "attempts ended, execution error",
         });
+        if class == FailureClass::DeviceDisconnect {
+            self.seek_parts(cx, *id, ended.device, ended.attempt);
+        }
+        self.after_end(cx, id, ended, closed);
+    }
+
+    /// An attempt has ended: recorded, counted, and what follows from it.
+    fn after_end(&mut self, cx: &mut Cx<'_>, id: &JobId, ended: EndedNow, closed: Option<Closed>) {
+        let now = cx.instant();
+        self.record(cx, ended.record, None);
+        self.off_device(id);
         let next = match ended.next {
             Retry::GiveUp(_) if cx.is_broken(Mutation::NoEndOfAttempts) => Retry::After { ms: 250 },
             other => other,
         };
+        let Some(one) = self.jobs.get_mut(id) else { return };
+        let job = &mut one.job;
         let counted = job.ended.iter().filter(|end| counts(end.failure.class)).count();
         if matches!(next, Retry::After { .. }) && counted >= ATTEMPTS_MAX as usize {
             cx.wrong(format!("{id:?} goes on after {counted} attempts that count"));
         }
-        self.record(cx, ended.record, None);
-        self.off_device(id);
-        let Some(one) = self.jobs.get_mut(id) else { return };
-        if one.job.cancelled {
+        let ms = if let Retry::After { ms } = next { ms } else { 0 };
+        let ready_at = now + Duration::from_millis(ms);
+        job.phase = Phase::BackOff { until: ready_at + 2 * Duration::from_millis(BACK_WITHIN) };
+        let told = Stored::Counted { job: *id, ended: job.ended.len(), ready_at, closed: closed.map(|closed| (ended.device, closed)) };
+        let (back, cancelled) = (job.back_on_the_way(cx.cast.net, cx.hub_ms()), job.cancelled);
+        if cx.is_broken(Mutation::UncountedEnds) {
+            self.stored(cx, told);
+        } else {
+            self.stores.store(cx, Store::Back(Box::new(back)), cx.now + BACK_WITHIN, told);
+        }
+        if cancelled {
             return self.close_cancelled(cx, *id);
         }
         match next {
             Retry::GiveUp(problem) => self.close_failed(cx, *id, &problem, VoidReason::Failed),
-            Retry::After { ms: 0 } => self.make_ready(cx, id),
-            Retry::After { ms } => {
-                cx.counters.add("attempts tried again");
-                one.job.phase = Phase::BackOff { until: now + Duration::from_millis(ms) };
-            }
+            Retry::After { .. } => cx.counters.add("attempts tried again"),
+        }
+    }
+
+    /// The end of an attempt is in BACK, or could not be written there in time.
+    pub(super) fn counted(&mut self, cx: &mut Cx<'_>, id: JobId, ended: usize, ready_at: Instant, closed: Option<(DeviceId, Closed)>) {
+        if let Some((device, closed)) = closed {
+            self.tell_closed(cx, device, closed);
+        }
+        let now = cx.instant();
+        let Some(one) = self.jobs.get_mut(&id) else { return };
+        if !matches!(one.job.phase, Phase::BackOff { .. }) || one.job.ended.len() != ended {
+            return;
+        }
+        if ready_at <= now { self.make_ready(cx, &id) } else { one.job.phase = Phase::BackOff { until: ready_at } }
+    }
+
+    /// What follows for a job that nobody has: it may have ended before with its holder.
+    pub(super) fn go_on_alone(&mut self, cx: &mut Cx<'_>, id: JobId) {
+        let Some(one) = self.jobs.get_mut(&id) else { return };
+        if cx.is_broken(Mutation::ForgetLeft) {
+            one.job.left = None;
+        }
+        if let Some(ended) = one.job.end_left("its scheduler was gone", cx.cast.net, cx.hub_ms(), "scheduler") {
+            cx.counters.add("attempts that nobody had watched");
+            return self.after_end(cx, &id, ended, None);
+        }
+        if one.job.cancelled {
+            return self.close_cancelled(cx, id);
+        }
+        match after_failure(&one.job.ended) {
+            Retry::GiveUp(problem) if !cx.is_broken(Mutation::NoEndOfAttempts) => self.close_failed(cx, id, &problem, VoidReason::Failed),
+            Retry::GiveUp(_) | Retry::After { .. } => self.make_ready(cx, &id),
+        }
+    }
+
+    /// Parts that a device told of and nobody here heard lie in EVENTS. Says whether there can be any.
+    pub(super) fn seek_parts(&mut self, cx: &mut Cx<'_>, id: JobId, device: DeviceId, attempt: AttemptId) -> bool {
+        let has_parts = self.jobs.get(&id).is_some_and(|one| one.job.units > 1);
+        if has_parts {
+            cx.after(10, Msg::Parts { job: id, device, attempt });
+        }
+        has_parts
+    }
+
+    pub(super) fn parts_found(&mut self, cx: &mut Cx<'_>, id: JobId, device: DeviceId, attempt: AttemptId) {
+        if !cx.linked {
+            return cx.after(500, Msg::Parts { job: id, device, attempt });
+        }
+        let Some(one) = self.jobs.get_mut(&id).filter(|one| one.job.phase != Phase::Closing) else { return };
+        let job = &mut one.job;
+        let told = cx.hub.events.iter().filter(|event| (event.job, event.device, event.attempt) == (id, device, attempt));
+        let parts = told.filter_map(|event| part(&event.what, job.units, job.kept.as_ref()));
+        let found = parts.max_by_key(|checkpoint| checkpoint.units).filter(|_| !cx.is_broken(Mutation::IgnoreEvents));
+        if found.is_some() {
+            cx.counters.add("parts found in EVENTS");
+            job.keep(found);
+            let back = job.back_on_the_way(cx.cast.net, cx.hub_ms());
+            self.stores.store(cx, Store::Back(Box::new(back)), cx.now + BACK_WITHIN, Stored::Back);
+        }
+        if self.jobs.get(&id).is_some_and(|one| one.job.phase == Phase::Looking) {
+            self.go_on_alone(cx, id);
         }
     }
 
@@ -239,13 +318,36 @@ impl Scheduler {
                 self.attempt_failed(cx, &id, FailureClass::Timeout, "no result in time");
             }
             Due::NoStart => {
-                let silence = cx.cast.timings.silence;
+                let (now, silence) = (cx.instant(), cx.cast.timings.silence);
                 let Some(attempt) = self.jobs.get_mut(&id).and_then(|one| one.job.current_mut()) else { return };
-                attempt.start_by += silence;
+                attempt.ask_at = now + silence;
                 let device = attempt.device;
                 self.adopt(cx, device, id, None);
             }
+            Due::NoAnswer => self.no_answer(cx, &id),
+            Due::GaveUpQueued => {
+                let Some((device, attempt)) = self.current(&id) else { return };
+                cx.counters.add("gave up in a device's queue");
+                self.control_device(cx, device, Verb::Cancel { attempts: vec![attempt] }, Request::Control);
+                self.close_failed(cx, id, &Problem::new(Code::NothingFits, "no device began with it in time"), VoidReason::NotPlaced);
+            }
+            Due::CancelIgnored => {
+                cx.counters.add("cancels that a device ignored");
+                self.attempt_failed(cx, &id, FailureClass::Timeout, "the device did not stop it");
+            }
         }
+    }
+
+    fn no_answer(&mut self, cx: &mut Cx<'_>, id: &JobId) {
+        let (now, lately) = (cx.instant(), 2 * cx.cast.timings.heartbeat);
+        let Some((device, _)) = self.current(id) else { return };
+        let heard = |found: &&Device| found.heard_at().is_some_and(|at| now.duration_since(at) < lately);
+        let Some(found) = self.fleet.get(&device).filter(heard) else { return };
+        if found.heartbeat.as_ref().is_some_and(|heartbeat| heartbeat.jobs.contains(id) || heartbeat.unsettled.contains(id)) {
+            return self.accepted(cx, id);
+        }
+        cx.counters.add("assignments without an answer");
+        self.attempt_failed(cx, id, FailureClass::DeviceDisconnect, "the device did not answer to the assignment");
     }
 
     pub(super) fn current(&self, id: &JobId) -> Option<(DeviceId, AttemptId)> {

@@ -104,6 +104,10 @@ impl Sim {
                 {
                     wrong.push(format!("devices began {runs} times with {job:?}, and none of them failed"));
                 }
+                let not_listed = self.truth.not_listed(job);
+                if matches!(profile, Profile::Crashes | Profile::Orderly | Profile::Calm) && !not_listed.is_empty() {
+                    wrong.push(format!("HISTORY does not list attempts of {job:?}: {not_listed:?}"));
+                }
                 let cancelled = self.cancel_done.get(job).is_some_and(|_| planned.hopeless);
                 let state = self.truth.state(job);
                 if cancelled

@@ -1,0 +1,81 @@
+//! No state lasts for ever, although the device that has the job is there and says so every five seconds.
+
+use bus_schemas::Code;
+use bus_schemas::job::JobState;
+use bus_schemas::ledger::{HoldState, VoidReason};
+use bus_schemas::receipt::FailureClass;
+
+use crate::network::device::{OnAssign, Script, completed};
+use crate::network::{Network, until};
+use crate::{ECHO, ended_attempts, ends};
+
+#[tokio::test]
+async fn a_device_that_does_not_stop_what_was_cancelled_is_not_waited_for() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo().that(OnAssign::Keep)).await;
+    device.ignore_cancels();
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", ECHO).await;
+    let attempt = until("the attempt", async || device.assigned().first().copied()).await;
+    network.cancel(job).await;
+    let end = network.end_of(job).await;
+    let problem = end.problem.unwrap();
+    assert_eq!((end.state, problem.code), (JobState::Cancelled, Code::JobCancelled));
+    assert!(problem.detail.contains("the device did not stop it within"), "{problem:?}");
+    assert!(device.cancelled().len() > 1, "asked again before");
+    let [ended] = <[_; 1]>::try_from(ended_attempts(&network, job).await).unwrap();
+    assert_eq!((ended.attempt, ended.failure.class), (attempt, FailureClass::Timeout));
+    network.jobs_are_gone().await;
+    assert_eq!(network.books.of(job), HoldState::Voided { reason: VoidReason::Cancelled });
+    // What it makes of it later is not paid, and it is told so.
+    device.finish(completed).await;
+    until("the device to be told", async || device.closed().iter().any(|closed| closed.attempt == attempt).then_some(())).await;
+    assert!(device.closed().iter().all(|closed| closed.paid_mmana.is_none()));
+    assert_eq!(ends(&network, job).await, [JobState::Cancelled]);
+}
+
+#[tokio::test]
+async fn a_job_waits_in_a_devices_queue_no_longer_than_its_member_allows() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo().that(OnAssign::Queue)).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", r#"{"kind":"echo","text":"x","max_execution_wait_ms":1000}"#).await;
+    let end = network.end_of(job).await;
+    let problem = end.problem.unwrap();
+    assert_eq!((end.state, problem.code), (JobState::Failed, Code::NothingFits));
+    assert_eq!(problem.detail, "it waited on d1, and no device began with it in time");
+    network.jobs_are_gone().await;
+    assert_eq!(network.books.of(job), HoldState::Voided { reason: VoidReason::NotPlaced });
+    until("the device to be told", async || (device.cancelled() == device.assigned()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_waits_far_too_long_on_one_device_goes_to_another() {
+    let network = Network::start().await;
+    let slow = network.device(1, Script::echo().that(OnAssign::Queue)).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", r#"{"kind":"echo","text":"x","timeout_ms":200}"#).await;
+    until("the attempt", async || slow.assigned().first().copied()).await;
+    let quick = network.device(2, Script::echo()).await;
+    let end = network.end_of(job).await;
+    assert_eq!((end.state, end.attempts, end.device), (JobState::Completed, 2, Some(quick.id)));
+    let [late] = <[_; 1]>::try_from(ended_attempts(&network, job).await).unwrap();
+    assert_eq!((late.device, late.failure.class), (slow.id, FailureClass::Timeout));
+    assert_eq!(late.failure.message, "the device had not begun with it 200 ms after it was to");
+    network.jobs_are_gone().await;
+}
+
+#[tokio::test]
+async fn a_device_that_never_answers_to_an_assignment_loses_it() {
+    let network = Network::start().await;
+    let deaf = network.device(1, Script::echo().that(OnAssign::Ignore)).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", ECHO).await;
+    until("an assignment", async || (deaf.unanswered() > 1).then_some(())).await;
+    let good = network.device(2, Script::echo()).await;
+    let end = network.end_of(job).await;
+    assert_eq!((end.state, end.device), (JobState::Completed, Some(good.id)));
+    let [ended] = <[_; 1]>::try_from(ended_attempts(&network, job).await).unwrap();
+    assert_eq!((ended.device, ended.failure.class), (deaf.id, FailureClass::DeviceDisconnect));
+    assert!(ended.failure.message.starts_with("the device did not answer to the assignment within"), "{ended:?}");
+}
