@@ -13,6 +13,7 @@ mod many;
 mod paid;
 mod parts;
 mod recovery;
+mod refused;
 mod tries;
 
 use bus_schemas::JobId;
