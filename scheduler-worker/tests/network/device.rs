@@ -167,6 +167,10 @@ impl Device {
         let state = self.state.lock().unwrap();
         state.assigned.iter().filter(|id| state.kept.get(id).is_some_and(|kept| kept.assignment.job == job)).copied().collect()
     }
+    /// Jobs that it keeps.
+    pub fn jobs(&self) -> Vec<JobId> {
+        self.state.lock().unwrap().kept.values().map(|kept| kept.assignment.job).collect()
+    }
     /// For each attempt assigned, behind how many texts it goes on.
     pub fn resumed(&self) -> Vec<Option<u32>> {
         self.state.lock().unwrap().resumed.clone()

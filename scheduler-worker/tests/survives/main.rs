@@ -7,6 +7,7 @@ mod network;
 
 mod classes;
 mod crash_points;
+mod deaths;
 mod fleet;
 mod frozen;
 mod many;

@@ -285,8 +285,8 @@ async fn what_is_claimed_for_pay() {
     // Dropped once, then done by its second attempt.
     let (f, old) = scene.kept("f").await;
     scene.worker.tells(f, old, EventKind::Dropped { reason: "no room".into() }, scene.worker.signer()).await;
-    until("its second attempt", async || (scene.worker.attempts_of(f).len() == 2).then_some(())).await;
-    scene.worker.finish_some(&[f], completed).await;
+    let second = until("its second attempt", async || scene.worker.attempts_of(f).get(1).copied()).await;
+    scene.worker.claims(f, second, completed(""), "").await;
     assert_eq!(scene.network.end_of(f).await.state, JobState::Completed);
     // Cancelled before it ran, so nothing of it is paid.
     scene.worker.script(|script| script.on_offer = crate::network::device::OnOffer::No(Decline::Paused));
