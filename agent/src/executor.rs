@@ -97,6 +97,24 @@ pub trait Executor: Send {
     fn is_loaded(&self) -> bool;
 }
 
+/// Where work is, in the order in which it comes there. Which of them a job goes through is said by [`stages`].
+pub mod stage {
+    pub const FETCHING: &str = "fetching";
+    pub const LOADING: &str = "loading";
+    pub const STORING: &str = "storing";
+}
+
+/// The stages of a job of this kind; `fetches`: its texts or what was kept of it have to be fetched first.
+pub fn stages(kind: &str, fetches: bool) -> Vec<&'static str> {
+    let own: &[&str] = match kind {
+        echo::KIND => &echo::STAGES,
+        embed::KIND => &embed::STAGES,
+        _ => &[],
+    };
+    let fetching: &[&str] = if fetches { &[stage::FETCHING] } else { &[] };
+    [fetching, own, &[stage::STORING]].concat()
+}
+
 /// The engine of a kind.
 pub fn engine(kind: &str, settings: &Settings) -> Option<Box<dyn Executor>> {
     match kind {
@@ -262,6 +280,9 @@ impl Worker {
 
     fn result(&mut self, order: &Order, report: &dyn Fn(Reported)) -> (Result<Made, Ended>, Duration) {
         let reins = &order.reins;
+        if self.engine(&order.kind).is_ok_and(|engine| !engine.is_loaded()) && stages(&order.kind, false).contains(&stage::LOADING) {
+            reins.tell(Progress { stage: stage::LOADING.into(), ..Progress::default() });
+        }
         let prepared = self.engine(&order.kind).and_then(|engine| engine.prepare());
         if let Err(ended) = prepared {
             return (Err(ended), Duration::ZERO);
@@ -277,7 +298,8 @@ impl Worker {
             late = late || Instant::now() > order.deadline;
             if late || reins.is_stopped() { Control::Stop } else { Control::Continue }
         };
-        if tell(Step::Progress(Progress::default())) == Control::Stop {
+        let computes = stages(&order.kind, false).into_iter().find(|stage| *stage != stage::LOADING).unwrap_or_default();
+        if tell(Step::Progress(Progress { stage: computes.into(), ..Progress::default() })) == Control::Stop {
             return (Err(stopped(late)), Duration::ZERO);
         }
         let result = match self.engine(&order.kind) {
@@ -323,6 +345,13 @@ mod tests {
         assert_eq!(kinds(&only_echo), ["echo"]);
         assert_eq!(kinds(&Settings::default()).first().map(String::as_str), Some("echo"));
         assert!(engine("ocr", &only_echo).is_none());
+    }
+
+    #[test]
+    fn a_job_goes_through_the_stages_of_its_kind() {
+        assert_eq!(stages("embed", true), ["fetching", "loading", "embedding", "storing"]);
+        assert_eq!(stages("embed", false), ["loading", "embedding", "storing"]);
+        assert_eq!(stages("echo", false), ["echoing", "storing"]);
     }
 
     #[test]

@@ -77,6 +77,14 @@ pub struct Progress {
 /// All of a job.
 pub const WHOLE_BASIS_POINTS: u32 = 10_000;
 impl Progress {
+    /// With what is done and what remains of `stages`, where it is at one of them.
+    #[must_use]
+    pub fn among(self, stages: &[&str]) -> Self {
+        let Some(at) = stages.iter().position(|stage| *stage == self.stage) else { return self };
+        let names = |some: &[&str]| some.iter().map(|name| (*name).to_owned()).collect();
+        let (done, rest) = stages.split_at(at);
+        Self { done_stages: names(done), remaining_stages: names(rest.get(1..).unwrap_or_default()), ..self }
+    }
     /// Whether an attempt that was `before` so far can be so far now: never over the whole, never backwards.
     ///
     /// # Errors
@@ -112,6 +120,24 @@ mod tests {
             (Some(10_000), u32::MAX, "42949672.95 % are more than the whole"),
         ] {
             assert_eq!(at(now).follows(before.map(at).as_ref()).err().unwrap_or_default(), why, "{before:?} {now}");
+        }
+    }
+
+    #[test]
+    fn a_stage_has_those_behind_it_and_those_before_it() {
+        let stages = ["fetching", "embedding", "storing"];
+        for (stage, done, remaining) in [
+            ("fetching", &[][..], &["embedding", "storing"][..]),
+            ("embedding", &["fetching"], &["storing"]),
+            ("storing", &["fetching", "embedding"], &[]),
+            ("", &[], &[]),
+            ("painting", &[], &[]),
+        ] {
+            let told = Progress { basis_points: 7, stage: stage.into(), ..Progress::default() }.among(&stages);
+            assert_eq!(
+                (told.done_stages, told.remaining_stages, told.basis_points),
+                (done.iter().map(|name| (*name).to_owned()).collect(), remaining.iter().map(|name| (*name).to_owned()).collect(), 7)
+            );
         }
     }
 

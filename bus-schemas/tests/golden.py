@@ -69,7 +69,7 @@ def main(folder):
         assert proof["i"] == 1 and proof["n"] == 2 and proof["b"] == batch["b"][1]
         assert root([leaf(b) for b in batch["b"]]) == sha(b"\1" + proof["h"][0] + leaf(proof["b"]))
         seen += 1
-    assert seen == 10, f"only {seen} kinds"
+    assert seen == 12, f"only {seen} kinds"
 
     job = unpack(unpack((folder / "job.batch.msgpack").read_bytes())["b"][0])
     assert job["text"] == ["hello", "wörld"] and job["cost_mana"] == "1.25" and job["labels"] == {"team": "lab"}

@@ -8,7 +8,7 @@ use testkit::{Stack, http, proc, until};
 
 #[tokio::test]
 async fn the_books_for_people() {
-    let stack = Stack::start(&["--agents", "2"], &[("MESH_TIME_DIVISOR", "4")]);
+    let stack = Stack::start(&["--agents", "2"], &[("MESH_TIME_DIVISOR", "4"), ("MESH_BOOKS_EVERY_S", "4")]);
     credit_moves_once_a_key(&stack).await;
     the_operator_grants_and_sets_rules(&stack).await;
     only_the_network_key_orders(&stack).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bus_schemas::api::ask::JobLs;
 use bus_schemas::api::{BlobRef, Explanation, JobList, JobView, ReceiptView, ResultView, Submitted};
 use bus_schemas::history::CancelRequest;
-use bus_schemas::id::{Asker, CID_TEXT_PREFIX, JobId, MemberId};
+use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, JobId, MemberId};
 use bus_schemas::job::{JobSpec, JobState};
 use bus_schemas::{Code, Problem, stream, subject};
 
@@ -25,10 +25,17 @@ const SHORT: &str = "job_";
 /// The fewest characters of an id that are worth a search.
 const PREFIX_MIN: usize = 4;
 
+/// Whether this device may tell of the job: where an auction is known, only the one that won the last of them may.
+fn is_its(known: &Known, device: DeviceId) -> bool {
+    let last = known.decisions.iter().max_by_key(|decision| decision.at);
+    last.and_then(|last| last.winner).is_none_or(|winner| winner == device)
+}
+
 impl World {
     pub fn moment(&self, id: &JobId, known: &Known) -> Moment {
         // What a device told last may be of an attempt that has ended since.
-        let goes_on = |running: &Running| known.failed.iter().all(|ended| ended.attempt != running.attempt);
+        let goes_on =
+            |running: &Running| known.failed.iter().all(|ended| ended.attempt != running.attempt) && is_its(known, running.device);
         Moment { running: self.live.running(id).filter(goes_on), holder: self.fleet.holder_of(id), ..Moment::default() }
     }
 

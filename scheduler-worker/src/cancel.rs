@@ -53,6 +53,7 @@ impl World {
             self.config.network.gateway_keys.contains(&cancel.by()) && cancel.net == self.net && subject == subject::cancel(&cancel.job);
         if !genuine {
             measure::refused("cancel");
+            tracing::warn!(subject, by = %cancel.by(), "a cancel was refused: it is not a gateway's word about this job");
             return;
         }
         let id = cancel.job;

@@ -24,6 +24,8 @@ pub mod checkpoint;
 pub mod config;
 pub mod count;
 pub mod crash;
+pub mod early;
+pub mod elsewhere;
 pub mod fleet;
 pub mod holding;
 pub mod job;

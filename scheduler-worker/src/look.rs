@@ -277,6 +277,7 @@ impl World {
                 self.tell_matched(&held.job);
             }
             crash::at("after_adopt");
+            self.hear_early(held.job, device, now);
         }
     }
 

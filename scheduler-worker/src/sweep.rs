@@ -90,6 +90,8 @@ impl World {
             self.act_on(id, &due, now);
         }
         self.sweep_looks(now);
+        self.forget_early();
+        self.ask_of_others();
         self.drop_late_auctions(now);
         self.sweep_backlog(now);
         self.parking.forget_old(now);

@@ -11,10 +11,11 @@ use bus_schemas::job::JobState;
 use bus_schemas::ledger::HoldView;
 use bus_schemas::limits::{CROSSING_BYTES_MAX, STARTED_AFTER_MS};
 use bus_schemas::receipt::{Failure, FailureClass, Receipt, ReceiptMessage};
-use bus_schemas::{AttemptId, Batch, DeviceId, Form, JobId, Problem, Proof, ReceiptId, Verified, subject};
+use bus_schemas::{AttemptId, Batch, DeviceId, Form, JobId, Problem, ReceiptId, Verified, subject};
 use bytes::Bytes;
 
 use crate::crash;
+use crate::early::Heard;
 use crate::job::{Attempt, Evidence, Job, Phase};
 use crate::measure;
 use crate::settle::Carried;
@@ -113,35 +114,27 @@ impl World {
         for ((receipt, proof), result) in receipts.into_iter().zip(proofs).zip(results) {
             if receipt.device != device || receipt.net != self.net {
                 measure::refused("receipt");
+                tracing::warn!(%device, named = %receipt.device, net = %receipt.net, "a receipt was refused: it is in another's name");
                 continue;
             }
-            self.hear_receipt(receipt, proof, &batch, result.map(serde_bytes::ByteBuf::into_vec), &carried, now);
+            let result = result.map(serde_bytes::ByteBuf::into_vec);
+            self.hear_receipt(Heard { receipt, proof, batch: Arc::clone(&batch), result, carried: Arc::clone(&carried) }, now);
         }
         crash::at("after_receipt");
         Ok(())
     }
 
-    fn hear_receipt(
-        &mut self,
-        receipt: Verified<Receipt>,
-        proof: Proof,
-        batch: &Arc<Batch>,
-        result: Option<Vec<u8>>,
-        carried: &Arc<Carried>,
-        now: Instant,
-    ) {
+    pub fn hear_receipt(&mut self, heard: Heard, now: Instant) {
+        let attempt = heard.receipt.attempt;
+        let Some(job) = self.jobs.get(&heard.receipt.job) else { return self.hear_stray(&heard, now) };
+        if job.phase == Phase::Looking && job.attempt(&attempt).is_none() {
+            return self.early.keep(heard);
+        }
+        let Heard { receipt, proof, batch, result, carried } = heard;
         let id = ReceiptId(receipt.cid());
         let did = receipt.by();
         let receipt = receipt.into_body();
-        let Some(job) = self.jobs.get_mut(&receipt.job) else {
-            let stray = Stray { job: receipt.job, attempt: receipt.attempt, receipt: Some(id), device: receipt.device };
-            match self.closed.get(&receipt.attempt).cloned() {
-                Some(closed) => self.closing.tell_closed(receipt.device, closed),
-                None => self.closing.strays.push(stray),
-            }
-            self.need_tick(now);
-            return;
-        };
+        let Some(job) = self.jobs.get_mut(&receipt.job) else { return };
         // Its end is on its way; `closed` will follow.
         if job.phase == Phase::Closing {
             return;
@@ -150,7 +143,7 @@ impl World {
             let stray = Stray { job: receipt.job, attempt: receipt.attempt, receipt: Some(id), device: receipt.device };
             if job.declined.contains(&receipt.attempt) {
                 self.refuse_receipt(&stray, "its device had declined this assignment", now);
-            } else if job.phase != Phase::Looking {
+            } else {
                 // An attempt that another scheduler began: the device shows its assignment when asked.
                 let unshown = self.unshown.entry(receipt.device).or_default();
                 if unshown.len() < UNSHOWN_MAX {
@@ -161,7 +154,7 @@ impl World {
             return;
         };
         let (member, since, is_current) = (job.admitted.member, attempt.at, job.current == Some(attempt.id));
-        let evidence = Evidence { proof: Arc::new(proof), batch: Some(Arc::clone(batch)) };
+        let evidence = Evidence { proof: Arc::new(proof), batch: Some(batch) };
         measure::receipt(now.duration_since(since));
         if is_current && job.phase == Phase::Assigning {
             // The receipt is quicker than the answer to the assignment.
@@ -171,7 +164,7 @@ impl World {
         match verdict::meaning(&receipt, cancelled) {
             Meaning::Completed(signed) => match result_json(&signed, result.as_deref()) {
                 Ok(told) => {
-                    let completed = Completed { receipt, id, did, evidence, result, told, carried: Arc::clone(carried) };
+                    let completed = Completed { receipt, id, did, evidence, result, told, carried };
                     if completed.result.is_some() { self.completed(completed, now) } else { self.seek_blob(completed, signed, member) }
                 }
                 Err(what) => {
@@ -183,14 +176,26 @@ impl World {
                 let failure = Failure { message: plain(&failure.message), ..failure };
                 self.failed_there(&receipt, failure, is_current, now);
             }
-            Meaning::Stopped => self.settle(receipt, id, evidence, None, carried, now),
+            Meaning::Stopped => self.settle(receipt, id, evidence, None, &carried, now),
         }
+    }
+
+    /// A receipt of a job that is not in hand here.
+    fn hear_stray(&mut self, heard: &Heard, now: Instant) {
+        let Receipt { job, attempt, device, .. } = *heard.receipt;
+        match self.closed.get(&attempt).cloned() {
+            Some(closed) => self.closing.tell_closed(device, closed),
+            None => self.closing.strays.push(Stray { job, attempt, receipt: Some(ReceiptId(heard.receipt.cid())), device }),
+        }
+        self.need_tick(now);
     }
 
     /// The device has answered: receipts whose assignments it did not show are of attempts that nobody assigned.
     pub fn refuse_unshown(&mut self, device: DeviceId, now: Instant) {
         for stray in self.unshown.remove(&device).unwrap_or_default() {
-            let shown = self.jobs.get(&stray.job).is_none_or(|job| job.phase == Phase::Closing || job.attempt(&stray.attempt).is_some());
+            let shown = self.jobs.get(&stray.job).is_none_or(|job| {
+                job.phase == Phase::Closing || job.attempt(&stray.attempt).is_some_and(|attempt| attempt.device == device)
+            });
             if !shown {
                 self.refuse_receipt(&stray, "nobody assigned this attempt", now);
             }
@@ -239,32 +244,51 @@ impl World {
     /// A message on `mesh.v1.dev.<d>.evt.<kind>`: everybody's, so most are for jobs that are not in hand here.
     pub fn hear_events(&mut self, message: &async_nats::Message, now: Instant) {
         let Some(device) = subject::device_of(&message.subject) else { return };
-        if self.on_device.get(&device).is_none_or(|load| load.jobs.is_empty()) {
-            return;
-        }
-        let Some(did) = self.fleet.get(&device).map(|found| found.record.did) else { return };
-        let events = match Batch::decode(&message.payload).and_then(|batch| batch.verify::<Event>(&mut self.verifier)) {
-            Ok(events) => events,
+        match self.read_events(device, &message.payload) {
+            Ok(events) => self.take_events(device, events, now),
             Err(problem) => {
                 measure::refused("event");
                 tracing::warn!(%device, %problem, "events were refused");
-                return;
             }
+        }
+    }
+
+    fn read_events(&mut self, device: DeviceId, payload: &Bytes) -> Result<Vec<Event>, Problem> {
+        let Some(did) = self.fleet.get(&device).map(|found| found.record.did) else {
+            return Err(Problem::new(bus_schemas::Code::NoSuchDevice, "events of a device that is not enrolled"));
         };
+        let batch = Batch::decode(payload)?;
+        if !self.concerns_us(&batch) {
+            return Ok(vec![]);
+        }
+        let events = batch.verify::<Event>(&mut self.verifier)?;
+        if batch.k != did {
+            return Err(Problem::new(bus_schemas::Code::WrongSigner, "events signed by another key than the device's"));
+        }
+        Ok(events.into_iter().map(Verified::into_body).collect())
+    }
+
+    fn take_events(&mut self, device: DeviceId, events: Vec<Event>, now: Instant) {
         let at = self.hub_ms();
         for event in events {
-            if event.by() != did || event.device != device || event.net != self.net {
+            if event.device != device || event.net != self.net {
                 measure::refused("event");
+                tracing::warn!(%device, named = %event.device, net = %event.net, "an event was refused: it is in another's name");
                 continue;
             }
             let id = event.job;
+            if !self.jobs.contains_key(&id) {
+                self.hear_of_another(&event);
+                continue;
+            }
             if let EventKind::Checkpoint(checkpoint) = event.what {
                 self.hear_checkpoint(device, id, event.attempt, checkpoint);
                 continue;
             }
             let Some(job) = self.jobs.get_mut(&id) else { continue };
-            if job.current != Some(event.attempt) {
-                if job.phase != Phase::Looking && job.attempt(&event.attempt).is_none_or(|attempt| attempt.device != device) {
+            let theirs = job.attempt(&event.attempt).is_some_and(|attempt| attempt.device == device);
+            if !theirs || job.current != Some(event.attempt) {
+                if job.phase != Phase::Looking && !theirs {
                     measure::refused("event");
                     tracing::warn!(job = ?id, %device, what = event.what.token(), "an event was refused: that device has no such attempt");
                 }
@@ -286,6 +310,13 @@ impl World {
                         continue;
                     }
                     attempt.progress = Some(progress.clone());
+                    if attempt.started.is_none() {
+                        // The word of its start was lost. When it really began is not known, and what is not known must not lower its pay.
+                        attempt.started = Some((attempt.assigned_at, now));
+                        let began = attempt.assigned_at;
+                        job.note(JobState::Executing, began, "it tells of progress", device.to_string());
+                        self.tell_matched(&id);
+                    }
                     self.tell_progress(&id, progress);
                 }
                 // Above.
@@ -379,6 +410,10 @@ impl World {
             }
             let hold = hold.map(|hold| hold.state);
             let Some(said) = verdict::of_stray(stray.attempt, stray.receipt, hold) else { continue };
+            if let (Some(_), Some(why)) = (stray.receipt, said.err()) {
+                measure::refused("late_receipt");
+                tracing::info!(job = ?stray.job, attempt = %stray.attempt, device = %stray.device, why, "a receipt is not paid");
+            }
             let verdict = Closed { attempt: stray.attempt, paid_mmana: said.ok(), not_paid: said.err().map(str::to_owned) };
             self.closed.insert(verdict.clone());
             told.entry(stray.device).or_default().push(verdict);

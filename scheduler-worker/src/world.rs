@@ -51,6 +51,7 @@ pub enum Done {
         jobs: Vec<(JobId, bool)>,
     },
     Strays(StrayAnswers),
+    Elsewhere(crate::elsewhere::Answers),
     Sought(Box<crate::stored::Sought>),
     Kept(Box<crate::checkpoint::Seen>),
     Parts(crate::parts::Parts),
@@ -122,6 +123,9 @@ pub struct World {
     pub cancels: Cancels,
     /// Receipts of attempts that nobody here knows: their devices were asked for the assignments.
     pub unshown: BTreeMap<DeviceId, Vec<crate::watch::Stray>>,
+    /// Receipts of jobs whose past is being looked up.
+    pub early: crate::early::Early,
+    pub elsewhere: crate::elsewhere::Elsewhere,
     pub closing: Closing,
     pub closed: RecentlyClosed,
     /// Records for HISTORY that nothing waits for.
@@ -176,6 +180,8 @@ impl World {
             next_look: 0,
             cancels: Cancels::default(),
             unshown: BTreeMap::new(),
+            early: crate::early::Early::default(),
+            elsewhere: crate::elsewhere::Elsewhere::default(),
             closing: Closing::default(),
             closed: RecentlyClosed::default(),
             history: Vec::new(),
@@ -339,6 +345,7 @@ impl World {
             Done::Ended(ended) => self.ended(ended, now),
             Done::Renewed { asked, jobs } => self.renewed(asked, &jobs),
             Done::Strays(answers) => self.strays_answered(answers),
+            Done::Elsewhere(answers) => self.others_answered(&answers),
             Done::Sought(sought) => self.sought(*sought, now),
             Done::Kept(seen) => self.checkpoint_seen(*seen, now),
             Done::Parts(parts) => self.parts_found(parts),

@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::{Control, Ended, Executor, Made, Step};
 
 pub const KIND: &str = "echo";
+pub const STAGES: [&str; 1] = ["echoing"];
 
 pub struct Echo;
 

@@ -13,6 +13,8 @@ use super::{Control, Ended, Executor, Made, Part, Step};
 use crate::home::Settings;
 
 pub const KIND: &str = "embed";
+pub const STAGES: [&str; 2] = [super::stage::LOADING, EMBEDDING];
+const EMBEDDING: &str = "embedding";
 /// What one text takes where nothing is known yet, in microseconds, and what loading the model takes, in milliseconds.
 pub const PER_TEXT_US: u64 = 10_000;
 pub const LOAD_MS: u64 = 1_000;
@@ -92,7 +94,7 @@ fn progress(done: usize, of: usize, resumed: usize, start: Instant) -> Progress 
     let left = u128::from(of - done.min(of));
     Progress {
         basis_points: u32::try_from(done * 10_000 / of).unwrap_or(10_000),
-        stage: "embedding".into(),
+        stage: EMBEDDING.into(),
         eta_ms: (here > 0).then(|| u64::try_from(start.elapsed().as_millis() * left / u128::from(here)).unwrap_or(u64::MAX)),
         message: Some(format!("{done} of {of} texts")),
         ..Progress::default()

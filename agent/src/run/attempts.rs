@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use bus_schemas::event::{Event, EventKind};
+use bus_schemas::event::{Event, EventKind, Progress, WHOLE_BASIS_POINTS};
 use bus_schemas::id::Asker;
 use bus_schemas::receipt::{FailureClass, Outcome, Receipt, ResultRef};
 use bus_schemas::{AttemptId, Cid, Code, InstanceId, Problem, limits, subject};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::parts;
 use super::state::{Agent, Happened, Held, Input, Stage};
 use crate::blobs::{self, Blobs};
-use crate::executor::{Ended, Finished, Order, failure};
+use crate::executor::{self, Ended, Finished, Order, failure, stage};
 use crate::receipts::{self, Draft, Number, is_inline};
 use crate::work::Was;
 use crate::{bidding, crash};
@@ -48,6 +48,7 @@ impl Agent {
         crash::point("after_start");
         let Some(spec) = held.spec.take() else { return self.fail(&attempt, FailureClass::ExecutionError, "its body is gone", true) };
         let resume = held.resume;
+        held.stages = executor::stages(&spec.kind, spec.text.is_none() || resume.is_some());
         match (spec.text, spec.inputs.first().copied()) {
             (Some(text), _) if resume.is_none() => {
                 let input = Input { texts: text.as_slice().to_vec(), kept: vec![] };
@@ -313,11 +314,13 @@ impl Agent {
                 continue;
             }
             let progress = progress(held);
-            let (first, last) = (held.told.is_none(), held.told.replace(progress.basis_points));
+            let now = (progress.basis_points, progress.stage.clone());
+            let (first, news) = (held.told.is_none(), held.told.as_ref() != Some(&now));
+            held.told = Some(now);
             if first {
                 self.event(&attempt, EventKind::Started);
             }
-            if last != Some(progress.basis_points) {
+            if news {
                 self.event(&attempt, EventKind::Progress(progress));
             }
         }
@@ -383,13 +386,13 @@ fn claimed_ms(held: &Held) -> u64 {
     u64::try_from(held.took.as_micros().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
 }
 
-fn progress(held: &Held) -> bus_schemas::event::Progress {
-    let stage = match held.stage {
-        Stage::Fetching => "fetching",
-        Stage::Storing => "storing",
-        Stage::Waiting | Stage::Computing => "",
-    };
+/// Where it is, with the stages behind it and before it.
+fn progress(held: &Held) -> Progress {
     let computed = held.reins.progress();
-    let basis_points = if held.stage == Stage::Storing { 10_000 } else { computed.basis_points };
-    if stage.is_empty() { computed } else { bus_schemas::event::Progress { basis_points, stage: stage.into(), ..Default::default() } }
+    let told = match held.stage {
+        Stage::Fetching => Progress { stage: stage::FETCHING.into(), ..Progress::default() },
+        Stage::Storing => Progress { basis_points: WHOLE_BASIS_POINTS, stage: stage::STORING.into(), ..Progress::default() },
+        Stage::Waiting | Stage::Computing => computed,
+    };
+    told.among(&held.stages)
 }

@@ -14,7 +14,7 @@ use super::state::{Agent, Happened};
 use crate::checkpoint::{self, Ask, Memory};
 use crate::link::ask_gateway;
 
-/// Every device of a network asks so often.
+/// Every device of a network asks so often; `MESH_BOOKS_EVERY_S` says otherwise.
 const EVERY: Duration = Duration::from_secs(180);
 /// The first time, once the link is there.
 const FIRST: Duration = Duration::from_secs(10);
@@ -56,7 +56,9 @@ impl Agent {
 }
 
 async fn watch(door: Door, document: NetworkDocument, memory: Memory, happened: mpsc::UnboundedSender<Happened>, time_divisor: u32) {
-    tokio::time::sleep(FIRST / time_divisor).await;
+    let every = std::env::var("MESH_BOOKS_EVERY_S").ok().and_then(|text| text.parse().ok()).filter(|seconds| *seconds > 0);
+    let every = every.map_or(EVERY, Duration::from_secs);
+    tokio::time::sleep(FIRST.min(every) / time_divisor).await;
     loop {
         let found = match checkpoint::look(&door, &document, &memory).await {
             Ok(_) => Some(None),
@@ -69,6 +71,6 @@ async fn watch(door: Door, document: NetworkDocument, memory: Memory, happened: 
         if found.is_some_and(|alarm| happened.send(Happened::Books(alarm)).is_err()) {
             return;
         }
-        tokio::time::sleep(EVERY / time_divisor).await;
+        tokio::time::sleep(every / time_divisor).await;
     }
 }

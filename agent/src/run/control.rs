@@ -18,7 +18,7 @@ use futures::future::join_all;
 use super::attempts;
 use super::state::{Agent, Happened, Held, Keeping, Shown, Stage};
 use crate::bidding::expected_ms;
-use crate::executor::{Reins, echo};
+use crate::executor::{self, Reins, echo};
 use crate::local::Kept;
 use crate::receipts::{Draft, completed, is_inline};
 use crate::work::{Admission, Task, Was};
@@ -172,6 +172,7 @@ impl Agent {
                 } else {
                     if let Some(held) = self.held.get_mut(&attempt) {
                         held.started = Some(Instant::now());
+                        held.stages = executor::stages(echo::KIND, false);
                     }
                     let cid = Cid::of(&result);
                     self.upload(attempt, result, cid);
@@ -207,6 +208,7 @@ impl Agent {
             took: Duration::ZERO,
             kept: false,
             told: None,
+            stages: vec![],
             parts: None,
             newest: None,
         };

@@ -119,7 +119,9 @@ pub struct Held {
     /// It is in WORK.
     pub kept: bool,
     /// How far it was when that was last told; `None`: nothing was told.
-    pub told: Option<u32>,
+    pub told: Option<(u32, String)>,
+    /// Those that it goes through, the first one first.
+    pub stages: Vec<&'static str>,
     /// How far it was kept before it began here.
     pub resume: Option<Checkpoint>,
     /// Where its parts are stored, once there is one.

@@ -69,6 +69,11 @@ struct State {
     kept: HashMap<AttemptId, Kept>,
     /// Attempts assigned, oldest first, and behind how many texts they go on.
     assigned: Vec<AttemptId>,
+    declined: Vec<AttemptId>,
+    /// How often it was asked what it has of some jobs.
+    adopts: usize,
+    /// Sends its receipts again before it answers.
+    hasty: bool,
     resumed: Vec<Option<u32>>,
     offered_units: Vec<u32>,
     closed: Vec<Closed>,
@@ -105,6 +110,9 @@ impl Device {
             script,
             kept: HashMap::new(),
             assigned: vec![],
+            declined: vec![],
+            adopts: 0,
+            hasty: false,
             resumed: vec![],
             offered_units: vec![],
             closed: vec![],
@@ -153,10 +161,25 @@ impl Device {
     pub fn assigned(&self) -> Vec<AttemptId> {
         self.state.lock().unwrap().assigned.clone()
     }
+    /// Attempts that it declined, oldest first.
+    pub fn declined(&self) -> Vec<AttemptId> {
+        self.state.lock().unwrap().declined.clone()
+    }
+    pub fn adopts(&self) -> usize {
+        self.state.lock().unwrap().adopts
+    }
+    /// From now on its receipts are quicker than its answers.
+    pub fn be_hasty(&self) {
+        self.state.lock().unwrap().hasty = true;
+    }
     /// Attempts of one job that it still keeps.
     pub fn attempts_of(&self, job: JobId) -> Vec<AttemptId> {
         let state = self.state.lock().unwrap();
         state.assigned.iter().filter(|id| state.kept.get(id).is_some_and(|kept| kept.assignment.job == job)).copied().collect()
+    }
+    /// Jobs that it keeps.
+    pub fn jobs(&self) -> Vec<JobId> {
+        self.state.lock().unwrap().kept.values().map(|kept| kept.assignment.job).collect()
     }
     /// For each attempt assigned, behind how many texts it goes on.
     pub fn resumed(&self) -> Vec<Option<u32>> {
@@ -174,9 +197,8 @@ impl Device {
     /// Sends a receipt, whatever it says, as if it were of work that was done.
     pub async fn claims(&self, job: JobId, attempt: AttemptId, outcome: Outcome, text: &str) {
         let receipt = Receipt { net: net(), device: self.id, job, attempt, at: 1, outcome, claimed_ms: 1, waited_ms: 0 };
-        let inline = (receipt.outcome == completed(text)).then(|| ByteBuf::from(echo_result(text)));
-        let message = ReceiptMessage { receipts: self.signer.batch(&[receipt]), results: vec![inline] };
-        self.bus.store(format!("mesh.v1.dev.{}.receipt.any", self.id), None, encode(&message).into(), super::HUNG).await.unwrap();
+        let payload = receipt_message(&self.signer, receipt, text);
+        self.bus.store(subject::receipt_any(&self.id), None, payload.into(), super::HUNG).await.unwrap();
     }
     pub fn signer(&self) -> &Signer {
         &self.signer
@@ -224,6 +246,11 @@ impl Device {
     }
 }
 
+/// One receipt, signed by `by`, as it travels.
+pub fn receipt_message(by: &Signer, receipt: Receipt, text: &str) -> Vec<u8> {
+    let inline = (receipt.outcome == completed(text)).then(|| ByteBuf::from(echo_result(text)));
+    encode(&ReceiptMessage { receipts: by.batch(&[receipt]), results: vec![inline] })
+}
 pub fn echo_result(text: &str) -> Vec<u8> {
     serde_json::to_vec(&serde_json::json!({"text": text})).unwrap()
 }
@@ -300,6 +327,7 @@ impl Hands {
             let queues = state.script.on_assign == OnAssign::Queue;
             match control.verb {
                 Verb::Adopt { jobs } => {
+                    state.adopts += 1;
                     for (attempt, kept) in state.kept.iter_mut().filter(|(_, kept)| jobs.contains(&kept.assignment.job)) {
                         kept.to = control.s.clone();
                         let held = match (&kept.receipt, queues) {
@@ -332,8 +360,15 @@ impl Hands {
                 }
             }
         }
+        let hasty = self.state.lock().unwrap().hasty;
+        if hasty {
+            self.send(&send).await;
+            tokio::time::sleep(super::timings().heartbeat / 10).await;
+        }
         self.bus.client.publish(reply, encode(&ControlReply { have, declined: None }).into()).await.unwrap();
-        self.send(&send).await;
+        if !hasty {
+            self.send(&send).await;
+        }
     }
 
     fn assign(&self, request: &AssignRequest, verifier: &mut Verifier) -> (Vec<AssignAnswer>, Vec<AttemptId>) {
@@ -352,6 +387,7 @@ impl Hands {
             let outcome = match &on_assign {
                 OnAssign::Decline(decline) => {
                     answers.push(AssignAnswer::Declined(decline.clone()));
+                    state.declined.push(attempt);
                     continue;
                 }
                 OnAssign::Echo => Some(completed(&text)),

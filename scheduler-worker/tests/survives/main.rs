@@ -8,6 +8,7 @@ mod network;
 mod bounds;
 mod classes;
 mod crash_points;
+mod deaths;
 mod fleet;
 mod frozen;
 mod left;
@@ -15,6 +16,7 @@ mod many;
 mod paid;
 mod parts;
 mod recovery;
+mod refused;
 mod slow;
 mod tries;
 

@@ -54,3 +54,23 @@ async fn a_thousand_jobs_in_flight_are_recovered_and_none_is_run_again() {
         assert!(taken_after < limit && told_after < limit, "{told_after:?}, {taken_after:?}");
     }
 }
+
+/// Asked by the job's new holder, a device sends the receipt and answers; where the receipt is read first, it counts once the answer has come.
+#[tokio::test]
+async fn a_receipt_that_is_quicker_than_the_devices_answer_is_not_asked_for_again() {
+    let network = Network::start().await;
+    let device = network.device(1, Script { kinds: vec!["embed".into()], ..Script::echo().that(OnAssign::Keep) }).await;
+    let mut first = network.scheduler();
+    let mut results = network.results().await;
+    let job = network.admit_one("a", ONE_TEXT).await;
+    until("an attempt", async || (device.assigned().len() == 1).then_some(())).await;
+    first.signal("KILL");
+    first.ended().await;
+    device.finish(completed).await;
+    device.be_hasty();
+    let _second = network.scheduler();
+    assert_eq!(result_text(&next(&mut results).await).0, job);
+    assert_eq!(device.adopts(), 1, "it was asked once");
+    network.jobs_are_gone().await;
+    assert_eq!((network.books.closed(), device.assigned().len()), ((1, 0), 1));
+}
