@@ -279,6 +279,7 @@ impl World {
                 if let Some(back) = found {
                     job.recall(back);
                 }
+                job.revive(&id);
                 job.keep(assignment.resume);
             }
             tracing::info!(job = ?held.job, %device, attempt = assignment.attempt, state = ?held.state, "taken over");
