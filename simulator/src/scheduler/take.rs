@@ -178,6 +178,7 @@ impl Scheduler {
                 if let Some(back) = back {
                     one.job.recall(back);
                 }
+                one.job.revive(&id);
                 one.job.keep(assignment.resume);
             }
             if cancelled {
