@@ -138,3 +138,31 @@ async fn store(stack: &Stack, member: &Bus, n: u32) -> JobId {
     doors::store(stack, member, body.clone(), Some(&key)).await;
     unsigned_job_id(&stack.text("/member/id").parse().expect("a member"), &key, body.as_bytes())
 }
+
+#[tokio::test]
+async fn a_hub_of_one_node_without_room_takes_nothing_and_loses_nothing() {
+    let Some(stack) = on_a_small_disk(&["--agents", "1"], "network/store") else { return };
+    let disk = stack.disk("network/store").expect("a disk");
+    let member = stack.member().await;
+    let before = store(&stack, &member, 0).await;
+    assert_eq!(end_of(&stack, &before).await, "Completed");
+
+    disk.fill();
+    let body = doors::echo("refused").to_string();
+    let answer = until("the hub to take nothing more", || async {
+        let (status, answer) = doors::post(&stack, &body, Some("refused")).await;
+        (status != 202 && status != 200).then_some((status, answer))
+    })
+    .await;
+    println!("a gateway says: {answer:?}");
+    assert_eq!(answer.0, 503, "{answer:?}");
+
+    disk.free();
+    assert_eq!(one_job(&stack, "after").await, "Completed");
+    assert_eq!(end_of(&stack, &before).await, "Completed");
+    until("no hold to be open", || async {
+        let replayed = books::replay(&stack, &stack.auditor().await).await;
+        (replayed.settlements(&before) == 1 && replayed.open_holds() == 0).then_some(())
+    })
+    .await;
+}

@@ -79,14 +79,10 @@ async fn all_ended(fleet: &Fleet, told: &Told, found: &mut Findings) -> BTreeMap
         for (id, ack) in told.jobs.iter().filter(|(id, _)| !ends.contains_key(*id)).collect::<Vec<_>>() {
             match fleet.get(ack.who, &format!("/jobs/{id}")).await {
                 Some((200, view)) if is_end(&view) => {
-                    if begun.elapsed() > LATE {
-                        println!(
-                            "  late: {id} ({}) is {} after {:.0?}, {} attempts",
-                            about(ack),
-                            view["state"],
-                            begun.elapsed(),
-                            view["attempts"]
-                        );
+                    // Of those that were seen open before.
+                    if begun.elapsed() > LATE && seen.contains_key(id) {
+                        let (state, attempts) = (&view["state"], &view["attempts"]);
+                        println!("  late: {id} ({}) is {state} after {:.0?}, {attempts} attempts", about(ack), begun.elapsed());
                     }
                     ends.insert(*id, view);
                     since = Instant::now();
