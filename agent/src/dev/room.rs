@@ -1,5 +1,5 @@
-//! Nodes of the hub that had no room. nats-server gives up its streams at the first write that does not fit and takes them up again only when it is
-//! started anew; so one that has room again is ended here, and the supervisor starts it.
+//! Nodes of the hub that had no room. At the first write that does not fit, one of several gives up its streams; one alone keeps them, says that all is
+//! well, and takes nothing more. Either works again only when it is started anew; so one that has room again is ended here, and the supervisor starts it.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -23,31 +23,51 @@ const ANSWER: Duration = Duration::from_secs(1);
 const STARTS: Duration = Duration::from_secs(60);
 /// Less than this is gone again before it has caught up.
 const ROOM: u64 = 64 << 20;
+/// With less, a write did not fit, or the next one will not.
+const NO_ROOM: u64 = 1 << 20;
 
-/// Processes that had their streams.
-pub type Working = Arc<Mutex<BTreeSet<u32>>>;
+/// What was seen of processes, by pid.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// They had their streams.
+    worked: BTreeSet<u32>,
+    /// They had no room.
+    full: BTreeSet<u32>,
+}
+pub type Nodes = Arc<Mutex<Seen>>;
 
-/// Whether to end it: `worked` or started long ago, without its streams now, and with so much room.
-fn to_end(worked: bool, runs: Duration, has_streams: bool, free: Option<u64>) -> bool {
-    !has_streams && (worked || runs > STARTS) && free.is_some_and(|free| free >= ROOM)
+impl Seen {
+    /// Notes what is found, and says whether to end the process, which runs so long.
+    fn to_end(&mut self, pid: u32, runs: Duration, has_streams: bool, free: Option<u64>) -> bool {
+        let Some(free) = free else { return false };
+        if has_streams {
+            self.worked.insert(pid);
+        }
+        if free < NO_ROOM {
+            self.full.insert(pid);
+        }
+        let lost = !has_streams && (self.worked.contains(&pid) || runs > STARTS);
+        let end = free >= ROOM && (lost || self.full.contains(&pid));
+        if end {
+            self.worked.remove(&pid);
+            self.full.remove(&pid);
+        }
+        end
+    }
 }
 
 impl Stack<'_> {
     /// Looks at every node, and does not wait for it.
-    pub(super) fn look_at_nodes(&self, working: &Working, since: &[Instant]) {
+    pub(super) fn look_at_nodes(&self, nodes: &Nodes, since: &[Instant]) {
         let store = self.place.network().join("store");
         for (child, since) in self.children.iter().zip(since).filter(|(child, _)| child.spec.role == Role::Hub && child.status().is_none())
         {
             let Some(node) = self.nodes().into_iter().find(|node| node.name == child.spec.name) else { continue };
-            let (pid, runs, working, store) = (child.pid, since.elapsed(), Arc::clone(working), store.join(&node.name));
+            let (pid, runs, nodes, store) = (child.pid, since.elapsed(), Arc::clone(nodes), store.join(&node.name));
             tokio::spawn(async move {
                 let Some(has_streams) = has_streams(&node.monitor_url).await else { return };
-                let worked = {
-                    let mut working = working.lock().unwrap_or_else(PoisonError::into_inner);
-                    if has_streams { working.insert(pid) } else { working.contains(&pid) }
-                };
-                if to_end(worked, runs, has_streams, free(&store)) {
-                    working.lock().unwrap_or_else(PoisonError::into_inner).remove(&pid);
+                let end = nodes.lock().unwrap_or_else(PoisonError::into_inner).to_end(pid, runs, has_streams, free(&store));
+                if end {
                     signal(pid, Signal::TERM);
                 }
             });
@@ -75,15 +95,22 @@ mod tests {
     #[test]
     fn only_a_node_that_could_work_again_is_ended() {
         let (short, long) = (Duration::from_secs(1), STARTS + Duration::from_secs(1));
-        for (worked, runs, has_streams, free, expected) in [
-            (true, short, false, Some(ROOM), true),
-            (false, long, false, Some(ROOM), true),
-            (false, short, false, Some(ROOM), false),
-            (true, long, true, Some(ROOM), false),
-            (true, long, false, Some(ROOM - 1), false),
-            (true, long, false, None, false),
+        for (worked, full, runs, has_streams, free, expected) in [
+            (true, false, short, false, Some(ROOM), true),
+            (false, false, long, false, Some(ROOM), true),
+            (false, false, short, false, Some(ROOM), false),
+            (true, false, long, true, Some(ROOM), false),
+            (true, true, short, true, Some(ROOM), true),
+            (true, true, long, false, Some(ROOM - 1), false),
+            (true, true, long, false, None, false),
         ] {
-            assert_eq!(to_end(worked, runs, has_streams, free), expected, "{worked} {runs:?} {has_streams} {free:?}");
+            let of = |is: bool| is.then_some(7).into_iter().collect();
+            let mut seen = Seen { worked: of(worked), full: of(full) };
+            assert_eq!(seen.to_end(7, runs, has_streams, free), expected, "{worked} {full} {runs:?} {has_streams} {free:?}");
         }
+        let mut seen = Seen::default();
+        assert!(!seen.to_end(7, long, true, Some(NO_ROOM - 1)));
+        assert!(seen.to_end(7, long, true, Some(ROOM)));
+        assert!(!seen.to_end(7, long, true, Some(ROOM)), "once");
     }
 }

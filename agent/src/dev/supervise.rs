@@ -93,7 +93,7 @@ impl Stack<'_> {
         let mut renew = tokio::time::interval(LOOK_AT_CREDENTIALS);
         let divisor = crate::run::time_divisor();
         let mut look = tokio::time::interval(room::LOOK / divisor);
-        let working = room::Working::default();
+        let nodes = room::Nodes::default();
         loop {
             let next = due.iter().map(|due| due.at).min();
             tokio::select! {
@@ -112,7 +112,7 @@ impl Stack<'_> {
                         self.down(index, why).await;
                     }
                 }
-                _ = look.tick() => self.look_at_nodes(&working, &since),
+                _ = look.tick() => self.look_at_nodes(&nodes, &since),
                 _ = renew.tick() => if !self.renew().await {
                     renew.reset_after(CREDENTIALS_AGAIN);
                 },
