@@ -93,7 +93,7 @@ bench-ledger: programs ## the books: projection, replay, holds, beside their flo
 
 chaos: programs ## a whole network under fire: make chaos SEED=1 SECONDS=120
 	@$(WITH_DEPS) MESH_CHAOS_SEED=$(or $(SEED),1) MESH_CHAOS_SECONDS=$(or $(SECONDS),120) \
-		cargo test $(ALL) --test chaos -- --ignored --nocapture what_was_accepted
+		cargo test $(ALL) --test chaos -- --nocapture what_was_accepted
 
 chaos-ledger: programs ## the books under fire: make chaos-ledger SEED=1 KILLS=100
 	@$(WITH_DEPS) MESH_CHAOS_SEED=$(or $(SEED),1) MESH_CHAOS_KILLS=$(or $(KILLS),100) \

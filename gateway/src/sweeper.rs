@@ -101,8 +101,10 @@ async fn pass(world: &World, from_the_first: bool) -> Result<Passed, Problem> {
     note_open(&transaction, now.saturating_sub(silence_ms(world) * 3), from_the_first).await?;
     let found = oldest(&transaction).await?;
     let there = in_jobs(world, &found).await?;
+    // The hub may have taken its time, and a row that was read before may be old by now.
+    let open = still_open(&transaction, &found).await?;
     let mut lost = Vec::new();
-    for job in found {
+    for job in found.into_iter().filter(|job| open.contains(&job.id)) {
         let in_jobs = there.contains(&job.id);
         let missing_since = if in_jobs { None } else { Some(job.missing_since.unwrap_or(now)) };
         let said = standing(world, &job, in_jobs, now);
@@ -161,6 +163,15 @@ async fn oldest(transaction: &deadpool_postgres::Transaction<'_>) -> Result<Vec<
         })
     };
     Ok(rows.iter().filter_map(found).collect())
+}
+
+/// Those that have not ended by what the rows say now.
+async fn still_open(transaction: &deadpool_postgres::Transaction<'_>, found: &[Found]) -> Result<BTreeSet<JobId>, StoreError> {
+    let ids: Vec<String> = found.iter().map(|job| job.id.to_string()).collect();
+    let sql = "select job.id from open_job join job on job.member = open_job.member and job.id = open_job.id \
+               where open_job.id = any($1) and job.rank = 1";
+    let rows = transaction.query(sql, &[&ids]).await?;
+    Ok(rows.iter().filter_map(|row| row.get::<_, String>(0).parse().ok()).collect())
 }
 
 /// Those of which JOBS has the message. While rows lag behind HISTORY a missing one may have ended: then all count as there.

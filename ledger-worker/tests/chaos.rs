@@ -22,8 +22,9 @@ use ledger_worker::posting::Standing;
 use ledger_worker::request::{Request, read};
 use ledger_worker::round::Round;
 use ledger_worker::settings::parts;
-use plan::{Dice, Lane};
+use plan::Lane;
 use support::{HUNG, Proc, World, free_address, gateway, http, signal, signer, until};
+use testkit::Dice;
 
 const LANES: u64 = 4;
 /// Where a worker can be told to die.

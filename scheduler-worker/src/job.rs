@@ -260,6 +260,11 @@ impl Job {
         self.ended = back.ended;
         self.keep(back.kept);
     }
+    /// An attempt goes on although its end was written: its device was not told, and shows it. When it ends, it is counted then.
+    pub fn revive(&mut self, attempt: &AttemptId) {
+        self.ended.retain(|one| one.attempt != *attempt);
+        self.avoid = avoided(&self.needs, &self.ended);
+    }
     /// Who came first goes first.
     pub fn age(&self) -> (UnixMs, u64) {
         (self.admitted.submitted_at, self.lease.seq)

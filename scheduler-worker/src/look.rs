@@ -268,6 +268,7 @@ impl World {
                     // This is what was left, or came after it.
                     job.left = None;
                 }
+                job.revive(&id);
                 job.keep(assignment.resume);
             }
             tracing::info!(job = ?held.job, %device, attempt = assignment.attempt, state = ?held.state, "taken over");

@@ -5,6 +5,7 @@
 
 pub mod cli;
 pub mod dice;
+pub mod disk;
 pub mod http;
 pub mod postgres;
 pub mod proc;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 pub use cli::Cli;
 pub use dice::Dice;
+pub use disk::Disk;
 pub use proxy::{Proxy, Way};
 pub use stack::{Launch, Stack};
 
@@ -28,12 +30,19 @@ pub const HUNG: Duration = Duration::from_secs(120);
 /// # Panics
 /// After [`HUNG`], naming what was waited for.
 pub async fn until<T, F: Future<Output = Option<T>>>(what: &str, look: impl Fn() -> F) -> T {
+    within(HUNG, look).await.unwrap_or_else(|| panic!("hung: waited {HUNG:?} for {what}"))
+}
+
+/// Looks again until `look` gives something, or the time is over.
+pub async fn within<T, F: Future<Output = Option<T>>>(time: Duration, look: impl Fn() -> F) -> Option<T> {
     let start = Instant::now();
     loop {
         if let Some(found) = look().await {
-            return found;
+            return Some(found);
         }
-        assert!(start.elapsed() < HUNG, "hung: waited {HUNG:?} for {what}");
+        if start.elapsed() > time {
+            return None;
+        }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }

@@ -1,5 +1,6 @@
 //! One whole stack, started by `mesh dev` as a user would, and read through its `ready` line.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,7 @@ use bus::{Bus, Health};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::{Cli, HUNG, proc};
+use crate::{Cli, Disk, HUNG, proc};
 
 /// A running stack; dropped, it stops.
 pub struct Stack {
@@ -23,6 +24,8 @@ pub struct Stack {
     pub cli: Cli,
     /// What `mesh dev` told after it was ready.
     events: Arc<Mutex<Vec<Value>>>,
+    /// By what lies on them. Before the folder: they are unmounted first.
+    disks: BTreeMap<PathBuf, Disk>,
     folder: TempDir,
     launch: Launch,
 }
@@ -52,7 +55,7 @@ impl Launch {
         }
         let cli = Cli { config_home: folder.path().join("config"), mesh_home: folder.path().join("home") };
         let Begun { child, ready, events } = self.begin(folder.path(), &cli);
-        Stack { child, ready, cli, events, folder, launch: self.clone() }
+        Stack { child, ready, cli, events, disks: BTreeMap::new(), folder, launch: self.clone() }
     }
 
     fn begin(&self, folder: &Path, cli: &Cli) -> Begun {
@@ -133,6 +136,20 @@ impl Stack {
         assert!(self.child.try_wait().ok().flatten().is_some(), "it still runs");
         let Begun { child, ready, events } = self.launch.begin(self.folder.path(), &self.cli);
         (self.child, self.ready, self.events) = (child, ready, events);
+    }
+
+    /// Moves a folder of its data to a small disk, after [`Self::stop`].
+    ///
+    /// # Panics
+    /// Where it still runs, or no disk can be mounted here.
+    pub fn move_to_disk(&mut self, of_data: &str, megabytes: u32) {
+        assert!(self.child.try_wait().ok().flatten().is_some(), "it still runs");
+        let disk = Disk::mount(&self.path("/data_dir").join(of_data), megabytes).expect("a small disk");
+        self.disks.insert(of_data.into(), disk);
+    }
+    /// The small disk on which that folder of its data lies.
+    pub fn disk(&self, of_data: &str) -> Option<&Disk> {
+        self.disks.get(Path::new(of_data))
     }
 
     /// A text of the `ready` object by JSON pointer, such as `/nats/url`.

@@ -17,6 +17,7 @@ pub mod place;
 pub mod ports;
 pub mod postgres;
 pub mod ready;
+pub mod room;
 pub mod stack;
 pub mod supervise;
 pub mod tools;

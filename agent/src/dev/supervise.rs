@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::child::{Role, Running, signal, words};
 use super::ready::Event;
 use super::stack::Stack;
-use super::{guard, leftovers};
+use super::{guard, leftovers, room};
 use crate::cli::context::Contexts;
 use crate::cli::failure::Failure;
 use crate::renewal::due_of;
@@ -92,6 +92,8 @@ impl Stack<'_> {
         let mut since: Vec<Instant> = vec![Instant::now(); self.children.len()];
         let mut renew = tokio::time::interval(LOOK_AT_CREDENTIALS);
         let divisor = crate::run::time_divisor();
+        let mut look = tokio::time::interval(room::LOOK / divisor);
+        let nodes = room::Nodes::default();
         loop {
             let next = due.iter().map(|due| due.at).min();
             tokio::select! {
@@ -110,6 +112,7 @@ impl Stack<'_> {
                         self.down(index, why).await;
                     }
                 }
+                _ = look.tick() => self.look_at_nodes(&nodes, &since),
                 _ = renew.tick() => if !self.renew().await {
                     renew.reset_after(CREDENTIALS_AGAIN);
                 },

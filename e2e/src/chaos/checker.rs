@@ -10,17 +10,20 @@ use bus_schemas::network::NetworkDocument;
 use bus_schemas::receipt::{Outcome, Receipt};
 use bus_schemas::{AttemptId, Cid, JobId, Proof, ReceiptId, Verifier};
 use serde_json::Value;
-use testkit::HUNG;
+use testkit::{HUNG, within};
 
 use super::fleet::Fleet;
 use super::load::{Ack, Told};
 use super::pulse::{self, Pulse};
+use super::work::Kind;
 use crate::books;
 
 /// Nothing may end or be started again for this long, once all work is done.
 const QUIET: Duration = Duration::from_secs(10);
-/// What ends so long after the last fault is named.
+/// What ends so long after the last fault is named. It is no fault: this machine may have other work.
 const LATE: Duration = Duration::from_secs(15);
+/// Between two looks at everything.
+const LOOK: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -40,6 +43,7 @@ pub async fn check(fleet: &Fleet, told: &Told, before: &Pulse) -> Findings {
         *found.ends.entry(end["state"].as_str().unwrap_or("?").to_owned()).or_default() += 1;
     }
     one_end_each(told, &ends, &mut found);
+    most_is_done(told, &ends, &mut found);
     let receipts = receipts(fleet, told, &ends, &mut found).await;
     let in_books = settled_once(fleet, told, &ends, &mut found).await;
     quiet(fleet, &mut found).await;
@@ -75,14 +79,10 @@ async fn all_ended(fleet: &Fleet, told: &Told, found: &mut Findings) -> BTreeMap
         for (id, ack) in told.jobs.iter().filter(|(id, _)| !ends.contains_key(*id)).collect::<Vec<_>>() {
             match fleet.get(ack.who, &format!("/jobs/{id}")).await {
                 Some((200, view)) if is_end(&view) => {
-                    if begun.elapsed() > LATE {
-                        println!(
-                            "  late: {id} ({}) is {} after {:.0?}, {} attempts",
-                            about(ack),
-                            view["state"],
-                            begun.elapsed(),
-                            view["attempts"]
-                        );
+                    // Of those that were seen open before.
+                    if begun.elapsed() > LATE && seen.contains_key(id) {
+                        let (state, attempts) = (&view["state"], &view["attempts"]);
+                        println!("  late: {id} ({}) is {state} after {:.0?}, {attempts} attempts", about(ack), begun.elapsed());
                     }
                     ends.insert(*id, view);
                     since = Instant::now();
@@ -93,7 +93,7 @@ async fn all_ended(fleet: &Fleet, told: &Told, found: &mut Findings) -> BTreeMap
                 None => {}
             }
         }
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(LOOK).await;
     }
     for (id, ack) in told.jobs.iter().filter(|(id, _)| !ends.contains_key(*id)) {
         let explained = fleet.get(ack.who, &format!("/jobs/{id}/explain")).await.map(|(_, explained)| explained["summary"].to_string());
@@ -139,6 +139,15 @@ fn one_end_each(told: &Told, ends: &BTreeMap<JobId, Value>, found: &mut Findings
     }
 }
 
+/// A network that fails everything would keep all other promises.
+fn most_is_done(told: &Told, ends: &BTreeMap<JobId, Value>, found: &mut Findings) {
+    let echoes = || told.jobs.iter().filter(|(_, ack)| ack.work.kind == Kind::Echo && !ack.cancel_asked);
+    let done = echoes().filter(|(id, _)| ends.get(*id).is_some_and(|view| view["state"] == "Completed")).count();
+    if done * 10 < echoes().count() * 9 {
+        found.broken.push(format!("only {done} of {} echoes were done", echoes().count()));
+    }
+}
+
 /// Each completed job has a receipt that verifies, and the result that belongs to it; how many.
 async fn receipts(fleet: &Fleet, told: &Told, ends: &BTreeMap<JobId, Value>, found: &mut Findings) -> usize {
     let network = bus::keys::read_network(&fleet.stack.path("/data_dir").join("network/network.json")).expect("the network document");
@@ -146,14 +155,11 @@ async fn receipts(fleet: &Fleet, told: &Told, ends: &BTreeMap<JobId, Value>, fou
     let mut good = 0;
     for (id, _) in completed {
         let Some(ack) = told.jobs.get(id) else { continue };
-        let mut asked = fleet.get(ack.who, &format!("/jobs/{id}/result")).await;
-        let begun = Instant::now();
-        while !matches!(asked, Some((200, _))) && begun.elapsed() < LATE {
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            asked = fleet.get(ack.who, &format!("/jobs/{id}/result")).await;
-        }
-        let Some((200, view)) = asked else {
-            found.broken.push(format!("{id} ({}) completed, and its result cannot be had: {asked:?}", about(ack)));
+        let (begun, path) = (Instant::now(), format!("/jobs/{id}/result"));
+        let asked = || async { fleet.get(ack.who, &path).await.and_then(|(status, view)| (status == 200).then_some(view)) };
+        let Some(view) = within(HUNG, asked).await else {
+            let last = fleet.get(ack.who, &path).await;
+            found.broken.push(format!("{id} ({}) completed, and its result cannot be had: {last:?}", about(ack)));
             continue;
         };
         if begun.elapsed() > Duration::from_secs(1) {
@@ -202,16 +208,14 @@ fn wrong_receipt(network: &NetworkDocument, job: &JobId, view: &Value) -> Option
 /// The books: one settlement for each completed job, none for one that failed, no open hold, and the digest of a replay everywhere.
 async fn settled_once(fleet: &Fleet, told: &Told, ends: &BTreeMap<JobId, Value>, found: &mut Findings) -> String {
     let auditor = fleet.stack.auditor().await;
-    let begun = Instant::now();
-    let replayed = loop {
-        let replayed = books::replay(&fleet.stack, &auditor).await;
-        if replayed.open_holds() == 0 || begun.elapsed() > HUNG {
-            break replayed;
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
-    };
-    if replayed.open_holds() > 0 {
-        found.broken.push(format!("{} holds are open", replayed.open_holds()));
+    let closed = || async { (books::replay(&fleet.stack, &auditor).await.open_holds() == 0).then_some(()) };
+    let _ = within(HUNG, closed).await;
+    let replayed = books::replay(&fleet.stack, &auditor).await;
+    for hold in replayed.books.open_holds() {
+        let who = told.jobs.get(&hold.job).map_or("which nobody was told of".to_owned(), about);
+        let asker = fleet.people().iter().position(|person| person.member == hold.member).unwrap_or(0);
+        let view = fleet.get(asker, &format!("/jobs/{}", hold.job)).await;
+        found.broken.push(format!("an open hold for {} ({who}): {hold:?}; {view:?}", hold.job));
     }
     for (id, view) in ends {
         let (settled, state) = (replayed.settlements(id), view["state"].as_str().unwrap_or_default());
@@ -230,20 +234,15 @@ async fn settled_once(fleet: &Fleet, told: &Told, ends: &BTreeMap<JobId, Value>,
         found.broken.push(format!("all balances sum to {}", replayed.books.total()));
     }
     // Rows follow facts.
-    let begun = Instant::now();
     let digest = books::hex(&replayed.books.digest());
-    loop {
+    let verify = || async {
         let cli = fleet.stack.cli.clone();
-        let (code, report) = tokio::task::spawn_blocking(move || cli.json(&["credit", "verify"])).await.expect("mesh runs");
-        let same = code == 0 && report["ok"] == true && report["digest"] == digest.as_str();
-        if same {
-            break;
-        }
-        if begun.elapsed() > Duration::from_secs(30) {
-            found.broken.push(format!("credit verify: {report}, and the replay's digest is {digest}"));
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::task::spawn_blocking(move || cli.json(&["credit", "verify"])).await.expect("mesh runs")
+    };
+    let same = |(code, report): &(i32, Value)| *code == 0 && report["ok"] == true && report["digest"] == digest.as_str();
+    if within(HUNG, || async { Some(verify().await).filter(same) }).await.is_none() {
+        let (_, report) = verify().await;
+        found.broken.push(format!("credit verify: {report}, and the replay's digest is {digest}"));
     }
     let (ok, report) = super::fleet::verify_rows(&fleet.stack).await;
     if !ok || report["digest"] != digest.as_str() || report["database_digest"] != digest.as_str() {
@@ -265,13 +264,13 @@ async fn quiet(fleet: &Fleet, found: &mut Findings) {
         if now != before {
             (before, since) = (now, Instant::now());
         }
-        if begun.elapsed() > QUIET * 6 {
+        if begun.elapsed() > HUNG {
             let last: Vec<String> = fleet.stack.events().iter().rev().take(4).map(Value::to_string).collect();
             found.broken.push(format!("it does not come to rest: starts of agents {:?}, last events {last:?}", before.1));
             return;
         }
     }
     if begun.elapsed() > QUIET * 2 {
-        found.broken.push(format!("processes were still started again {:.0?} after all work was done", begun.elapsed() - QUIET));
+        println!("  late: processes were still started again {:.0?} after all work was done", begun.elapsed() - QUIET);
     }
 }

@@ -1,13 +1,13 @@
 //! A device of the fleet: a home of its own, its link through a proxy, and somebody who starts its agent again when it dies.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bus_schemas::MemberId;
-use testkit::{Cli, HUNG, Proxy, Stack, proc};
+use testkit::{Cli, Disk, HUNG, Proxy, Stack, proc};
 
 use super::ms;
 
@@ -169,43 +169,4 @@ fn start(home: &Path, log: &Path, divisor: u64) -> Child {
 fn value(toml: &str, name: &str) -> String {
     let line = toml.lines().find_map(|line| line.strip_prefix(&format!("{name} = "))).unwrap_or_else(|| panic!("no {name} in {toml}"));
     line.trim_matches('"').to_owned()
-}
-
-/// A disk of a few megabytes in memory.
-pub struct Disk {
-    at: PathBuf,
-}
-impl Disk {
-    /// # Errors
-    /// Where this machine does not let us, in words.
-    pub fn mount(at: &Path, megabytes: u32) -> Result<Self, String> {
-        let options = format!("size={megabytes}m,mode=0700");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at).output();
-        match mount {
-            Ok(done) if done.status.success() => Ok(Self { at: at.to_owned() }),
-            Ok(done) => Err(String::from_utf8_lossy(&done.stderr).trim().to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-    fn ballast(&self) -> PathBuf {
-        self.at.join("ballast")
-    }
-    /// Fills it to the last byte.
-    pub fn fill(&self) {
-        use std::io::Write;
-        let Ok(mut file) = File::create(self.ballast()) else { return };
-        for size in [1 << 20, 4096, 1] {
-            let piece = vec![0; size];
-            while file.write_all(&piece).is_ok() {}
-        }
-    }
-    pub fn free(&self) {
-        let _ = std::fs::remove_file(self.ballast());
-    }
-}
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: a last reader may still be there.
-        let _ = Command::new("umount").arg("-l").arg(&self.at).output();
-    }
 }

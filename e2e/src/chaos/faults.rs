@@ -3,10 +3,10 @@
 use std::time::Instant;
 
 use futures::future::join_all;
-use testkit::proc;
+use testkit::{Disk, proc};
 
 use super::fleet::Fleet;
-use super::plan::{FORGOTTEN_MS, Fault, Planned, Target};
+use super::plan::{FORGOTTEN_MS, Fault, Planned, Role, Target};
 use super::{Note, ms};
 
 /// Makes every fault at its time; returns when the last one has healed.
@@ -19,10 +19,8 @@ pub async fn carry_out(fleet: &Fleet, plan: &[Planned], divisor: u64) -> Vec<Not
         Note { at_ms, fault: planned.fault, done, what }
     });
     let notes = join_all(each).await;
-    fleet.own.iter().for_each(|device| {
-        device.proxy.heal();
-        device.disk.iter().for_each(super::device::Disk::free);
-    });
+    fleet.own.iter().for_each(|device| device.proxy.heal());
+    [Role::Agent, Role::Hub, Role::Postgres].into_iter().filter_map(|role| fleet.disk(role)).for_each(Disk::free);
     notes
 }
 
@@ -60,8 +58,8 @@ async fn one(fleet: &Fleet, fault: Fault, divisor: u64) -> (bool, String) {
             proxy.heal();
             (true, String::new())
         }
-        Fault::FullDisk(device, lasts) => {
-            let Some(disk) = &fleet.own[device].disk else { return (false, "it has no small disk".into()) };
+        Fault::FullDisk(target, lasts) => {
+            let Some(disk) = fleet.disk(target.role) else { return (false, "it has no small disk".into()) };
             disk.fill();
             tokio::time::sleep(ms(lasts)).await;
             disk.free();

@@ -5,19 +5,26 @@ use std::process::Command;
 
 use bus_schemas::MemberId;
 use serde_json::Value;
-use testkit::{Stack, http, proc, until};
+use testkit::{Disk, Stack, http, proc, until};
 
 use super::Settings;
-use super::device::{Device, Disk};
-use super::plan::{Role, Target};
+use super::device::Device;
+use super::plan::{Role, Shape, Target};
 
 /// What holds a device's server, its logs and little else.
-const DISK_MEGABYTES: u32 = 64;
+const DEVICE_MEGABYTES: u32 = 64;
+/// A node of the hub writes about 40 MB in two minutes of chaos; Postgres 60 MB, most of it what it begins with.
+const HUB_MEGABYTES: u32 = 512;
+const POSTGRES_MEGABYTES: u32 = 512;
+/// Where `mesh dev` has the data of Postgres.
+pub const POSTGRES_DATA: &str = "postgres";
 
 pub struct Fleet {
     // First: devices end before what they are linked to.
     pub own: Vec<Device>,
     pub stack: Stack,
+    /// As this machine lets us have it.
+    pub shape: Shape,
 }
 
 /// Who asks over HTTP.
@@ -54,11 +61,17 @@ impl Fleet {
             }
         }
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
-        let stack = Stack::start(&args, &[("MESH_TIME_DIVISOR", &count(settings.divisor))]);
-        let small = shape.small_disks && may_mount(&stack);
-        let disk = |n: u64| (small && n + 1 == shape.devices).then_some(DISK_MEGABYTES);
+        let mut stack = Stack::start(&args, &[("MESH_TIME_DIVISOR", &count(settings.divisor))]);
+        let shape = Shape { small_disks: shape.small_disks && may_mount(), ..*shape };
+        if shape.small_disks {
+            stack.stop();
+            shape.on_small_disk(Role::Hub).iter().for_each(|hub| stack.move_to_disk(&node_data(hub.n), HUB_MEGABYTES));
+            shape.on_small_disk(Role::Postgres).iter().for_each(|_| stack.move_to_disk(POSTGRES_DATA, POSTGRES_MEGABYTES));
+            stack.start_again();
+        }
+        let disk = |n: u64| (shape.small_disks && n + 1 == shape.devices).then_some(DEVICE_MEGABYTES);
         let own = (0..shape.devices).map(|n| Device::join(&stack, &format!("device-{n}"), settings.divisor, disk(n))).collect();
-        let fleet = Self { own, stack };
+        let fleet = Self { own, stack, shape };
         fleet.devices_are_seen().await;
         fleet
     }
@@ -66,8 +79,15 @@ impl Fleet {
     pub fn devices(&self) -> u32 {
         u32::try_from(self.own.len()).unwrap_or(u32::MAX)
     }
-    pub fn small_disks(&self) -> bool {
-        self.own.iter().any(|device| device.disk.is_some())
+    /// The small disk of this role.
+    pub fn disk(&self, role: Role) -> Option<&Disk> {
+        let target = self.shape.on_small_disk(role)?;
+        match role {
+            Role::Agent => self.own.get(target.n)?.disk.as_ref(),
+            Role::Hub => self.stack.disk(&node_data(target.n)),
+            Role::Postgres => self.stack.disk(POSTGRES_DATA),
+            Role::Gateway | Role::Scheduler | Role::Ledger | Role::Leaf => None,
+        }
     }
 
     /// The stack's processes in the order of their names, as `mesh dev` has them now.
@@ -177,17 +197,18 @@ impl Fleet {
     }
 }
 
-/// Whether we may mount a small disk; if not it is said, and that fault is left out.
-fn may_mount(stack: &Stack) -> bool {
-    let at = stack.folder().join("try-a-disk");
-    let tried = std::fs::create_dir_all(&at).map_err(|error| error.to_string()).and_then(|()| Disk::mount(&at, 1));
-    match tried {
-        Ok(_) => true,
-        Err(why) => {
-            println!("chaos: no full disks, since none can be mounted here: {why}");
-            false
-        }
+/// Where `mesh dev` has the data of a node of several, counted from 0.
+pub fn node_data(n: usize) -> String {
+    format!("network/store/hub-{}", n + 1)
+}
+
+/// Whether we may mount small disks; if not it is said, and those faults are left out.
+fn may_mount() -> bool {
+    let may = Disk::possible();
+    if let Err(why) = &may {
+        println!("chaos: no full disks, since none can be mounted here: {why}");
     }
+    may.is_ok()
 }
 
 /// Where each node of the hub tells about itself.

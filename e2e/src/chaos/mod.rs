@@ -71,7 +71,7 @@ pub async fn run(settings: Settings) {
     println!("chaos: {settings:?}");
     let mut settings = settings;
     let fleet = Fleet::start(&settings).await;
-    settings.shape.small_disks = fleet.small_disks();
+    settings.shape = fleet.shape;
     let began = Instant::now();
     let load = Load::start(&fleet, &settings).await;
     load.goes_on(u64::from(fleet.devices()) + 10).await;

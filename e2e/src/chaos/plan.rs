@@ -14,8 +14,20 @@ pub struct Shape {
     pub schedulers: u64,
     pub ledgers: u64,
     pub devices: u64,
-    /// Whether the last device lives on a small disk, which takes root.
+    /// Whether Postgres, the last device and the last of several nodes of the hub live on small disks, which takes root.
     pub small_disks: bool,
+}
+impl Shape {
+    /// Who lives on a small disk.
+    pub fn on_small_disk(&self, role: Role) -> Option<Target> {
+        let any = match role {
+            Role::Hub => self.hubs > 1,
+            Role::Postgres => true,
+            Role::Agent => self.devices > 0,
+            Role::Gateway | Role::Scheduler | Role::Ledger | Role::Leaf => false,
+        };
+        (self.small_disks && any).then(|| Target { role, n: index(role.count(self).saturating_sub(1)) })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,8 +85,8 @@ pub enum Fault {
     Reset(usize),
     /// The device's link is slow by the first number of milliseconds, for the second.
     Slow(usize, u64, u64),
-    /// The device's disk is full for so long.
-    FullDisk(usize, u64),
+    /// The disk of this one is full for so long.
+    FullDisk(Target, u64),
 }
 impl Fault {
     /// For counting: `kill scheduler`.
@@ -85,7 +97,7 @@ impl Fault {
             Self::Cut(_, way, _) => format!("cut {}", way.name()),
             Self::Reset(_) => "reset".into(),
             Self::Slow(..) => "slow link".into(),
-            Self::FullDisk(..) => "full disk".into(),
+            Self::FullDisk(target, _) => format!("full disk {}", target.role.name()),
         }
     }
 }
@@ -97,7 +109,7 @@ impl fmt::Display for Fault {
             Self::Cut(device, way, ms) => write!(f, "cut the link of device {device} {} for {ms} ms", way.name()),
             Self::Reset(device) => write!(f, "reset the link of device {device}"),
             Self::Slow(device, delay, ms) => write!(f, "slow the link of device {device} by {delay} ms for {ms} ms"),
-            Self::FullDisk(device, ms) => write!(f, "fill the disk of device {device} for {ms} ms"),
+            Self::FullDisk(target, ms) => write!(f, "fill the disk of {} {} for {ms} ms", target.role.name(), target.n),
         }
     }
 }
@@ -120,14 +132,14 @@ enum Draw {
     Cut,
     Reset,
     Slow,
-    FullDisk,
+    FullDisk(Target),
 }
 
 /// The faults, in the order of their times.
 pub fn plan(settings: &Settings) -> Vec<Planned> {
     let shape = &settings.shape;
     let mut dice = Dice::new(settings.seed);
-    let choices = [
+    let mut choices = vec![
         (12, Draw::Kill(Role::Scheduler)),
         (14, Draw::Kill(Role::Agent)),
         (5, Draw::Kill(Role::Leaf)),
@@ -145,8 +157,9 @@ pub fn plan(settings: &Settings) -> Vec<Planned> {
         (14, Draw::Cut),
         (6, Draw::Reset),
         (4, Draw::Slow),
-        (if shape.small_disks { 3 } else { 0 }, Draw::FullDisk),
     ];
+    let small = [(3, Role::Agent), (3, Role::Hub), (2, Role::Postgres)];
+    choices.extend(small.into_iter().filter_map(|(weight, role)| Some((weight, Draw::FullDisk(shape.on_small_disk(role)?)))));
     let divided = |ms: u64| (ms / settings.divisor.max(1)).max(1);
     let mut at_ms = 0;
     let mut plan = Vec::new();
@@ -174,7 +187,7 @@ pub fn plan(settings: &Settings) -> Vec<Planned> {
             }
             Draw::Reset => Fault::Reset(device(&mut dice)),
             Draw::Slow => Fault::Slow(device(&mut dice), dice.between(20, 250), lasts(&mut dice)),
-            Draw::FullDisk => Fault::FullDisk(index(shape.devices.saturating_sub(1)), lasts(&mut dice)),
+            Draw::FullDisk(target) => Fault::FullDisk(target, lasts(&mut dice)),
         };
         plan.push(Planned { at_ms, fault });
     }
@@ -207,15 +220,15 @@ mod tests {
         let all: Vec<Planned> = (0..20).flat_map(|seed| plan(&settings(seed))).collect();
         assert!((2_000..3_000).contains(&all.len()), "{}", all.len());
         let kinds: BTreeSet<String> = all.iter().map(|planned| planned.fault.kind()).collect();
-        assert_eq!(kinds.len(), 14 + 3 + 1 + 1 + 1, "{kinds:?}");
+        assert_eq!(kinds.len(), 14 + 3 + 1 + 1 + 3, "{kinds:?}");
         for planned in all {
             match planned.fault {
                 Fault::Kill(Target { role, n }) | Fault::Freeze(Target { role, n }, _) => assert!((n as u64) < role.count(&SHAPE)),
                 Fault::Cut(device, ..) | Fault::Reset(device) | Fault::Slow(device, ..) => assert!(device < 4),
-                Fault::FullDisk(device, ms) => assert!(device == 3 && ms <= 4_000),
+                Fault::FullDisk(target, ms) => assert!(SHAPE.on_small_disk(target.role) == Some(target) && ms <= 4_000),
             }
         }
         let without = Settings { shape: Shape { small_disks: false, ..SHAPE }, ..settings(1) };
-        assert!(plan(&without).iter().all(|planned| planned.fault.kind() != "full disk"));
+        assert!(plan(&without).iter().all(|planned| !planned.fault.kind().starts_with("full disk")));
     }
 }

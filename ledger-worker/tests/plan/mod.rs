@@ -7,30 +7,12 @@ use bus_schemas::assignment::Assignment;
 use bus_schemas::ledger::{Command, FlagWhy, LedgerRequest, Op, Policy, VoidReason};
 use bus_schemas::receipt::{Outcome, Receipt, ResultRef};
 use bus_schemas::{AttemptId, Cid, JobId, MilliMana, ReceiptId, Signer};
+use testkit::Dice;
 
 use super::support::{device, gateway, job, member, net, scheduler, signer};
 
 /// Members of the load, each with a device of the same number.
 pub const PEOPLE: u8 = 4;
-
-/// A small generator of numbers that is the same everywhere.
-#[derive(Debug, Clone)]
-pub struct Dice(u64);
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.next() % n.max(1)
-    }
-}
 
 pub fn operator() -> Signer {
     signer(1)

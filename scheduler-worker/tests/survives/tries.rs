@@ -79,3 +79,20 @@ async fn a_job_that_succeeds_writes_no_record() {
     network.jobs_are_gone().await;
     assert_eq!(network.bus.stream_end(stream::BACK).await.unwrap().messages, 0);
 }
+
+/// A failure that was counted, whose device was not told any more, is shown by the device again: it is the same one.
+#[tokio::test]
+async fn what_was_counted_is_not_counted_again() {
+    let network = Network::start().await;
+    let device = network.device(1, failing()).await;
+    let job = network.admit_one("a", ECHO).await;
+    for _ in 1..=2 {
+        assert!(!network.crashing_scheduler("after_count").ended().await.success());
+    }
+    assert_eq!((device.assigned().len(), device.closed().len()), (1, 0));
+    let _last = network.scheduler();
+    let end = network.end_of(job).await;
+    let problem = end.problem.unwrap().detail;
+    assert_eq!((end.state, device.assigned().len()), (JobState::Failed, 4), "{problem}");
+    assert!(problem.starts_with("4 attempts failed: ExecutionError"), "{problem}");
+}

@@ -168,6 +168,7 @@ impl Scheduler {
                     one.job.recall(back);
                     one.job.left = None;
                 }
+                one.job.revive(&id);
                 one.job.keep(assignment.resume);
             }
             if cancelled {
