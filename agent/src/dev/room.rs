@@ -38,7 +38,7 @@ pub type Nodes = Arc<Mutex<Seen>>;
 
 impl Seen {
     /// Notes what is found, and says whether to end the process, which runs so long.
-    fn to_end(&mut self, pid: u32, runs: Duration, has_streams: bool, free: Option<u64>) -> bool {
+    fn look(&mut self, pid: u32, runs: Duration, has_streams: bool, free: Option<u64>) -> bool {
         let Some(free) = free else { return false };
         if has_streams {
             self.worked.insert(pid);
@@ -66,7 +66,7 @@ impl Stack<'_> {
             let (pid, runs, nodes, store) = (child.pid, since.elapsed(), Arc::clone(nodes), store.join(&node.name));
             tokio::spawn(async move {
                 let Some(has_streams) = has_streams(&node.monitor_url).await else { return };
-                let end = nodes.lock().unwrap_or_else(PoisonError::into_inner).to_end(pid, runs, has_streams, free(&store));
+                let end = nodes.lock().unwrap_or_else(PoisonError::into_inner).look(pid, runs, has_streams, free(&store));
                 if end {
                     signal(pid, Signal::TERM);
                 }
@@ -106,11 +106,11 @@ mod tests {
         ] {
             let of = |is: bool| is.then_some(7).into_iter().collect();
             let mut seen = Seen { worked: of(worked), full: of(full) };
-            assert_eq!(seen.to_end(7, runs, has_streams, free), expected, "{worked} {full} {runs:?} {has_streams} {free:?}");
+            assert_eq!(seen.look(7, runs, has_streams, free), expected, "{worked} {full} {runs:?} {has_streams} {free:?}");
         }
         let mut seen = Seen::default();
-        assert!(!seen.to_end(7, long, true, Some(NO_ROOM - 1)));
-        assert!(seen.to_end(7, long, true, Some(ROOM)));
-        assert!(!seen.to_end(7, long, true, Some(ROOM)), "once");
+        assert!(!seen.look(7, long, true, Some(NO_ROOM - 1)));
+        assert!(seen.look(7, long, true, Some(ROOM)));
+        assert!(!seen.look(7, long, true, Some(ROOM)), "once");
     }
 }
