@@ -2,6 +2,7 @@
 //!
 //! `MESH_TEST_STOPS=20 MESH_TEST_KILLS=10 MESH_TEST_DIVISOR=1` measures more, with the real times.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bus_schemas::limits::Timings;
@@ -28,16 +29,17 @@ async fn work_that_is_handed_back_or_lost_goes_on() {
     let job = stack.cli.ok(&words)["id"].as_str().expect("an id").to_owned();
     at_work(&stack, &job, 0).await;
 
+    let mut pids = agents(&stack);
     let mut handed_back = Vec::new();
     for _ in 0..stops {
-        let (seen, device) = assigned(&stack, &job).await;
+        let (seen, device) = on_a_device(&stack, &job).await;
         let owner = owner(&stack, &device);
         let asked_at = bus::hub_time::here_ms();
         let stopping = owner.clone();
         let stopped = tokio::task::spawn_blocking(move || stopping.ok(&["stop", "--now"]));
         handed_back.push(at_work(&stack, &job, seen.len()).await.saturating_sub(asked_at));
         stopped.await.expect("mesh stop");
-        owner.ok_async(&["start", "--detach"]).await;
+        pids.insert(device.clone(), pid(&owner.ok_async(&["start", "--detach"]).await));
         online(&stack, &device).await;
     }
     let said = |what: &str, all: &mut Vec<u64>| {
@@ -54,12 +56,11 @@ async fn work_that_is_handed_back_or_lost_goes_on() {
 
     let mut lost = Vec::new();
     for _ in 0..kills {
-        let (seen, device) = assigned(&stack, &job).await;
-        let pid = owner(&stack, &device).ok_async(&["status"]).await["pid"].as_u64().expect("a pid");
-        proc::signal(u32::try_from(pid).expect("a pid"), "KILL");
+        let (seen, device) = on_a_device(&stack, &job).await;
+        proc::signal(pids[&device], "KILL");
         let killed_at = bus::hub_time::here_ms();
         lost.push(at_work(&stack, &job, seen.len()).await.saturating_sub(killed_at));
-        owner(&stack, &device).ok_async(&["start", "--detach"]).await;
+        pids.insert(device.clone(), pid(&owner(&stack, &device).ok_async(&["start", "--detach"]).await));
         online(&stack, &device).await;
     }
     let silence = u64::try_from(Timings::divided(divisor).silence.as_millis()).expect("short");
@@ -73,12 +74,29 @@ async fn work_that_is_handed_back_or_lost_goes_on() {
     }
 }
 
+fn pid(started: &Value) -> u32 {
+    started["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or_else(|| panic!("no pid in {started}"))
+}
+
+/// Process ids of the agents, by device.
+fn agents(stack: &Stack) -> BTreeMap<String, u32> {
+    let processes = stack.ready["processes"].as_array().expect("processes");
+    let of = |name: &Value| processes.iter().find(|one| one["role"] == "agent" && one["name"] == *name).map(pid).expect("its agent");
+    let devices = stack.ready["devices"].as_array().expect("devices");
+    devices.iter().map(|device| (device["id"].as_str().expect("an id").to_owned(), of(&device["name"]))).collect()
+}
+
 /// The times at which it was assigned, and its device.
 async fn assigned(stack: &Stack, job: &str) -> (Vec<u64>, String) {
     let (_, shown) = doors::get(stack, &format!("/jobs/{job}")).await;
     let transitions = shown["transitions"].as_array().cloned().unwrap_or_default();
     let times = transitions.iter().filter(|one| one["to"] == "Assigned").filter_map(|one| one["at"].as_u64()).collect();
     (times, shown["device"].as_str().unwrap_or_default().to_owned())
+}
+
+/// The same, once it is on a device.
+async fn on_a_device(stack: &Stack, job: &str) -> (Vec<u64>, String) {
+    until("its device", || async { Some(assigned(stack, job).await).filter(|(_, device)| !device.is_empty()) }).await
 }
 
 /// When it was assigned for the next time after `before` times, as its records tell; it is at work there.
