@@ -6,7 +6,7 @@ use std::time::Duration;
 use bus_schemas::api::ask::JobLs;
 use bus_schemas::api::{BlobRef, Explanation, JobList, JobView, ReceiptView, ResultView, Submitted};
 use bus_schemas::history::CancelRequest;
-use bus_schemas::id::{Asker, CID_TEXT_PREFIX, JobId, MemberId};
+use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, JobId, MemberId};
 use bus_schemas::job::{JobSpec, JobState};
 use bus_schemas::{Code, Problem, stream, subject};
 
@@ -29,7 +29,10 @@ impl World {
     pub fn moment(&self, id: &JobId, known: &Known) -> Moment {
         // What a device told last may be of an attempt that has ended since.
         let goes_on = |running: &Running| known.failed.iter().all(|ended| ended.attempt != running.attempt);
-        Moment { running: self.live.running(id).filter(goes_on), holder: self.fleet.holder_of(id), ..Moment::default() }
+        // Any device can say that it has a job; it does where it won an auction of it.
+        let has_won = |device: &DeviceId| known.decisions.iter().any(|decision| decision.winner == Some(*device));
+        let running = self.live.running(id).filter(goes_on).filter(|running| has_won(&running.device));
+        Moment { running, holder: self.fleet.holder_of(id).filter(has_won), ..Moment::default() }
     }
 
     /// With who has it in hand, and whether somebody wants it to end.

@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod dice;
 pub mod http;
+pub mod peer;
 pub mod postgres;
 pub mod proc;
 pub mod proxy;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 pub use cli::Cli;
 pub use dice::Dice;
+pub use peer::Peer;
 pub use proxy::{Proxy, Way};
 pub use stack::{Launch, Stack};
 
