@@ -12,6 +12,8 @@ use crate::must;
 use crate::stage::{Outcome, Stage};
 
 const GROUP: &str = "floods";
+/// To see that a connection has ended long ago.
+const LOOK: Duration = Duration::from_secs(2);
 
 pub async fn attacks(stage: &mut Stage, half_open: (Instant, Vec<TcpStream>)) {
     let done = oversize(stage).await;
@@ -253,7 +255,7 @@ async fn still_open((begun, open): (Instant, Vec<TcpStream>)) -> Outcome {
     let closed = |mut stream: TcpStream| async move {
         let mut chunk = [0_u8; 4096];
         let gone = async { while stream.read(&mut chunk).await.is_ok_and(|count| count > 0) {} };
-        tokio::time::timeout(Duration::from_secs(25).saturating_sub(begun.elapsed()), gone).await.is_ok()
+        tokio::time::timeout(Duration::from_secs(25).saturating_sub(begun.elapsed()).max(LOOK), gone).await.is_ok()
     };
     let ended = futures::future::join_all(open.into_iter().map(closed)).await;
     let left = ended.iter().filter(|closed| !**closed).count();

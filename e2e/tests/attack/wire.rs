@@ -17,6 +17,8 @@ const SILENT: Duration = Duration::from_millis(300);
 pub async fn attacks(stage: &mut Stage) {
     let done = acks(stage).await;
     stage.row(GROUP, "ack, nak, progress and term of a job that another waits for", done).await;
+    let done = as_leaf(stage).await;
+    stage.row(GROUP, "an auditor's or a member's login as a leaf, whose answers would be acks", done).await;
     let done = as_another(stage).await;
     stage.row(GROUP, "publish as another device, member or part", done).await;
     let done = overhear(stage).await;
@@ -37,6 +39,19 @@ pub async fn attacks(stage: &mut Stage) {
     stage.row(GROUP, "JetStream headers: rollup, expectations, schedules, batches, counters", done).await;
     let done = another_login(stage).await;
     stage.row(GROUP, "a second CONNECT, as somebody else or with another's token", done).await;
+}
+
+/// An auditor's question ends with an empty message, and an empty message is an ack. Clients may not name such a reply subject; leafs may.
+async fn as_leaf(stage: &Stage) -> Outcome {
+    for creds in [stage.stack.path("/auditor/creds"), stage.rogue.member_creds.clone()] {
+        let leaf = Peer::leaf(&stage.rogue.leaf, Some(&creds), "lf-evil", &json!({})).await;
+        must!(leaf.is_err(), "{} got in as a leaf", creds.display());
+        let mut client = Peer::client(&stage.rogue.hub, Some(&creds), &json!({})).await.map_err(|error| error.to_string())?;
+        client.publish("mesh.v1.audit.DIRECT.GET.LEDGER", Some("$JS.ACK.JOBS.normal.1.1.1.1.0"), b"", br#"{"seq":999999}"#).await;
+        client.settle().await;
+        must!(!client.errors.is_empty(), "{} may send answers to an ack subject", creds.display());
+    }
+    Ok("an auditor's and a member's login are clients' only, and a client may not name an ack subject as reply".into())
 }
 
 /// The same by both protocols; a connection that the server closes is made again for the next try.
