@@ -18,7 +18,7 @@ WITH_DEPS := found=$$(scripts/deps.sh) && eval "$$found" &&
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger bench-recovery chaos chaos-ledger simulate
+.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger bench-recovery attack chaos chaos-ledger simulate
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)$$/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -90,6 +90,9 @@ bench-recovery: programs ## how soon work goes on after deaths and stops, with t
 
 bench-ledger: programs ## the books: projection, replay, holds, beside their floors
 	@$(WITH_DEPS) scripts/bench_ledger.sh
+
+attack: programs ## what strangers, devices and stolen keys can do to a running network: a table
+	@$(WITH_DEPS) cargo test $(ALL) --test attack -- --nocapture
 
 chaos: programs ## a whole network under fire: make chaos SEED=1 SECONDS=120
 	@$(WITH_DEPS) MESH_CHAOS_SEED=$(or $(SEED),1) MESH_CHAOS_SECONDS=$(or $(SECONDS),120) \

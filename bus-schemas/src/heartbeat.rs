@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::UnixMs;
+use crate::code::{Code, Problem};
 use crate::envelope::Body;
 use crate::id::{DeviceId, InstanceId, JobId, NetworkId};
+use crate::limits::{LABEL_CHARS_MAX, QUEUE_MAX};
 use crate::resources::Resources;
 
 /// `mesh.v1.dev.<d>.hb`, a batch of one signed by the device, every 5 s whatever runs.
@@ -42,7 +44,42 @@ impl Heartbeat {
     pub fn has_stopped(&self) -> bool {
         self.not_working.as_deref() == Some(Self::STOPPED)
     }
+
+    /// What a device says of itself is shown to everybody and stands in the record of each auction, so it is as short and as
+    /// plain as what was checked when it joined.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`], naming the field.
+    pub fn check(&self) -> Result<(), Problem> {
+        let bad = |what: &str| {
+            Err(Problem::new(Code::BadValue, format!("a heartbeat's {what}: at most {LIST_MAX} of 1 to {TEXT_MAX} printable characters")))
+        };
+        let named = [("name", &self.name), ("version", &self.version)];
+        let said = self.not_working.as_ref().map(|why| ("not_working", why));
+        for (what, text) in named.into_iter().chain(said) {
+            let most = if what == "not_working" { SENTENCE_MAX } else { TEXT_MAX };
+            if !plain(text, most) {
+                return bad(what);
+            }
+        }
+        let lists = [
+            ("kinds", &self.kinds),
+            ("capabilities", &self.capabilities),
+            ("trust_scopes", &self.trust_scopes),
+            ("federations", &self.federations),
+        ];
+        for (what, list) in lists {
+            if list.len() > LIST_MAX || !list.iter().all(|text| plain(text, LABEL_CHARS_MAX)) {
+                return bad(what);
+            }
+        }
+        if self.jobs.len() > JOBS_MAX || self.unsettled.len() > JOBS_MAX {
+            return Err(Problem::new(Code::TooMany, format!("a heartbeat lists at most {JOBS_MAX} jobs")));
+        }
+        Ok(())
+    }
 }
+
 impl Body for Heartbeat {
     const KIND: &'static str = "heartbeat";
     // 128 job ids of 38 bytes and the rest.
@@ -65,4 +102,59 @@ pub struct SchedulerHeartbeat {
 }
 impl Body for SchedulerHeartbeat {
     const KIND: &'static str = "scheduler-heartbeat";
+}
+
+const TEXT_MAX: usize = 64;
+/// Why it does not work, for people.
+const SENTENCE_MAX: usize = 300;
+const LIST_MAX: usize = 32;
+/// Far more than a device ever has.
+const JOBS_MAX: usize = 4 * QUEUE_MAX;
+
+/// Text of 1 to `most` characters without control of a terminal and without signs that turn the text around them.
+pub fn plain(text: &str, most: usize) -> bool {
+    let odd = |sign: char| sign.is_control() || matches!(sign, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !text.trim().is_empty() && text.chars().count() <= most && !text.chars().any(odd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Signer;
+
+    #[test]
+    fn what_a_device_says_of_itself_is_short_and_plain() {
+        let key = Signer::from_seed(&[1; 32]).public();
+        let fine = Heartbeat {
+            net: key.network_id(),
+            device: key.device_id(),
+            at: 1,
+            name: "büro-7".into(),
+            version: "0.1.0".into(),
+            kinds: vec!["echo".into()],
+            capabilities: vec![],
+            trust_scopes: vec![],
+            federations: vec![],
+            claimed_tier: 0,
+            total: Resources::default(),
+            free: Resources::default(),
+            jobs: vec![],
+            unsettled: vec![],
+            unsettled_more: 0,
+            not_working: Some("paused by its owner until 12:00".into()),
+        };
+        assert_eq!(fine.check(), Ok(()));
+        let named = |name: &str| Heartbeat { name: name.into(), ..fine.clone() };
+        for name in ["", " ", "a\u{1b}[2J", "a\nb", "\u{202e}abc", "a\u{2028}b", &"x".repeat(65), &"\0".repeat(60_000)] {
+            assert_eq!(named(name).check().map_err(|problem| problem.code), Err(Code::BadValue), "{name:?}");
+        }
+        for other in [
+            Heartbeat { kinds: vec!["x".into(); 33], ..fine.clone() },
+            Heartbeat { capabilities: vec!["x".repeat(LABEL_CHARS_MAX + 1)], ..fine.clone() },
+            Heartbeat { version: "\u{7}".into(), ..fine.clone() },
+            Heartbeat { not_working: Some("x".repeat(301)), ..fine.clone() },
+        ] {
+            assert_eq!(other.check().map_err(|problem| problem.code), Err(Code::BadValue), "{other:?}");
+        }
+    }
 }

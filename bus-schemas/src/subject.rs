@@ -102,6 +102,11 @@ pub fn api(asker: &Asker, call: &str) -> String {
     format!("mesh.v1.api.{asker}.{call}")
 }
 pub const API_ALL: &str = "mesh.v1.api.*.*.*";
+/// Whether an answer may be sent there: an inbox, or what the server makes of one between two accounts. It passes a reply subject
+/// `$JS.ACK.…` on as it is, and an answer there, with bytes of the asker's choice, would acknowledge another's message.
+pub fn takes_answers(reply: &str) -> bool {
+    reply.starts_with("_INBOX.") || reply.starts_with("_R_.")
+}
 pub fn broadcast(what: &str) -> String {
     format!("mesh.v1.bcast.{what}")
 }

@@ -66,11 +66,6 @@ pub async fn serving(address: SocketAddr, routes: Router, stop: CancellationToke
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("error[M0204]: cannot listen on {address} (flag --http)"))?;
     let bound = listener.local_addr()?;
-    let serving = tokio::spawn(async move {
-        let served = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await }).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the HTTP listener ended");
-        }
-    });
+    let serving = tokio::spawn(crate::http::serve(listener, routes, stop));
     Ok((bound, serving))
 }

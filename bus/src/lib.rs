@@ -8,6 +8,7 @@ pub mod batch;
 pub mod connect;
 pub mod direct;
 pub mod health;
+mod http;
 pub mod hub_time;
 pub mod keys;
 pub mod pull;

@@ -310,7 +310,7 @@ fn note_heartbeat(world: &World, payload: &[u8], age: Duration, at: u64) {
     }
     let Ok(heartbeats) = batch.verify::<Heartbeat>(&mut lock(&world.verifier)) else { return };
     for heartbeat in heartbeats {
-        if heartbeat.net == world.net && heartbeat.device == device {
+        if heartbeat.net == world.net && heartbeat.device == device && heartbeat.check().is_ok() {
             world.fleet.note_beat(heartbeat.into_body(), age, at);
         }
     }

@@ -25,18 +25,14 @@ const SHORT: &str = "job_";
 /// The fewest characters of an id that are worth a search.
 const PREFIX_MIN: usize = 4;
 
-/// Whether this device may tell of the job: where an auction is known, only the one that won the last of them may.
-fn is_its(known: &Known, device: DeviceId) -> bool {
-    let last = known.decisions.iter().max_by_key(|decision| decision.at);
-    last.and_then(|last| last.winner).is_none_or(|winner| winner == device)
-}
-
 impl World {
     pub fn moment(&self, id: &JobId, known: &Known) -> Moment {
         // What a device told last may be of an attempt that has ended since.
-        let goes_on =
-            |running: &Running| known.failed.iter().all(|ended| ended.attempt != running.attempt) && is_its(known, running.device);
-        Moment { running: self.live.running(id).filter(goes_on), holder: self.fleet.holder_of(id), ..Moment::default() }
+        let goes_on = |running: &Running| known.failed.iter().all(|ended| ended.attempt != running.attempt);
+        // Any device can say that it has a job; it does where it won an auction of it.
+        let has_won = |device: &DeviceId| known.decisions.iter().any(|decision| decision.winner == Some(*device));
+        let running = self.live.running(id).filter(goes_on).filter(|running| has_won(&running.device));
+        Moment { running, holder: self.fleet.holder_of(id).filter(has_won), ..Moment::default() }
     }
 
     /// With who has it in hand, and whether somebody wants it to end.

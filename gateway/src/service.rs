@@ -118,6 +118,12 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> anyhow::Result<(
 
 async fn answer(world: &World, request: &Request) {
     let call = subject::api_call(&request.message.subject).unwrap_or_default().to_owned();
+    let reply = request.message.reply.as_ref().map(|reply| reply.as_str());
+    if !reply.is_none_or(subject::takes_answers) {
+        metrics::counter!("mesh_api_requests_total", "call" => call.clone(), "outcome" => "foreign_reply").increment(1);
+        tracing::warn!(subject = %request.message.subject, reply = reply.unwrap_or_default(), "a question whose answer would be no answer where it is sent");
+        return;
+    }
     let answered = match subject::asker_of(&request.message.subject) {
         Some(asker) => ask(world, &asker, &call, request).await,
         None => Err(Problem::new(Code::Unauthenticated, "the subject names nobody: mesh.v1.api.<your id>.<noun>.<verb>").into()),

@@ -280,6 +280,7 @@ impl Fleet {
         if heartbeat.net != self.net {
             return Err(Problem::new(Code::WrongNetwork, "a heartbeat of another network"));
         }
+        heartbeat.check()?;
         let heartbeat = heartbeat.into_body();
         // What is heard live replaces what was read; a stored value never replaces a live one.
         if !live && found.heard_at().is_some() {

@@ -7,6 +7,7 @@ pub mod cli;
 pub mod dice;
 pub mod disk;
 pub mod http;
+pub mod peer;
 pub mod postgres;
 pub mod proc;
 pub mod proxy;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 pub use cli::Cli;
 pub use dice::Dice;
 pub use disk::Disk;
+pub use peer::Peer;
 pub use proxy::{Proxy, Way};
 pub use stack::{Launch, Stack};
 

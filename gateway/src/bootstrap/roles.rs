@@ -21,6 +21,9 @@ pub struct Role {
 /// A role of EDGE, as template of a scoped signing key.
 pub struct EdgeRole {
     pub name: &'static str,
+    /// How it may log in; empty = any way. Only clients have their reply subjects checked by the server: a leaf can send the answer to
+    /// what it asks to `$JS.ACK.…`, so a leaf is only who cannot ask for an answer that acknowledges something.
+    pub connections: &'static [&'static str],
     pub publish: &'static [Permission],
     pub subscribe: &'static [Permission],
 }
@@ -203,6 +206,7 @@ pub const CONTROL_ROLES: [&Role; 5] = [&GATEWAY, &SCHEDULER, &LEDGER, &REVOKER, 
 
 pub const DEVICE: EdgeRole = EdgeRole {
     name: "device",
+    connections: &[],
     publish: &[
         ("mesh.v1.dev.{{name()}}.hb", "it lives"),
         ("mesh.v1.dev.{{name()}}.bid.*", "answers offers"),
@@ -223,6 +227,7 @@ pub const DEVICE: EdgeRole = EdgeRole {
 
 pub const MEMBER: EdgeRole = EdgeRole {
     name: "member",
+    connections: &CLIENTS,
     publish: &[("mesh.v1.submit.{{name()}}", "jobs"), ("mesh.v1.api.{{name()}}.>", "the service, as itself")],
     subscribe: &[
         ("_INBOX.{{name()}}.>", "answers"),
@@ -233,6 +238,7 @@ pub const MEMBER: EdgeRole = EdgeRole {
 
 pub const AUDITOR: EdgeRole = EdgeRole {
     name: "auditor",
+    connections: &CLIENTS,
     publish: &[
         ("mesh.v1.audit.STREAM.INFO.LEDGER", "where the facts end"),
         ("mesh.v1.audit.DIRECT.GET.LEDGER", "reads the facts in batches"),
@@ -242,6 +248,7 @@ pub const AUDITOR: EdgeRole = EdgeRole {
     subscribe: &[("_INBOX.{{name()}}.>", "answers"), ("mesh.v1.bcast.>", "notices")],
 };
 
+const CLIENTS: [&str; 2] = ["STANDARD", "WEBSOCKET"];
 /// One message with its headers; one byte more and the hub cuts the connection.
 const EDGE_PAYLOAD_MAX: i64 = 400_000;
 /// Subscriptions of one connection; more are dropped, which ones is chance.
@@ -273,7 +280,7 @@ impl EdgeRole {
             subs: EDGE_SUBSCRIPTIONS_MAX,
             data: -1,
             payload: EDGE_PAYLOAD_MAX,
-            allowed_connection_types: vec![],
+            allowed_connection_types: self.connections.iter().map(|kind| (*kind).to_owned()).collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use bus_schemas::code::{Code, Problem};
 use bus_schemas::envelope::{Form, type_name, verify_headers};
+use bus_schemas::heartbeat::plain;
 use bus_schemas::id::{DeviceId, MemberId, NetworkId, PublicKey, sha256};
 use bus_schemas::limits::{BODY_BYTES_MAX, SKEW_MS};
 use bus_schemas::network::{EnrolRequest, EnrolStatement};
@@ -80,8 +81,7 @@ pub fn check(verifier: &mut Verifier, body: &[u8], net: &NetworkId, now: UnixMs,
 
 fn check_fields(statement: &EnrolStatement) -> Result<(), Problem> {
     let bad = |detail: &str| Err(Problem::new(Code::BadValue, detail));
-    let printable = |text: &str, max: usize| !text.trim().is_empty() && text.chars().count() <= max && !text.chars().any(char::is_control);
-    if !printable(&statement.name, NAME_CHARS_MAX) {
+    if !plain(&statement.name, NAME_CHARS_MAX) {
         return bad("name: 1 to 64 printable characters");
     }
     if !jwt::is_user_key(&statement.transport) {
@@ -95,7 +95,7 @@ fn check_fields(statement: &EnrolStatement) -> Result<(), Problem> {
     if statement.secret.len() > SECRET_BYTES_MAX {
         return bad("secret: too long");
     }
-    if statement.kinds.len() > KINDS_MAX || statement.kinds.iter().any(|kind| !printable(kind, NAME_CHARS_MAX)) {
+    if statement.kinds.len() > KINDS_MAX || statement.kinds.iter().any(|kind| !plain(kind, NAME_CHARS_MAX)) {
         return bad("kinds: at most 32, each of 1 to 64 printable characters");
     }
     if statement.claimed_tier > TIER_MAX {
