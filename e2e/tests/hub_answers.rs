@@ -52,14 +52,16 @@ async fn an_answer_outlives_the_node_that_its_gateway_was_on() {
     let nodes = nodes(&stack);
     let its = node_of(&nodes, "mesh-gateway").await;
     let other = nodes.iter().find(|node| node.name != its.name).expect("three nodes");
-    let member = stack
-        .connect(&other.url, bus::connect::Login::Creds(stack.path("/member/creds")), &stack.text("/member/inbox_prefix"))
-        .await;
+    let member =
+        stack.connect(&other.url, bus::connect::Login::Creds(stack.path("/member/creds")), &stack.text("/member/inbox_prefix")).await;
     let asker = Asker::Member(stack.text("/member/id").parse().expect("a member"));
     let ask = || member.ask_bytes(subject::api(&asker, "job.ls"), "{}".into(), HUNG);
     ask().await.expect("the service answers");
 
-    let (rows, connection) = tokio_postgres::connect(&stack.text("/postgres/url").replacen("mesh_reader", "mesh", 1), tokio_postgres::NoTls).await.expect("the database");
+    let (rows, connection) =
+        tokio_postgres::connect(&stack.text("/postgres/url").replacen("mesh_reader", "mesh", 1), tokio_postgres::NoTls)
+            .await
+            .expect("the database");
     tokio::spawn(connection);
     rows.batch_execute("begin; lock table gateway.job, gateway.open_job in access exclusive mode").await.expect("a lock");
     let asked: Vec<_> = (0..ASKED)

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use super::args::Cli;
 use super::context::{Context, Contexts};
 use super::failure::{Failure, Silence};
-use crate::link::error_of;
+use crate::link::{error_of, note_time};
 
 /// A door waits up to 5 s for an answer of the parts behind it.
 const ANSWER_WAIT: Duration = Duration::from_secs(12);
@@ -91,10 +91,23 @@ impl Session {
             };
             Failure::new(Code::Unavailable, format!("{call} at {}", self.context.nats_url)).cause(why).silent(silence)
         })?;
+        note_time(&self.bus, &answer);
         match error_of(&answer) {
             Some(error) => Err(error.into()),
             None => Ok(answer),
         }
+    }
+
+    /// The hub's time, for what is signed here: this machine's clock may be wrong.
+    ///
+    /// # Errors
+    /// Where no gateway answers.
+    pub async fn now_ms(&self) -> Result<u64, Failure> {
+        if !self.bus.time.is_known() {
+            // Any answer tells it.
+            self.ask_bytes("network.show", HeaderMap::new(), "{}".into()).await?;
+        }
+        Ok(self.bus.time.now_ms())
     }
 
     /// The first answer to a question that is asked up to three times; where none comes, why the first got none.
