@@ -4,15 +4,16 @@
 //! already; it only learns the network's new addresses, where the invite has others.
 
 use anyhow::Context as _;
+use bus::HubTime;
 use bus_schemas::network::{EnrolReply, EnrolRequest, EnrolStatement, Invite, NetworkDocument};
 use bus_schemas::resources::claimed_tier;
-use bus_schemas::{Code, DeviceId, MemberId, NetworkId, Problem, PublicKey};
+use bus_schemas::{Code, DeviceId, MemberId, NetworkId, Problem, PublicKey, UnixMs};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use crate::hardware::Hardware;
 use crate::home::{Device, DeviceName, Home, MemberName, Settings};
-use crate::http::Http;
+use crate::http::{Http, each};
 use crate::identity::Identity;
 
 /// What `mesh init -o json` prints.
@@ -60,7 +61,7 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
     let (mut name, mut settings) = (name.trim().to_owned(), settings);
     match home.device() {
         Ok(device) if device.network == invite.network && home.device_creds().exists() => {
-            if device.gateway_url == invite.url {
+            if each(&invite.url).all(|url| each(&device.gateway_url).any(|known| known == url)) {
                 return Ok(joined(home, &device));
             }
             (name, settings) = (device.name, device.settings);
@@ -74,27 +75,54 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
         Err(problem) => return Err(problem),
     }
     let identity = Identity::read_or_create(home).map_err(|error| bad_file(&error))?;
-    let request = request(home, &identity, &invite, &name, &settings)?;
-    let url = format!("{}/api/v1/enrol", invite.url.trim_end_matches('/'));
-    let reply: EnrolReply = Http::default().post(&url, &request).await?;
+    let request = |at| state(home, &identity, invite.network, &invite.secret, &name, &settings, at);
+    let reply = ask_stated(&invite.url, "/api/v1/enrol", &HubTime::default(), request).await?;
     let device = accept(&identity, &invite, &name, settings, &reply)?;
     write(home, &identity, &device, &reply).map_err(|error| bad_file(&error))?;
     Ok(joined(home, &device))
 }
 
-fn request(home: &Home, identity: &Identity, invite: &Invite, name: &str, settings: &Settings) -> Result<EnrolRequest, Problem> {
-    state(home, identity, invite.network, &invite.secret, name, settings)
+/// Asks gateways with a statement of this moment. One of them that finds it to be of another moment tells what time it is: then it is
+/// stated anew, since this machine's clock is wrong.
+///
+/// # Errors
+/// As [`Http::post_to_any`].
+pub async fn ask_stated(
+    urls: &str,
+    path: &str,
+    time: &HubTime,
+    state: impl Fn(UnixMs) -> Result<EnrolRequest, Problem>,
+) -> Result<EnrolReply, Problem> {
+    let http = Http::default();
+    match http.post_to_any(urls, path, &state(time.now_ms())?, time).await {
+        Err(problem) if is_of_another_moment(&problem) && time.is_known() => {
+            tracing::warn!(%problem, ahead_ms = time.ahead_ms(), "this machine's clock is wrong; asking again by the network's clock");
+            http.post_to_any(urls, path, &state(time.now_ms())?, time).await
+        }
+        answer => answer,
+    }
+}
+pub fn is_of_another_moment(problem: &Problem) -> bool {
+    matches!(problem.code, Code::Expired | Code::NotYetValid)
 }
 
-/// What a device that has joined asks new logins with: no invite, the same keys.
+/// What a device that has joined asks new logins with at hub time `at`: no invite, the same keys.
 ///
 /// # Errors
 /// Where the statement cannot be written.
-pub fn renewal(home: &Home, identity: &Identity, device: &Device) -> Result<EnrolRequest, Problem> {
-    state(home, identity, device.network, "", &device.name, &device.settings)
+pub fn renewal(home: &Home, identity: &Identity, device: &Device, at: UnixMs) -> Result<EnrolRequest, Problem> {
+    state(home, identity, device.network, "", &device.name, &device.settings, at)
 }
 
-fn state(home: &Home, identity: &Identity, net: NetworkId, secret: &str, name: &str, settings: &Settings) -> Result<EnrolRequest, Problem> {
+fn state(
+    home: &Home,
+    identity: &Identity,
+    net: NetworkId,
+    secret: &str,
+    name: &str,
+    settings: &Settings,
+    at: UnixMs,
+) -> Result<EnrolRequest, Problem> {
     let total = Hardware::probe(home, settings).total;
     let statement = EnrolStatement {
         net,
@@ -102,7 +130,7 @@ fn state(home: &Home, identity: &Identity, net: NetworkId, secret: &str, name: &
         member: identity.member.public(),
         transport: identity.transport(),
         name: name.to_owned(),
-        at: bus::hub_time::here_ms(),
+        at,
         secret: secret.to_owned(),
         claimed_tier: claimed_tier(&total),
         total,
@@ -136,7 +164,7 @@ fn accept(identity: &Identity, invite: &Invite, name: &str, settings: Settings, 
     Ok(Device {
         name: name.to_owned(),
         network: network.network,
-        gateway_url: invite.url.clone(),
+        gateway_url: reply.gateway_url.clone().unwrap_or_else(|| invite.url.clone()),
         leaf_url: reply.leaf_url.clone(),
         nats_url: reply.nats_url.clone(),
         device: DeviceName { id: reply.device, did: device },

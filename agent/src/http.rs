@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bus::HubTime;
 use bus_schemas::api::ErrorBody;
 use bus_schemas::{Code, Problem};
 use bytes::Bytes;
@@ -18,6 +19,14 @@ use serde::de::DeserializeOwned;
 const ANSWER_BYTES_MAX: usize = bus_schemas::limits::BLOB_BYTES_MAX + (1 << 20);
 /// A door waits up to 5 s for the parts behind it.
 const WAIT: Duration = Duration::from_secs(15);
+
+/// [`bus_schemas::subject::header::TIME`], as HTTP writes it.
+const TIME_HEADER: &str = "mesh-time";
+
+/// Addresses separated by commas, without the `/` at their ends.
+pub fn each(urls: &str) -> impl Iterator<Item = &str> {
+    urls.split(',').map(|url| url.trim().trim_end_matches('/')).filter(|url| !url.is_empty())
+}
 
 /// A client that keeps its connections. Cheap to clone.
 #[derive(Clone)]
@@ -57,6 +66,37 @@ impl Http {
     pub async fn post<Q: Serialize, A: DeserializeOwned>(&self, url: &str, question: &Q) -> Result<A, Problem> {
         let body = serde_json::to_vec(question).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         self.send(Method::POST, url, &[], body.into()).await?.json()
+    }
+    /// Asks gateways in turn, `urls` being their addresses separated by commas, until one of them answers; learns the hub's time from
+    /// what they say.
+    ///
+    /// # Errors
+    /// As [`Self::get`], of the last one where none answers.
+    pub async fn post_to_any<Q: Serialize, A: DeserializeOwned>(
+        &self,
+        urls: &str,
+        path: &str,
+        question: &Q,
+        time: &HubTime,
+    ) -> Result<A, Problem> {
+        let body = Bytes::from(serde_json::to_vec(question).map_err(|error| Problem::new(Code::Internal, error.to_string()))?);
+        let mut last = Problem::new(Code::BadValue, "no address of a gateway is known");
+        for url in each(urls) {
+            let answer = match self.send(Method::POST, &format!("{url}{path}"), &[], body.clone()).await {
+                Ok(answer) => answer,
+                Err(problem) => {
+                    last = problem;
+                    continue;
+                }
+            };
+            let told = answer.headers.get(TIME_HEADER).and_then(|ms| ms.to_str().ok()?.parse().ok());
+            told.into_iter().for_each(|ms| time.observe(ms));
+            match answer.json() {
+                Err(problem) if problem.code == Code::Unavailable => last = problem,
+                answered => return answered,
+            }
+        }
+        Err(last)
     }
     /// Sends bytes with more headers and gives the answer whatever its status.
     ///

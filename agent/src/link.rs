@@ -84,10 +84,17 @@ pub async fn ask_gateway<Q: Serialize + Sync, A: DeserializeOwned>(
     let payload = serde_json::to_vec(question).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let request = Request::new().payload(payload.into()).timeout(Some(ANSWER_MAX));
     let answer = uplink.client.send_request(subject::api(asker, call), request).await.map_err(|error| away(error.to_string()))?;
+    note_time(uplink, &answer);
     if let Some(error) = error_of(&answer) {
         return Err(error.into());
     }
     serde_json::from_slice(&answer.payload).map_err(|error| away(error.to_string()))
+}
+
+/// Learns the hub's time from an answer of the gateway that has just been made.
+pub fn note_time(bus: &Bus, answer: &Message) {
+    let told = answer.headers.as_ref().and_then(|headers| headers.get(subject::header::TIME));
+    told.and_then(|ms| ms.as_str().parse().ok()).into_iter().for_each(|ms| bus.time.observe(ms));
 }
 
 /// The door's own error, where the answer is one.

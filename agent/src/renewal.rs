@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use bus::Bus;
 use bus::connect::parse_creds;
+use bus::{Bus, HubTime};
 use bus_schemas::id::Asker;
 use bus_schemas::network::{EnrolReply, EnrolRequest};
 use bus_schemas::{Code, Problem, UnixMs};
@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::enrol;
 use crate::home::{Device, Home, Link};
-use crate::http::Http;
 use crate::identity::Identity;
 use crate::leaf::Reload;
 use crate::link::ask_gateway;
@@ -52,12 +51,13 @@ pub struct Renewal {
     uplink: Option<Bus>,
     /// `None`: no server of its own is to be told.
     leaf: Option<Reload>,
+    time: HubTime,
 }
 
 impl Renewal {
     /// Before the device has a link: renews what is due, while the old login may have ended.
     pub async fn at_start(home: &Home, device: &Device) {
-        let renewal = Self { home: home.clone(), device: device.clone(), uplink: None, leaf: None };
+        let renewal = Self { home: home.clone(), device: device.clone(), uplink: None, leaf: None, time: HubTime::default() };
         if renewal.left().is_zero()
             && let Err(problem) = renewal.renew().await
         {
@@ -66,7 +66,8 @@ impl Renewal {
     }
 
     pub fn of(home: &Home, device: &Device, uplink: Bus, leaf: Option<Reload>) -> Self {
-        Self { home: home.clone(), device: device.clone(), uplink: Some(uplink), leaf }
+        let time = uplink.time.clone();
+        Self { home: home.clone(), device: device.clone(), uplink: Some(uplink), leaf, time }
     }
 
     /// Runs until `stop`.
@@ -99,13 +100,12 @@ impl Renewal {
 
     /// How long until the logins are due; nothing where they are.
     fn left(&self) -> Duration {
-        due_of(&self.home.device_creds()).map_or(LOOK, |due| Duration::from_millis(due.saturating_sub(bus::hub_time::here_ms())))
+        due_of(&self.home.device_creds()).map_or(LOOK, |due| Duration::from_millis(due.saturating_sub(self.time.now_ms())))
     }
 
     async fn renew(&self) -> Result<(), Problem> {
         let identity = Identity::read_or_create(&self.home).map_err(|error| enrol::bad_file(&error))?;
-        let request = enrol::renewal(&self.home, &identity, &self.device)?;
-        let reply = self.ask(&request).await?;
+        let reply = self.ask(&identity).await?;
         let network = enrol::check_reply(&identity, &self.device.network, &reply)?;
         if network.version < bus::keys::read_network(&self.home.network_json()).map_or(0, |known| known.version) {
             return Err(Problem::new(Code::WrongNetwork, "the gateway's network document is older than the one known here"));
@@ -113,14 +113,19 @@ impl Renewal {
         self.write(&identity, &reply).map_err(|error| enrol::bad_file(&error))
     }
 
-    async fn ask(&self, request: &EnrolRequest) -> Result<EnrolReply, Problem> {
-        let url = format!("{}/api/v1/enrol/renew", self.device.gateway_url.trim_end_matches('/'));
-        let by_http = match Http::default().post(&url, request).await {
+    async fn ask(&self, identity: &Identity) -> Result<EnrolReply, Problem> {
+        let request = |at| enrol::renewal(&self.home, identity, &self.device, at);
+        let by_http = match enrol::ask_stated(&self.device.gateway_url, "/api/v1/enrol/renew", &self.time, request).await {
             Err(problem) if matches!(problem.code, Code::Unreachable | Code::Unavailable | Code::BadValue) => problem,
             answer => return answer,
         };
         let Some(uplink) = &self.uplink else { return Err(by_http) };
-        let by_link = ask_gateway(uplink, &Asker::Device(self.device.device.id), "cred.renew", request).await;
+        let ask = async |request: EnrolRequest| ask_gateway(uplink, &Asker::Device(self.device.device.id), "cred.renew", &request).await;
+        let by_link = match ask(request(self.time.now_ms())?).await {
+            // The refusal has told the time.
+            Err(problem) if enrol::is_of_another_moment(&problem) => ask(request(self.time.now_ms())?).await,
+            answer => answer,
+        };
         by_link.map_err(|problem| Problem::new(problem.code, format!("{by_http}; over the link: {problem}")))
     }
 

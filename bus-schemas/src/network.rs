@@ -41,7 +41,7 @@ impl NetworkDocument {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Invite {
-    /// The gateway's address.
+    /// Addresses of the gateways, separated by commas: any of them lets in.
     pub url: String,
     pub network: NetworkId,
     /// Shown once; the gateway keeps only its hash.
@@ -119,6 +119,9 @@ pub struct EnrolReply {
     pub token: String,
     pub leaf_url: String,
     pub nats_url: String,
+    /// Addresses of all gateways, separated by commas; absent: those of the invite.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_url: Option<String>,
     /// When the credentials end.
     pub expires: UnixMs,
 }

@@ -133,6 +133,8 @@ pub mod header {
     pub const JOB_KEY: &str = "Mesh-Job-Key";
     /// What a device's OUTBOX made up for a submission: the key of a job that names none.
     pub const OUTBOX_KEY: &str = "Mesh-Outbox-Key";
+    /// On the gateway's answers, over NATS and HTTP: the hub's time, Unix milliseconds.
+    pub const TIME: &str = "Mesh-Time";
     /// On watch messages: who submitted.
     pub const ASKER: &str = "Mesh-Asker";
     pub const NATS_MSG_ID: &str = "Nats-Msg-Id";

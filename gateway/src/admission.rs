@@ -243,13 +243,20 @@ impl Submission<'_> {
             return Err(Problem::new(Code::WrongSigner, detail));
         }
         if at > self.now + limits::SKEW_MS {
-            return Err(Problem::new(Code::NotYetValid, format!("`at` is {} ms ahead of the network's clock", at - self.now)));
+            let detail = format!(
+                "`at` is {} s ahead of the network's clock: set the clock of the machine that signed it (timedatectl set-ntp true), sign again",
+                (at - self.now) / 1000
+            );
+            return Err(Problem::new(Code::NotYetValid, detail));
         }
         if exp > at.saturating_add(limits::EXP_MAX_MS) {
             return Err(Problem::new(Code::Expired, "`exp` may be at most 24 h after `at`"));
         }
         if exp <= self.now {
-            return Err(Problem::new(Code::Expired, format!("it expired {} ms before it came in", self.now - exp)));
+            return Err(Problem::new(
+                Code::Expired,
+                format!("it expired {} s before it came in, by the network's clock", (self.now - exp) / 1000),
+            ));
         }
         Ok(())
     }

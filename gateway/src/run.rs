@@ -53,6 +53,9 @@ pub struct Settings {
     /// Where members reach the hub, as they are told.
     #[arg(long, env = "MESH_PUBLIC_NATS_URL", default_value = "nats://127.0.0.1:4222")]
     pub public_nats_url: String,
+    /// Addresses of all gateways, separated by commas, as members and devices are told; default: those of their invite.
+    #[arg(long, env = "MESH_PUBLIC_GATEWAY_URL")]
+    pub public_gateway_url: Option<String>,
     /// Pays devices by the tier they claim. For development: nobody has looked at them.
     #[arg(long, env = "MESH_ATTEST_CLAIMED")]
     pub attest_claimed: bool,
@@ -79,6 +82,7 @@ impl Settings {
             edge_pub: self.edge_account.clone().unwrap_or_else(|| self.beside("edge.pub")),
             leaf_url: self.leaf_url.clone(),
             public_nats_url: self.public_nats_url.clone(),
+            public_gateway_url: self.public_gateway_url.clone(),
             attest_claimed: self.attest_claimed,
             credentials_s: self.credentials_s,
         }
@@ -122,7 +126,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let store = Store::open(&settings.database_url).await?;
     health.set("postgres", Ok(()));
     if let Some(secret) = secret {
-        let put = enrolment::rows::put_invite(store.pool(), &secret, "standing", u32::MAX, None, bus::hub_time::here_ms()).await;
+        let put = enrolment::rows::put_invite(store.pool(), &secret, "standing", u32::MAX, None, bus.time.now_ms()).await;
         // After a restart it is there already.
         put.or_else(|problem| if problem.code == Code::AlreadyEnrolled { Ok(()) } else { Err(problem) })?;
     }

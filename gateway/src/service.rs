@@ -137,13 +137,14 @@ async fn answer(world: &World, request: &Request) {
     });
     let outcome = answered.as_ref().map_or_else(|refused| refused.problem.code.code(), |_| "ok");
     metrics::counter!("mesh_api_requests_total", "call" => call.clone(), "outcome" => outcome).increment(1);
-    let Answer { payload, headers } = answered.unwrap_or_else(|refused| {
+    let Answer { payload, mut headers } = answered.unwrap_or_else(|refused| {
         let body = told(&call, &request.message.payload, &refused);
         let mut headers = HeaderMap::new();
         headers.insert(subject::header::SERVICE_ERROR, body.title.as_str());
         headers.insert(subject::header::SERVICE_ERROR_CODE, body.code.code());
         Answer { payload: serde_json::to_vec(&body).unwrap_or_default().into(), headers }
     });
+    headers.insert(subject::header::TIME, world.now().to_string());
     // Nobody to answer: the asker did not want to know.
     let _ = request.respond_with_headers(Ok(payload), headers).await;
 }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use bus::Bus;
 use bus::async_nats::HeaderMap;
 use bus::direct::StoredMessage;
-use bus::hub_time::here_ms;
 use bus::store::StoreError;
 use bus_schemas::InstanceId;
 use bus_schemas::stream::KV_LEDGER;
@@ -17,7 +16,7 @@ use tokio::time::Instant;
 
 const KEY: &str = "writer";
 const TRY: Duration = Duration::from_secs(1);
-/// A lease that was written this many leases ago by any clock is over, even for one who has just started to look.
+/// A lease that was written this many leases ago by the hub's clock is over, even for one who has just started to look.
 const LONG_OVER: u32 = 10;
 /// The hub's clock is read off the key this often, in beats: what expires is judged by hub time.
 const TIME_EVERY: u32 = 10;
@@ -91,13 +90,18 @@ impl Lease {
             // A write of ours whose answer was lost counts as not taken yet.
             return Ok(if self.mine { Stand::Mine } else { Stand::Free });
         }
-        let long_over = u64::try_from((self.length * LONG_OVER).as_millis()).unwrap_or(u64::MAX);
         let age = since.elapsed();
-        if holder.released || age >= self.length || here_ms() > stored_ms.saturating_add(long_over) {
+        if holder.released || age >= self.length || self.is_long_over(stored_ms) {
             Ok(Stand::Free)
         } else {
             Ok(Stand::Held((self.length - age).min(self.beat())))
         }
+    }
+
+    /// Judged by the hub's own clock only: by a wrong one of ours, a lease that its holder keeps would seem to be over.
+    fn is_long_over(&self, stored_ms: u64) -> bool {
+        let long_over = u64::try_from((self.length * LONG_OVER).as_millis()).unwrap_or(u64::MAX);
+        self.bus.time.is_known() && self.bus.time.now_ms() > stored_ms.saturating_add(long_over)
     }
 
     /// Takes it, if nobody else did since the last look.
@@ -166,7 +170,7 @@ impl Lease {
         let expected = self.seen.map_or(0, |(revision, _)| revision);
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
-        let holder = Holder { instance: self.instance.to_string(), at_ms: here_ms(), released };
+        let holder = Holder { instance: self.instance.to_string(), at_ms: self.bus.time.now_ms(), released };
         let payload = serde_json::to_vec(&holder).unwrap_or_default();
         let subject = format!("$KV.{KV_LEDGER}.{KEY}");
         match self.bus.store_once(subject, Some(headers), payload.into(), TRY).await {

@@ -8,6 +8,8 @@ use tokio::net::TcpStream;
 
 use crate::HUNG;
 
+const CHUNK: usize = 64 * 1024;
+
 /// A connection to a NATS server.
 pub struct Raw {
     stream: BufReader<TcpStream>,
@@ -52,6 +54,31 @@ impl Raw {
         let _ = write!(line, "{} {}\r\n", block.len(), block.len() + body.len());
         self.write(&[line.as_bytes(), block, body, b"\r\n"].concat()).await;
         self.arrived().await;
+    }
+
+    /// Begins to publish so many bytes, and goes on as long as the server reads; what the server says to it, until it hangs up.
+    pub async fn refused(mut self, subject: &str, bytes: usize) -> String {
+        let stream = self.stream.get_mut();
+        let mut sent = stream.write_all(format!("PUB {subject} {bytes}\r\n").as_bytes()).await;
+        for _ in 0..bytes / CHUNK {
+            if sent.is_err() {
+                break;
+            }
+            sent = stream.write_all(&[b'x'; CHUNK]).await;
+        }
+        let mut said = String::new();
+        let mut line = String::new();
+        while let Ok(1..) = tokio::time::timeout(HUNG, self.stream.read_line(&mut line)).await.expect("hung: the server says nothing") {
+            said.push_str(&std::mem::take(&mut line));
+        }
+        said
+    }
+
+    /// Subscribes, and reads nothing from then on. The connection stays as long as this does.
+    pub async fn stall(mut self, subject: &str) -> Self {
+        self.write(format!("SUB {subject} 1\r\n").as_bytes()).await;
+        self.arrived().await;
+        self
     }
 
     async fn write(&mut self, bytes: &[u8]) {

@@ -1,9 +1,10 @@
 //! Asking the network as the context's member.
 
+use std::future::Future;
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::client::Request;
+use async_nats::{HeaderMap, RequestErrorKind};
 use bus::connect::{Connect, Login};
 use bus::{Bus, Health};
 use bus_schemas::id::Asker;
@@ -17,10 +18,13 @@ use serde::de::DeserializeOwned;
 use super::args::Cli;
 use super::context::{Context, Contexts};
 use super::failure::{Failure, Silence};
-use crate::link::error_of;
+use crate::link::{error_of, note_time};
 
 /// A door waits up to 5 s for an answer of the parts behind it.
 const ANSWER_WAIT: Duration = Duration::from_secs(12);
+/// Without an answer the question is asked again after so long, since a hub node or a gateway may have died with it; the first answer
+/// counts. Every call has the same effect however often it is asked.
+const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(7)];
 
 /// A context and its connection.
 pub struct Session {
@@ -77,24 +81,65 @@ impl Session {
             let limit = bus_schemas::limits::CROSSING_BYTES_MAX;
             return Err(Failure::new(Code::TooLarge, format!("{bytes} bytes, at most {limit} go in one message")));
         }
-        let mut request = Request::new().payload(payload).timeout(Some(ANSWER_WAIT));
-        if !headers.is_empty() {
-            request = request.headers(headers);
-        }
-        let answer = self.bus.client.send_request(subject::api(&self.asker(), call), request).await.map_err(|error| {
-            let (silence, why) = match error.kind() {
-                async_nats::RequestErrorKind::NoResponders => (Silence::Unheard, "no gateway is listening".to_owned()),
-                async_nats::RequestErrorKind::TimedOut => (Silence::Open, format!("no answer within {} s", ANSWER_WAIT.as_secs())),
-                async_nats::RequestErrorKind::MaxPayloadExceeded
-                | async_nats::RequestErrorKind::InvalidSubject
-                | async_nats::RequestErrorKind::Other => (Silence::Open, error.to_string()),
+        let answer = self.first_answer(subject::api(&self.asker(), call), &headers, &payload).await.map_err(|kind| {
+            let (silence, why) = match kind {
+                RequestErrorKind::NoResponders => (Silence::Unheard, "no gateway is listening".to_owned()),
+                RequestErrorKind::TimedOut => (Silence::Open, format!("no answer within {} s", ANSWER_WAIT.as_secs())),
+                RequestErrorKind::MaxPayloadExceeded | RequestErrorKind::InvalidSubject | RequestErrorKind::Other => {
+                    (Silence::Open, kind.to_string())
+                }
             };
             Failure::new(Code::Unavailable, format!("{call} at {}", self.context.nats_url)).cause(why).silent(silence)
         })?;
+        note_time(&self.bus, &answer);
         match error_of(&answer) {
             Some(error) => Err(error.into()),
             None => Ok(answer),
         }
+    }
+
+    /// The hub's time, for what is signed here: this machine's clock may be wrong.
+    ///
+    /// # Errors
+    /// Where no gateway answers.
+    pub async fn now_ms(&self) -> Result<u64, Failure> {
+        if !self.bus.time.is_known() {
+            // Any answer tells it.
+            self.ask_bytes("network.show", HeaderMap::new(), "{}".into()).await?;
+        }
+        Ok(self.bus.time.now_ms())
+    }
+
+    /// The first answer to a question that is asked up to three times; where none comes, why the first got none.
+    async fn first_answer(&self, subject: String, headers: &HeaderMap, payload: &Bytes) -> Result<async_nats::Message, RequestErrorKind> {
+        let ask = |after: Duration| {
+            let mut request = Request::new().payload(payload.clone()).timeout(Some(ANSWER_WAIT.saturating_sub(after)));
+            if !headers.is_empty() {
+                request = request.headers(headers.clone());
+            }
+            let (client, subject) = (&self.bus.client, subject.clone());
+            async move {
+                tokio::time::sleep(after).await;
+                client.send_request(subject, request).await.map_err(|error| error.kind())
+            }
+        };
+        first(ask(Duration::ZERO), ASK_AGAIN.map(ask)).await
+    }
+}
+
+/// The first answer of three; only the first one's failure is told, when it ends.
+async fn first<T, E, F: Future<Output = Result<T, E>>>(main: F, more: [F; 2]) -> Result<T, E> {
+    let [second, third] = more.map(|again| async move {
+        match again.await {
+            Ok(answer) => answer,
+            // The first one's own end says why.
+            Err(_) => std::future::pending().await,
+        }
+    });
+    tokio::select! {
+        answer = main => answer,
+        answer = second => Ok(answer),
+        answer = third => Ok(answer),
     }
 }
 
@@ -186,6 +231,21 @@ mod tests {
     use super::*;
     use std::io::ErrorKind;
     use std::path::Path;
+
+    #[tokio::test]
+    async fn the_first_answer_counts_and_only_the_first_failure() {
+        type Answer = std::pin::Pin<Box<dyn Future<Output = Result<u8, &'static str>>>>;
+        let never = || -> Answer { Box::pin(std::future::pending()) };
+        let says = |answer| -> Answer { Box::pin(std::future::ready(answer)) };
+        assert_eq!(first(says(Ok(1)), [never(), never()]).await, Ok(1));
+        assert_eq!(first(never(), [says(Ok(2)), never()]).await, Ok(2));
+        assert_eq!(first(never(), [says(Err("x")), says(Ok(3))]).await, Ok(3));
+        let late: Answer = Box::pin(async {
+            tokio::task::yield_now().await;
+            Err("nobody listens")
+        });
+        assert_eq!(first(late, [says(Err("x")), says(Err("y"))]).await, Err("nobody listens"));
+    }
 
     #[test]
     fn a_file_that_cannot_be_read_has_a_command_that_shows_why() {

@@ -22,7 +22,7 @@ pub struct Context {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
     pub member: Identity,
-    /// The gateway's address.
+    /// Addresses of the gateways, separated by commas.
     pub gateway_url: String,
     /// The signed network document: whose signatures count.
     pub network_file: PathBuf,

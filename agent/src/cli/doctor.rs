@@ -16,10 +16,11 @@ use super::context::{Context, Contexts};
 use super::credit;
 use super::failure::{Done, EXIT_DOCTOR, End, Failure, Silence};
 use super::output::Output;
+use super::parts::Part;
 use crate::checkpoint;
 use crate::dev::{postgres, tools};
 use crate::home::Home;
-use crate::http::{Answer, Http};
+use crate::http::{Answer, Http, each};
 
 /// So long the gateway's own answer over HTTP is waited for.
 const HTTP_WAIT: Duration = Duration::from_secs(5);
@@ -60,8 +61,12 @@ fn bad(group: &'static str, check: &'static str, verdict: Verdict, detail: impl 
 }
 fn failed(group: &'static str, check: &'static str, failure: &Failure) -> Finding {
     let fix = failure.next.first().cloned().unwrap_or_else(|| failure.code().next().to_owned());
-    // "mesh doctor" is where one is already.
-    let fix = if fix == "mesh doctor" { "mesh context ls".to_owned() } else { fix };
+    // "mesh doctor" is where one is already: what is away there is somebody else's to mend.
+    let fix = match (fix.as_str(), failure.code()) {
+        ("mesh doctor", Code::Unavailable) => "wait, then: mesh doctor --only net; if it stays so, ask the operator".to_owned(),
+        ("mesh doctor", _) => "mesh context ls".to_owned(),
+        _ => fix,
+    };
     bad(group, check, Verdict::Fail, failure.body().detail, fix)
 }
 
@@ -228,9 +233,13 @@ async fn net(cli: &Cli) -> Vec<Finding> {
         Err(failure) => failed(GROUP, "document", &failure),
     });
     // At once: each may wait for something that is away.
-    let (gateway, hub) = tokio::join!(gateway(&context), hub(&context));
+    let (gateway, hub) = tokio::join!(gateways(&context), hub(&context));
     findings.push(gateway);
     findings.extend(hub);
+    findings.extend(super::parts::look(&context).await.into_iter().map(|part| match part {
+        Part { check, detail, fix: None } => pass(GROUP, check, detail),
+        Part { check, detail, fix: Some(fix) } => bad(GROUP, check, Verdict::Fail, detail, fix),
+    }));
     findings
 }
 
@@ -276,16 +285,51 @@ fn books_fix(context: &Context, failure: &Failure) -> String {
     named.unwrap_or_else(|| "mesh credit verify".to_owned())
 }
 
-async fn gateway(context: &Context) -> Finding {
+/// All gateways that the context names: one that answers is enough for people, and one that does not is worth knowing.
+async fn gateways(context: &Context) -> Finding {
     const GROUP: &str = "net";
-    let url = format!("{}/readyz", context.gateway_url.trim_end_matches('/'));
+    let urls: Vec<&str> = each(&context.gateway_url).collect();
+    let asked = futures::future::join_all(urls.iter().map(|url| gateway(context, url))).await;
+    let of = urls.len();
+    let faults: Vec<(String, String)> = asked.into_iter().filter_map(Result::err).collect();
+    match faults.first() {
+        None if of == 1 => pass(GROUP, "gateway", format!("ready, {}", context.gateway_url)),
+        None => pass(GROUP, "gateway", format!("{of} of {of} ready, {}", urls.join(" "))),
+        Some((why, fix)) => {
+            let verdict = if faults.len() < of { Verdict::Warn } else { Verdict::Fail };
+            let ready = if of == 1 { String::new() } else { format!("{} of {of} ready; ", of - faults.len()) };
+            bad(GROUP, "gateway", verdict, format!("{ready}{why}"), fix)
+        }
+    }
+}
+
+/// What is wrong with one gateway, and what may help.
+async fn gateway(context: &Context, url: &str) -> Result<(), (String, String)> {
+    let url = format!("{url}/readyz");
     match ask_http(&url).await {
-        Ok(answer) if answer.status == 200 => pass(GROUP, "gateway", format!("ready, {}", context.gateway_url)),
+        Ok(answer) if answer.status == 200 => Ok(()),
         Ok(answer) => {
             let said = String::from_utf8_lossy(&answer.body).chars().take(200).collect::<String>();
-            bad(GROUP, "gateway", Verdict::Fail, format!("{url} answers {}: {said}", answer.status), "wait, then: mesh doctor --only net")
+            Err((format!("{url} answers {}: {said}", answer.status), waited_for(context, &answer.body)))
         }
-        Err(problem) => bad(GROUP, "gateway", Verdict::Fail, problem.detail, away_fix(context, "gateway")),
+        Err(problem) => Err((problem.detail, away_fix(context, "gateway"))),
+    }
+}
+
+/// Where a gateway says what it waits for, that part is to be looked at.
+fn waited_for(context: &Context, body: &[u8]) -> String {
+    let said: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let waits = |what: &str| said["waiting_for"].get(what).is_some();
+    let part = if waits("database") || waits("postgres") {
+        "postgres"
+    } else if waits("hub") || waits("nats") {
+        "hub"
+    } else {
+        return "wait, then: mesh doctor --only net".to_owned();
+    };
+    match context.made_by_pid {
+        Some(_) => away_fix(context, part),
+        None => format!("wait for its {part}, then: mesh doctor --only net; if it stays so, ask the operator"),
     }
 }
 
@@ -324,7 +368,7 @@ async fn asked(session: &Session) -> Vec<Finding> {
     } else {
         findings.push(books(session).await);
         findings.push(overdue(session).await);
-        findings.push(clock(session).await);
+        findings.push(clock(session.bus.time.ahead_ms()));
     }
     findings
 }
@@ -373,32 +417,34 @@ async fn followed(session: &Session) -> Result<(), Failure> {
     looked.map(|_| ()).map_err(credit::alarmed)
 }
 
-/// This machine's clock against the gateway's `Date`: signatures are refused beyond a minute.
-async fn clock(session: &Session) -> Finding {
+/// This machine's clock against the hub's, which every answer of the service tells. What is signed over a connection goes by the hub's;
+/// what is signed without one, by this machine's.
+fn clock(ahead_ms: Option<i64>) -> Finding {
     const GROUP: &str = "net";
-    let url = format!("{}/healthz", session.context.gateway_url.trim_end_matches('/'));
-    let answer = ask_http(&url).await;
-    let date = answer.ok().and_then(|answer| answer.headers.get("date")?.to_str().ok().map(str::to_owned));
-    let there = date.and_then(|date| jiff::fmt::rfc2822::parse(&date).ok()).map(|at| at.timestamp().as_millisecond());
-    let Some(there) = there else { return skipped(GROUP, "clock", "the gateway tells no time") };
-    let here = i64::try_from(bus::hub_time::here_ms()).unwrap_or(0);
-    // The header has whole seconds.
-    let off = Duration::from_millis((here - there - 500).unsigned_abs());
-    let said = offset(off);
+    let Some(ahead) = ahead_ms else { return skipped(GROUP, "clock", "the network tells no time") };
+    let off = Duration::from_millis(ahead.unsigned_abs());
+    let said = offset(ahead);
     match off.as_secs() {
         0..5 => pass(GROUP, "clock", said),
         5..60 => bad(GROUP, "clock", Verdict::Warn, said, "timedatectl set-ntp true"),
-        _ => bad(GROUP, "clock", Verdict::Fail, format!("{said}: signatures are refused"), "timedatectl set-ntp true"),
+        _ => bad(
+            GROUP,
+            "clock",
+            Verdict::Fail,
+            format!("{said}: what mesh sign makes here is refused, and logins may end early"),
+            "timedatectl set-ntp true",
+        ),
     }
 }
 
-/// How far the clocks are apart, no finer than whole seconds tell it.
-fn offset(off: Duration) -> String {
+/// How far the clocks are apart, in words.
+fn offset(ahead_ms: i64) -> String {
+    let off = Duration::from_millis(ahead_ms.unsigned_abs());
     if off < Duration::from_secs(1) {
-        "within a second of the gateway's".to_owned()
-    } else {
-        format!("{} from the gateway's", super::duration::show(Duration::from_secs(off.as_secs())))
+        return "within a second of the network's".to_owned();
     }
+    let way = if ahead_ms > 0 { "ahead of" } else { "behind" };
+    format!("{} {way} the network's", super::duration::show(Duration::from_secs(off.as_secs())))
 }
 
 #[cfg(test)]
@@ -407,9 +453,15 @@ mod tests {
 
     #[test]
     fn clocks_are_compared_as_finely_as_they_are_told() {
-        for (ms, said) in [(0, "within a second of"), (999, "within a second of"), (1_400, "1.0 s from"), (75_000, "1 min 15 s from")] {
-            assert_eq!(offset(Duration::from_millis(ms)), format!("{said} the gateway's"));
+        for (ms, said) in
+            [(0, "within a second of"), (-999, "within a second of"), (1_400, "1.0 s ahead of"), (-75_000, "1 min 15 s behind")]
+        {
+            assert_eq!(offset(ms), format!("{said} the network's"));
         }
+        for (ms, verdict) in [(4_999, Verdict::Pass), (-5_000, Verdict::Warn), (60_000, Verdict::Fail), (-300_000, Verdict::Fail)] {
+            assert_eq!(clock(Some(ms)).verdict, verdict, "{ms}");
+        }
+        assert_eq!(clock(None).verdict, Verdict::Skipped);
     }
 
     #[test]

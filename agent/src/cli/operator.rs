@@ -16,7 +16,7 @@ use super::failure::Failure;
 /// Where there is no key of this network, what the gateway refuses, or that it does not answer.
 pub async fn order<A: DeserializeOwned>(session: &Session, network_key: Option<&Path>, what: What) -> Result<A, Failure> {
     let signer = credit::operator(session, network_key)?;
-    let order = Order { net: session.context.network, at: session.bus.time.now_ms(), what };
+    let order = Order { net: session.context.network, at: session.now_ms().await?, what };
     let payload = signer.batch(&[order]).encode();
     let answer = session.ask_bytes("operator.order", HeaderMap::new(), payload.into()).await?;
     read("operator.order", &answer.payload)

@@ -1,5 +1,6 @@
 //! The stack's own people: a member who submits, and devices whose owners are members of their own.
 
+use bus::HubTime;
 use bus_schemas::network::{EnrolReply, EnrolStatement, Invite};
 use bus_schemas::resources::Resources;
 use bus_schemas::{Code, MemberId, Problem, PublicKey};
@@ -41,7 +42,7 @@ pub async fn member(place: &Place, invite: &str) -> Result<Member, Failure> {
         member_only: true,
     };
     let request = identity.enrol(&statement).map_err(|error| bad_file(&error))?;
-    let reply: EnrolReply = Http::default().post(&format!("{}/api/v1/enrol", invite.url.trim_end_matches('/')), &request).await?;
+    let reply: EnrolReply = Http::default().post_to_any(&invite.url, "/api/v1/enrol", &request, &HubTime::default()).await?;
     let did = identity.member.public();
     if reply.member != did.member_id() {
         return Err(Problem::new(Code::WrongSigner, "the gateway enrolled somebody else").into());

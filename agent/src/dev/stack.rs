@@ -169,7 +169,7 @@ impl<'a> Stack<'a> {
         }
     }
 
-    /// Of all gateways; the first is the one that everybody here is told.
+    /// Of all gateways.
     fn gateways(&self) -> Vec<String> {
         self.ports.gateways.iter().map(|port| format!("http://{}", loopback(*port))).collect()
     }
@@ -177,7 +177,7 @@ impl<'a> Stack<'a> {
     pub(super) fn addresses(&self) -> Addresses {
         let all = |of: fn(&NodeAt) -> &str| self.nodes().iter().map(of).collect::<Vec<_>>().join(",");
         Addresses {
-            gateway: self.gateways().swap_remove(0),
+            gateway: self.gateways().join(","),
             nats: all(|node| &node.url),
             leaf: all(|node| &node.leaf_url),
             ws: all(|node| &node.ws_url),
@@ -288,7 +288,7 @@ impl<'a> Stack<'a> {
     async fn devices(&mut self, member: &Member, joined: &[(String, Joined)]) -> Result<Vec<DeviceIs>, Failure> {
         let token = bus::keys::read_secret(&member.home.token())?;
         let http = Http::default().with_bearer(&token);
-        let url = format!("{}/api/v1/devices", self.addresses().gateway);
+        let url = format!("{}/api/v1/devices", self.gateways().swap_remove(0));
         let until = Instant::now() + PART_WAIT;
         loop {
             let list = http.get::<DeviceList>(&url).await;
@@ -370,7 +370,7 @@ impl<'a> Stack<'a> {
             event: "ready",
             network: document.network,
             data_dir: self.place.root.clone(),
-            gateway: GatewayAt { url: at.gateway, urls: self.gateways() },
+            gateway: GatewayAt { url: self.gateways().swap_remove(0), urls: self.gateways() },
             nats: NatsAt { url: at.nats, leaf_url: at.leaf, ws_url: at.ws, version, nodes: self.nodes() },
             postgres: PostgresAt { url: reader },
             member: MemberIs {

@@ -218,7 +218,7 @@ impl Agent {
             device: self.trust.device,
             job: held.assignment.job,
             attempt: *attempt,
-            at: bus::hub_time::here_ms(),
+            at: self.uplink.time.now_ms(),
             outcome,
             // What was stopped before it began took no time.
             claimed_ms: if cancelled && held.started.is_none() { 0 } else { claimed_ms(held) },
@@ -338,7 +338,7 @@ impl Agent {
             EventKind::Started | EventKind::Progress(_) => None,
         };
         let (net, device, job) = (self.trust.net, self.trust.device, held.assignment.job);
-        let event = Event { net, device, at: bus::hub_time::here_ms(), job, attempt: *attempt, what };
+        let event = Event { net, device, at: self.uplink.time.now_ms(), job, attempt: *attempt, what };
         let (uplink, payload) = (self.uplink.clone(), self.signer.batch(&[event]).encode());
         tokio::spawn(async move {
             let payload = Bytes::from(payload);

@@ -21,7 +21,6 @@ impl Agent {
         newest.into_iter().for_each(|at| self.uplink.time.observe(at));
         let now = self.uplink.time.now_ms();
         let desk = self.desk();
-        let at = bus::hub_time::here_ms();
         let bids: Vec<Bid> = offers
             .iter()
             .map(|offer| {
@@ -32,7 +31,7 @@ impl Agent {
                 } else {
                     bidding::answer(offer, &desk)
                 };
-                Bid { net: self.trust.net, device: self.trust.device, to: to.clone(), at, job: offer.job, round: offer.round, answer }
+                Bid { net: self.trust.net, device: self.trust.device, to: to.clone(), at: now, job: offer.job, round: offer.round, answer }
             })
             .collect();
         let declined = bids.iter().filter(|bid| matches!(bid.answer, BidAnswer::No(_))).count() as u64;

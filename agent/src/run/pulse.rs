@@ -37,7 +37,7 @@ impl Agent {
         let heartbeat = Heartbeat {
             net: self.trust.net,
             device: self.trust.device,
-            at: bus::hub_time::here_ms(),
+            at: self.uplink.time.now_ms(),
             name: self.device.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kinds: self.kinds.clone(),

@@ -43,6 +43,7 @@ pub const GATEWAY: Role = Role {
         ("mesh.v1.sched.holding", "asks who has a job in hand, and what it waits for"),
         ("mesh.v1.watch.*.*.*", "what a member sees live: waiting, rejected"),
         ("mesh.v1.bcast.>", "notices to everybody"),
+        ("_R_.>", "answers of the service, also when it has changed nodes since: the right to answer is of one connection"),
         ("$KV.devices.>", "who was enrolled"),
         ("$KV.policy.>", "what the operator chose"),
         ("$JS.API.STREAM.INFO.*", "compares streams with the table at start"),
@@ -341,6 +342,7 @@ mod tests {
             stream::blob::chunk(&Cid::of(b"c")),
             stream::blob::info(&Cid::of(b"c"), &m),
             format!("$KV.devices.{d}"),
+            "_R_.made.by-the-server".into(),
         ] {
             assert!(covers(GATEWAY.publish, &said), "gateway: {said}");
         }

@@ -205,7 +205,7 @@ impl Work {
     async fn genesis(&mut self, bus: &Bus, network: &NetworkDocument, key: &Signer, grant: Option<MilliMana>) -> anyhow::Result<()> {
         if bus.stream_end(stream::LEDGER).await?.last_seq == 0 {
             let made = grant.unwrap_or(MilliMana::ZERO);
-            let fact = genesis_fact(network, bus::hub_time::here_ms(), made);
+            let fact = genesis_fact(network, bus.time.now_ms(), made);
             let mut headers = HeaderMap::new();
             headers.insert(subject::header::NATS_MSG_ID, fact.id.to_string());
             headers.insert("Nats-Expected-Last-Sequence", "0");

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, MatchedPath, Request};
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -66,7 +67,15 @@ pub fn api(world: Shared) -> Router {
         .route("/blobs", post(blobs::put))
         .route("/blobs/{cid}", get(blobs::get))
         .layer(middleware::from_fn(|request: Request, next: Next| within(BLOB_WITHIN, request, next)));
-    Router::new().nest("/api/v1", quick.merge(large)).with_state(world)
+    let timed = middleware::from_fn_with_state(world.clone(), timed);
+    Router::new().nest("/api/v1", quick.merge(large).layer(timed)).with_state(world)
+}
+
+/// Says what time it is on the hub: whoever signs something needs it, and the own clock may be wrong.
+async fn timed(State(world): State<Shared>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    response.headers_mut().insert(HeaderName::from_static("mesh-time"), HeaderValue::from(world.now()));
+    response
 }
 
 /// What holds for every route: counted, nothing unknown without an answer, no panic that ends a connection.

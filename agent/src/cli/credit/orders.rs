@@ -99,7 +99,7 @@ pub fn operator(session: &Session, named: Option<&Path>) -> Result<Signer, Failu
 /// # Errors
 /// What the ledger refuses, by its code, or that it does not answer.
 pub async fn order(session: &Session, signer: &Signer, op: Op) -> Result<LedgerDone, Failure> {
-    let command = Command { net: session.context.network, at: session.bus.time.now_ms(), op };
+    let command = Command { net: session.context.network, at: session.now_ms().await?, op };
     let request = LedgerRequest { commands: signer.batch(&[command]), assignments: vec![], receipts: vec![] };
     let answer = session.ask_bytes("ledger.ask", HeaderMap::new(), encode(&request).into()).await?;
     let reply: LedgerReply = read("ledger.ask", &answer.payload)?;

@@ -117,10 +117,20 @@ fn time(ms: u64) -> String {
     stamp.map_or_else(|| ms.to_string(), |stamp| format!("{stamp:.3}"))
 }
 
+/// A moment of the hub's clock.
+fn stamp(ms: u64) -> jiff::Timestamp {
+    i64::try_from(ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok()).unwrap_or_default()
+}
+
 pub async fn explain(cli: &Cli, id: &str, output: &Output) -> Done {
     let session = Session::open(cli).await?;
     let explanation: Explanation = session.ask("job.explain", &ask::ById { id: id.to_owned() }).await?;
-    output.print("job.explain", &explanation, || explanation.id.to_string(), || explain_text(&explanation, jiff::Timestamp::now()));
+    output.print(
+        "job.explain",
+        &explanation,
+        || explanation.id.to_string(),
+        || explain_text(&explanation, stamp(session.bus.time.now_ms())),
+    );
     Ok(End::Fine)
 }
 
