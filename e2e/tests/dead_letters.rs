@@ -29,7 +29,7 @@ async fn what_failed_is_tried_again_and_devices_drain() {
     .await;
     let next: Vec<&str> = explained["next"].as_array().expect("next").iter().filter_map(Value::as_str).collect();
     assert!(next[0].starts_with("offered again ") && next[0].ends_with("(0 of 4 attempts used)"), "{next:?}");
-    assert!(next[1].starts_with("given up at ") && next[1].contains(" in 23 h"), "{next:?}");
+    assert!(next[1].starts_with("given up at ") && next[1].contains(" in 24 h"), "{next:?}");
     assert!(explained["summary"].as_str().expect("a summary").contains("new disk"), "{explained}");
 
     // It outlives the gateway.
