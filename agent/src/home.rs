@@ -215,8 +215,8 @@ fn is_zero(number: &u64) -> bool {
 impl Settings {
     /// Takes no work from now on, for so long or until its owner says otherwise; `now` in Unix milliseconds.
     pub fn pause(&mut self, now: u64, for_ms: Option<u64>, reason: Option<&str>) {
-        self.paused_until_ms = for_ms.map_or(0, |ms| now.saturating_add(ms.max(1)));
-        let until = for_ms.map(|_| format!(" until {}", bus_schemas::time_of_day(self.paused_until_ms))).unwrap_or_default();
+        self.paused_until_ms = for_ms.map_or(0, |ms| now.saturating_add(ms));
+        let until = for_ms.map(|_| format!(" until {}", bus_schemas::date_and_time(self.paused_until_ms))).unwrap_or_default();
         let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
         self.paused = format!("{}{until}{reason}", bus_schemas::offer::Decline::Paused);
     }
@@ -247,6 +247,7 @@ pub fn secret_or_new(path: &Path, make: impl FnOnce() -> anyhow::Result<String>)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::local::PAUSE_MS_MAX;
     use bus_schemas::Signer;
     use std::os::unix::fs::PermissionsExt;
 
@@ -284,9 +285,9 @@ mod tests {
         for (for_ms, reason, said, over_after) in [
             (None, None, "paused by its owner", None),
             (None, Some("I play"), "paused by its owner: I play", None),
-            (Some(7_200_000), None, "paused by its owner until 10:00:00 UTC", Some(7_200_000)),
-            (Some(0), Some("x"), "paused by its owner until 08:00:00 UTC: x", Some(1)),
-            (Some(u64::MAX), None, "paused by its owner until 14:25:51 UTC", None),
+            (Some(7_200_000), None, "paused by its owner until 2027-01-15 10:00:00 UTC", Some(7_200_000)),
+            (Some(1), Some("x"), "paused by its owner until 2027-01-15 08:00:00 UTC: x", Some(1)),
+            (Some(PAUSE_MS_MAX), None, "paused by its owner until 2028-01-15 08:00:00 UTC", Some(PAUSE_MS_MAX)),
         ] {
             let mut settings = Settings::default();
             settings.pause(now, for_ms, reason);

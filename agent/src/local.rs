@@ -228,6 +228,23 @@ pub enum Wish {
     Stop {},
 }
 
+/// The longest pause that ends by itself: a year. A longer one is meant to last until its owner says otherwise.
+pub const PAUSE_MS_MAX: u64 = 365 * 24 * 3600 * 1000;
+
+/// For how long an owner's pause may last.
+///
+/// # Errors
+/// [`Code::BadTimeout`].
+pub fn pause_ms(for_ms: Option<u64>) -> Result<Option<u64>, Problem> {
+    match for_ms {
+        Some(ms) if !(1..=PAUSE_MS_MAX).contains(&ms) => {
+            let detail = format!("a pause that ends by itself lasts 1 to {PAUSE_MS_MAX} ms; without for_ms it lasts until it is resumed");
+            Err(Problem::new(Code::BadTimeout, detail))
+        }
+        for_ms => Ok(for_ms),
+    }
+}
+
 /// The longest reason that an owner may give, in characters: it is told to everybody whose job waits.
 const REASON_CHARS_MAX: usize = 100;
 

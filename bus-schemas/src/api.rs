@@ -1,4 +1,7 @@
 //! What people script against: the same JSON at every door. The JSON Schemas in `docs/schemas` are generated from these types.
+//!
+//! Times are hub time. Where they are text they are RFC 3339 in UTC; where they are numbers they are Unix milliseconds, as the part that
+//! recorded them wrote and signed them (transitions, decisions, attempts, draining, `watch` messages). No field is ever both.
 
 pub mod ledger;
 pub mod letters;
@@ -73,6 +76,9 @@ pub struct JobView {
     pub kind: Option<String>,
     pub member: MemberId,
     pub device: Option<DeviceId>,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_name: Option<String>,
     pub attempts: u32,
     pub key: Option<String>,
     /// RFC 3339, hub time.
@@ -106,6 +112,9 @@ pub struct JobView {
     /// The job that this one tries again; in lists it is left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_of: Option<JobId>,
+    /// The job that tries this one again; in lists it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried_as: Option<JobId>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub transitions: Vec<Transition>,
 }
@@ -245,7 +254,7 @@ pub struct Explanation {
     pub decisions: Vec<Decision>,
     /// Attempts that ended without a result, oldest first.
     pub attempts: Vec<AttemptView>,
-    /// What happens next, and when, in plain words; nothing once it has ended.
+    /// What happens next, and when, in plain words; what may be done, once it has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub next: Vec<String>,
     /// Who has it in hand now.
@@ -280,12 +289,15 @@ pub struct AttemptView {
     pub attempt: AttemptId,
     pub number: u32,
     pub device: DeviceId,
+    /// What people call it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_name: Option<String>,
     pub class: String,
     pub message: String,
     /// Texts of the job that were done and kept when it ended: the next one went on behind them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_units: Option<u32>,
-    /// Hub time.
+    /// Hub time, Unix milliseconds, as they were recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned_at: Option<UnixMs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

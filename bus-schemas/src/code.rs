@@ -87,6 +87,8 @@ catalogue! {
     NoSuchLetter     "M0515" 404 9 "no such dead letter" => "mesh dlq ls";
     JobLost          "M0517" 409 3 "the job was lost" => "mesh job retry ID";
     CannotResend     "M0516" 409 4 "the dead letter cannot be tried again" => "mesh dlq show ID";
+    JobRejected      "M0518" 409 4 "the job was rejected" => "mesh job show ID";
+    TriedAgain       "M0519" 409 4 "it was tried again already" => "mesh job retry ID";
     // Money.
     TooLittleMana    "M0601" 402 8 "too little mana" => "mesh credit balance";
     Refused          "M0602" 409 4 "the ledger refused" => "mesh credit history";

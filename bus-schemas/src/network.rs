@@ -161,10 +161,16 @@ pub struct Draining {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
+impl Draining {
+    /// `since 2027-01-15 08:00:00 UTC: new disk`.
+    pub fn since(&self) -> String {
+        let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("since {}{reason}", crate::date_and_time(self.at))
+    }
+}
 impl std::fmt::Display for Draining {
     /// As it stands in reasons.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "draining since {}", crate::time_of_day(self.at))?;
-        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+        write!(f, "draining {}", self.since())
     }
 }

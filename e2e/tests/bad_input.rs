@@ -114,7 +114,9 @@ async fn over_service(stack: &Stack, member: &bus::Bus, name: &str, body: &[u8],
 async fn record(stack: &Stack, door: &str, name: &str, key: &str, gets: Gets) {
     let job = until(&format!("the record of {name} at {door}"), || async {
         let (_, list) = doors::get(stack, "/jobs?limit=200").await;
-        list["jobs"].as_array()?.iter().find(|job| job["key"] == key).cloned()
+        // A stored submission is listed before it is taken or refused.
+        let is_taken = |job: &Value| !job["waiting"].as_str().is_some_and(|why| why.starts_with("it is stored, and becomes a job"));
+        list["jobs"].as_array()?.iter().find(|job| job["key"] == key && is_taken(job)).cloned()
     })
     .await;
     match gets {

@@ -313,6 +313,8 @@ async fn the_ledger_may_be_away(stack: &Stack) {
         assert_eq!((&shown["id"], &shown["state"], &shown["key"]), (&json!(id), &json!("Submitted"), &json!("no ledger")), "{shown}");
         assert!(shown["waiting"].as_str().expect("why").contains("once the ledger has made its hold"), "{shown}");
     }
+    let listed = stack.cli.ok_async(&["job", "ls"]).await;
+    assert_eq!(listed["jobs"][0]["id"], json!(id), "it is listed before it is a job: {listed}");
     let explained = stack.cli.ok_async(&["job", "explain", id]).await;
     assert!(explained["summary"].as_str().expect("a summary").contains("once the ledger has made its hold"), "{explained}");
     let (_, refused) = doors::get(stack, &format!("/jobs/{id}/result")).await;

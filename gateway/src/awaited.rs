@@ -23,8 +23,27 @@ impl World {
     /// # Errors
     /// [`Code::Unavailable`] where SUBMIT cannot be read; [`Code::Ambiguous`].
     pub async fn awaited(&self, member: &MemberId, is_meant: impl Fn(&JobId) -> bool) -> Result<Option<(JobId, Known)>, Problem> {
+        let mut found: Option<(JobId, Known)> = None;
+        for (job, known) in self.all_awaited(member, is_meant).await? {
+            match &found {
+                Some((other, _)) if *other != job => {
+                    let detail = format!("it may be {} or {}", other.short(), job.short());
+                    return Err(Problem::new(Code::Ambiguous, detail));
+                }
+                Some(_) => {}
+                None => found = Some((job, known)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The jobs of this member's stored submissions, oldest first for each who sent them, as far as they are looked at.
+    ///
+    /// # Errors
+    /// [`Code::Unavailable`] where SUBMIT cannot be read.
+    pub async fn all_awaited(&self, member: &MemberId, is_meant: impl Fn(&JobId) -> bool) -> Result<Vec<(JobId, Known)>, Problem> {
         let askers = std::iter::once(Asker::Member(*member)).chain(self.fleet.devices_of(member).into_iter().map(Asker::Device));
-        let (mut found, mut looked): (Option<(JobId, Known)>, usize) = (None, 0);
+        let (mut found, mut looked) = (Vec::new(), 0);
         for asker in askers {
             let (subject, mut from) = (subject::submit(&asker), 1);
             while looked < LOOKED_MAX {
@@ -36,17 +55,10 @@ impl World {
                 for message in &page {
                     let (headers, payload) = (Some(&message.headers), &message.payload);
                     for candidate in intake::sorted(self, *member, headers, payload, message.seq, message.time_ms).into_vec() {
-                        let Candidate::Admit(admit) = candidate else { continue };
-                        if !is_meant(&admit.job) {
-                            continue;
-                        }
-                        match &found {
-                            Some((other, _)) if *other != admit.job => {
-                                let detail = format!("it may be {} or {}", other.short(), admit.job.short());
-                                return Err(Problem::new(Code::Ambiguous, detail));
-                            }
-                            Some(_) => {}
-                            None => found = Some((admit.job, known(*admit, asker, message.time_ms))),
+                        if let Candidate::Admit(admit) = candidate
+                            && is_meant(&admit.job)
+                        {
+                            found.push((admit.job, known(*admit, asker, message.time_ms)));
                         }
                     }
                 }

@@ -5,17 +5,20 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bus::store::StoreError;
-use bus_schemas::api::{DeviceInfo, ask};
+use bus_schemas::api::{DeviceInfo, ErrorBody, ask};
 use bus_schemas::id::DeviceId;
 use bus_schemas::network::{DeviceRecord, Draining};
 use bus_schemas::{Code, Problem, stream};
 
+use tokio::time::Instant;
+
 use crate::letters::Reader;
 use crate::world::World;
 
-const WITHIN: Duration = Duration::from_secs(5);
-/// Two who change one record at once: the later one looks again.
-const TRIES: u32 = 5;
+/// Longer than the election of a stream's leader takes, and less than clients wait.
+const WITHIN: Duration = Duration::from_secs(10);
+const STORE_WITHIN: Duration = Duration::from_secs(4);
+const PAUSE: Duration = Duration::from_millis(100);
 const REASON_CHARS_MAX: usize = 200;
 
 /// The record as it should be; `None`: it is so already.
@@ -25,6 +28,17 @@ fn changed(record: &DeviceRecord, ask: &ask::Drain, by: &str, at: u64) -> Option
     }
     let draining = (!ask.undo).then(|| Draining { at, by: by.to_owned(), reason: ask.reason.clone() });
     Some(DeviceRecord { draining, ..record.clone() })
+}
+
+/// A refusal for people: next comes a command about devices, not about job files.
+pub fn told(problem: &Problem) -> ErrorBody {
+    let mut body = problem.body();
+    if problem.code == Code::BadValue {
+        body.next = vec!["mesh node drain DEVICE --reason \"one short line\"".to_owned()];
+    } else if problem.code == Code::Unavailable {
+        body.next = vec!["the same command again".to_owned()];
+    }
+    body
 }
 
 impl World {
@@ -37,19 +51,39 @@ impl World {
         if ask.reason.as_ref().is_some_and(|reason| reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control)) {
             return Err(Problem::new(Code::BadValue, format!("a reason is one line of at most {REASON_CHARS_MAX} characters")));
         }
-        for _ in 0..TRIES {
-            let (record, seq) = self.stored_record(&device).await?;
-            if !by.may(&record) {
-                let detail = format!("{device} is {}'s: its owner or the operator lets it drain", record.member);
-                return Err(Problem::new(Code::Forbidden, detail));
+        let deadline = Instant::now() + WITHIN;
+        loop {
+            let why = match tokio::time::timeout_at(deadline, self.change(&device, by, ask)).await {
+                Ok(Ok(Some(info))) => return Ok(info),
+                // Two who change one record at once: the later one looks again.
+                Ok(Ok(None)) => "its record changes all the time".to_owned(),
+                // Where it was stored all the same, the next look says so.
+                Ok(Err(problem)) if problem.code == Code::Unavailable => problem.detail,
+                Ok(Err(problem)) => return Err(problem),
+                Err(_) => "the hub does not answer".to_owned(),
+            };
+            if Instant::now() + PAUSE > deadline {
+                let wish = if ask.undo { "takes work again" } else { "drains" };
+                let detail = format!("it is not known whether {device} {wish}: {why}; ask again, it is done once");
+                return Err(Problem::new(Code::Unavailable, detail));
             }
-            let Some(record) = changed(&record, ask, &by.name(), self.now()) else { return self.told(record) };
-            if self.replaced(&record, seq).await? {
-                tracing::info!(%device, by = by.name(), drains = !ask.undo, reason = ask.reason, "a device was told whether to take work");
-                return self.told(record);
-            }
+            tokio::time::sleep(PAUSE).await;
         }
-        Err(Problem::new(Code::Unavailable, "the device's record changes all the time"))
+    }
+
+    /// One look at the record, and one try to change it; `None` where somebody else has changed it meanwhile.
+    async fn change(&self, device: &DeviceId, by: Reader, ask: &ask::Drain) -> Result<Option<DeviceInfo>, Problem> {
+        let (record, seq) = self.stored_record(device).await?;
+        if !by.may(&record) {
+            let detail = format!("{device} is {}'s: its owner or the operator lets it drain", record.member);
+            return Err(Problem::new(Code::Forbidden, detail));
+        }
+        let Some(record) = changed(&record, ask, &by.name(), self.now()) else { return self.told(record).map(Some) };
+        if !self.replaced(&record, seq).await? {
+            return Ok(None);
+        }
+        tracing::info!(%device, by = by.name(), drains = !ask.undo, reason = ask.reason, "a device was told whether to take work");
+        self.told(record).map(Some)
     }
 
     fn told(&self, record: DeviceRecord) -> Result<DeviceInfo, Problem> {
@@ -61,7 +95,7 @@ impl World {
     async fn stored_record(&self, device: &DeviceId) -> Result<(DeviceRecord, u64), Problem> {
         let (bucket, subject) = (format!("KV_{}", stream::KV_DEVICES), format!("$KV.{}.{device}", stream::KV_DEVICES));
         let found = self.bus.last_from_leader(&bucket, &subject).await;
-        let found = found.map_err(|error| Problem::new(Code::Unavailable, error.to_string()))?;
+        let found = found.map_err(|error| Problem::new(Code::Unavailable, format!("its record cannot be read now: {error}")))?;
         let none = || Problem::new(Code::NoSuchDevice, format!("{device} has no record"));
         let found = found.ok_or_else(none)?;
         let record = serde_json::from_slice(&found.payload).map_err(|_| none())?;
@@ -74,10 +108,10 @@ impl World {
         headers.insert("Nats-Expected-Last-Subject-Sequence", seq.to_string().as_str());
         let bytes = serde_json::to_vec(record).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
         let subject = format!("$KV.{}.{}", stream::KV_DEVICES, record.device);
-        match self.bus.store(subject, Some(headers), bytes.into(), WITHIN).await {
+        match self.bus.store(subject, Some(headers), bytes.into(), STORE_WITHIN).await {
             Ok(_) => Ok(true),
             Err(error) if error.err_code() == Some(StoreError::WRONG_LAST_SEQUENCE) => Ok(false),
-            Err(error) => Err(Problem::new(Code::Unavailable, format!("the device's record: {error}"))),
+            Err(error) => Err(Problem::new(Code::Unavailable, format!("the hub took no change of its record: {error}"))),
         }
     }
 }
@@ -105,7 +139,7 @@ mod tests {
         let record = DeviceRecord { device, did, member, name: "a".into(), tier: 0, enrolled_at: 1, revoked: false, draining: None };
         let ask = |undo| ask::Drain { id: device.to_string(), undo, reason: Some("new disk".into()) };
         let drained = changed(&record, &ask(false), "operator", 28_800_000).unwrap();
-        assert_eq!(drained.draining.as_ref().unwrap().to_string(), "draining since 08:00:00 UTC: new disk");
+        assert_eq!(drained.draining.as_ref().unwrap().to_string(), "draining since 1970-01-01 08:00:00 UTC: new disk");
         assert_eq!(changed(&drained, &ask(false), "mem_x", 9), None, "who was first stays");
         assert_eq!(changed(&drained, &ask(true), "mem_x", 9), Some(record.clone()));
         assert_eq!(changed(&record, &ask(true), "mem_x", 9), None);

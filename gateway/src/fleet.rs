@@ -70,6 +70,15 @@ impl Fleet {
         let inner = lock(&self.0);
         inner.records.values().filter(|record| record.member == *member && !record.revoked).map(|record| record.device).collect()
     }
+    /// What people call these devices; none where they are not known (any more).
+    pub fn names(&self, devices: impl IntoIterator<Item = DeviceId>) -> BTreeMap<DeviceId, String> {
+        let inner = lock(&self.0);
+        let name = |device: DeviceId| {
+            let told = inner.beats.get(&device).map(|beat| beat.heartbeat.name.clone());
+            told.or_else(|| inner.records.get(&device).map(|record| record.name.clone())).map(|name| (device, name))
+        };
+        devices.into_iter().filter_map(name).collect()
+    }
     /// The last heartbeats and the bucket were read.
     pub fn is_read(&self) -> bool {
         lock(&self.0).read
@@ -149,7 +158,7 @@ impl Fleet {
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
             let drained = record.draining.as_ref().filter(|_| online).map(|draining| match jobs {
-                0 => format!("drained, {draining}"),
+                0 => format!("drained {}", draining.since()),
                 1 => format!("{draining}; 1 job to end"),
                 jobs => format!("{draining}; {jobs} jobs to end"),
             });

@@ -135,6 +135,7 @@ fn known(seq: u64, record: HistoryRecord) -> Known {
                 attempt: ended.attempt,
                 number: ended.number,
                 device: ended.device,
+                device_name: None,
                 class: ended.failure.class.name().to_owned(),
                 message: ended.failure.message,
                 kept_units: ended.kept.map(|kept| kept.units),

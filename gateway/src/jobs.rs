@@ -1,21 +1,23 @@
 //! What a member asks about its jobs, the same at every door. Another member's job does not exist.
 
+use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::time::Duration;
 
 use bus_schemas::api::ask::JobLs;
-use bus_schemas::api::{BlobRef, Explanation, JobList, JobView, ReceiptView, ResultView, Submitted};
+use bus_schemas::api::{BlobRef, ErrorBody, Explanation, JobList, JobView, ReceiptView, ResultView, Submitted};
 use bus_schemas::history::CancelRequest;
 use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, JobId, MemberId};
 use bus_schemas::job::{JobSpec, JobState};
 use bus_schemas::{Code, Problem, stream, subject};
 
-use crate::admission::Headers;
-use crate::history::Known;
+use crate::admission::{self, Candidate, Headers, Submission};
+use crate::history::{Known, Rank};
 use crate::live::Running;
+use crate::store::StoreError;
 use crate::submit::Answer;
 use crate::views::{self, Moment};
-use crate::world::World;
+use crate::world::{World, lock};
 
 const LIST_DEFAULT: u32 = 50;
 const LIST_MAX: u32 = 200;
@@ -32,13 +34,18 @@ impl World {
         // Any device can say that it has a job; it does where it won an auction of it.
         let has_won = |device: &DeviceId| known.decisions.iter().any(|decision| decision.winner == Some(*device));
         let running = self.live.running(id).filter(goes_on).filter(|running| has_won(&running.device));
-        Moment { running, holder: self.fleet.holder_of(id).filter(has_won), ..Moment::default() }
+        let holder = self.fleet.holder_of(id).filter(has_won);
+        let ended = known.failed.iter().map(|attempt| attempt.device);
+        let devices = running.iter().map(|running| running.device).chain(holder).chain(known.device).chain(ended);
+        let names = self.fleet.names(devices);
+        Moment { running, holder, names, ..Moment::default() }
     }
 
     /// With who has it in hand, and whether somebody wants it to end.
     async fn whole_moment(&self, member: &MemberId, id: &JobId, known: &Known) -> Result<Moment, Problem> {
         if known.state.is_some_and(JobState::is_final) {
-            return Ok(Moment::default());
+            let retried_as = self.retry_of(member, id, known).await?.map(|(again, _)| again);
+            return Ok(Moment { retried_as, ..self.moment(id, known) });
         }
         let (held, cancelled_at, overdue) = tokio::join!(self.held(id), self.store.cancelled_at(id), self.store.overdue(member, id));
         Ok(Moment { held, cancelled_at: cancelled_at?, overdue: overdue?, ..self.moment(id, known) })
@@ -148,23 +155,43 @@ impl World {
         let request = CancelRequest { net: self.net, job: id, member: *member, at: self.now() };
         let batch = self.signer.batch(&[request]).encode();
         match self.bus.store(subject::cancel(&id), None, batch.into(), Duration::from_secs(5)).await {
-            Ok(_) => Ok(view),
+            Ok(_) => {
+                // So that `job show` says at any gateway that it is being cancelled.
+                let _ = tokio::time::timeout(ROWS_MAY_LAG, self.read_on(stream::CANCELS)).await;
+                Ok(JobView { cancelling: true, ..view })
+            }
             Err(error) => Err(Problem::new(Code::Unavailable, format!("the wish could not be stored: {error}"))),
         }
     }
 
-    /// Submits the work of a job that failed or was cancelled once more, as a new job. Asked again, it is the same new job; that one may
-    /// be tried again in turn.
+    /// The job that tries this one again, where there is one: its key follows from this one's id, and its id from both.
+    async fn retry_of(&self, member: &MemberId, id: &JobId, known: &Known) -> Result<Option<(JobId, Known)>, Problem> {
+        let state = views::state(known, &Moment::default());
+        let Ok((key, payload)) = retried(*id, state, known).and_then(|again| message(id, &again)) else { return Ok(None) };
+        let headers = Headers { job_key: Some(&key), ..Headers::default() };
+        let submission = Submission { net: self.net, member: *member, headers, payload: &payload, fallback_key: &key, now: self.now() };
+        let sorted = admission::sort(&submission, &mut lock(&self.verifier)).into_vec();
+        let Some(again) = sorted.first().map(Candidate::job) else { return Ok(None) };
+        let found = self.store.job(member, &again).await?;
+        // One that was refused is no try; it may be made once more.
+        Ok(found.filter(|known| known.rank > Rank::Rejected).map(|known| (again, known)))
+    }
+
+    /// Submits the work of a job that failed or was cancelled once more, as a new job. While that one goes on or once it has completed, to
+    /// ask again changes nothing; where it ended without a result, it is the one to try again.
     ///
     /// # Errors
-    /// As [`Self::job_show`]; [`Code::NotFinished`] and [`Code::CannotRetry`] where there is nothing to try again; what submitting refuses.
-    pub async fn job_retry(&self, asker: &Asker, id: &str) -> Result<Submitted, Problem> {
+    /// As [`Self::job_show`]; [`Code::NotFinished`], [`Code::CannotRetry`] and [`Code::TriedAgain`] where there is nothing to try again;
+    /// what submitting refuses.
+    pub async fn job_retry(&self, asker: &Asker, id: &str) -> Result<Submitted, About> {
         let member = self.member_of(asker).await?;
         let (id, known) = self.find(&member, id).await?;
         let state = views::state(&known, &self.moment(&id, &known));
-        let again = retried(id, state, &known)?;
-        let payload = serde_json::to_vec(&again).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
-        let key = format!("retry:{id}");
+        let (key, payload) = retried(id, state, &known).and_then(|again| message(&id, &again))?;
+        if let Some((again, its)) = self.retry_of(&member, &id, &known).await? {
+            let state = views::state(&its, &self.moment(&again, &its));
+            return tried(id, again, state).map(|()| views::submitted(again, &key, state, None));
+        }
         let headers = Headers { job_key: Some(&key), ..Headers::default() };
         match self.submit(asker, headers, payload.into()).await? {
             Answer::One(submitted) => {
@@ -173,7 +200,7 @@ impl World {
                 }
                 Ok(submitted)
             }
-            Answer::Many(_) => Err(Problem::new(Code::Internal, "one job became a list")),
+            Answer::Many(_) => Err(Problem::new(Code::Internal, "one job became a list").into()),
         }
     }
 
@@ -197,8 +224,36 @@ impl World {
         let rows = self.store.jobs(member, stored, after, limit).await?;
         let whole_page = rows.len() == usize::try_from(limit).unwrap_or(usize::MAX);
         let cursor = rows.last().filter(|_| whole_page).map(|(id, known)| format!("{}.{id}", known.created_at));
-        let views = rows.iter().map(|(id, known)| views::job(*member, *id, known, &self.moment(id, known)));
+        let waiting = match after.is_none() && ask.state.is_none_or(|state| state == JobState::Submitted) {
+            true => self.waiting(member, &rows, limit).await,
+            false => vec![],
+        };
+        let all = waiting.iter().chain(&rows);
+        let views = all.map(|(id, known)| views::job(*member, *id, known, &self.moment(id, known)));
         Ok(JobList { jobs: views.filter(|view| ask.state.is_none_or(|state| state == view.state)).collect(), cursor })
+    }
+}
+
+impl World {
+    /// Submissions that are stored and no jobs yet, newest first: they stand before the first page. A list is worth having without them.
+    async fn waiting(&self, member: &MemberId, rows: &[(JobId, Known)], limit: u32) -> Vec<(JobId, Known)> {
+        let awaited = async {
+            // As a rule nothing waits, and a member may have many devices to ask for.
+            self.bus.stream_end(stream::SUBMIT).await.ok().filter(|end| end.messages > 0)?;
+            self.all_awaited(member, |job| rows.iter().all(|(id, _)| id != job)).await.ok()
+        };
+        let Ok(Some(mut awaited)) = tokio::time::timeout(ROWS_MAY_LAG, awaited).await else { return vec![] };
+        awaited.sort_by_key(|(id, known)| (std::cmp::Reverse(known.created_at), *id));
+        let mut seen = BTreeSet::new();
+        awaited.retain(|(id, _)| seen.insert(*id));
+        let mut waiting = Vec::new();
+        for (id, known) in awaited.into_iter().take(usize::try_from(limit).unwrap_or(usize::MAX)) {
+            // A repeat of an older job, or one that has become a job since.
+            if matches!(self.store.job(member, &id).await, Ok(None)) {
+                waiting.push((id, known));
+            }
+        }
+        waiting
     }
 }
 
@@ -214,6 +269,56 @@ fn retried(id: JobId, state: JobState, known: &Known) -> Result<JobSpec, Problem
     }
     let spec = known.spec().ok_or_else(|| Problem::new(Code::CannotRetry, format!("what {} asked for is not known here", id.short())))?;
     Ok(JobSpec { net: None, by: None, key: None, at: None, exp: None, retry_of: Some(id), ..spec })
+}
+
+/// What a retry sends: its key and its bytes.
+fn message(id: &JobId, again: &JobSpec) -> Result<(String, Vec<u8>), Problem> {
+    let payload = serde_json::to_vec(again).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+    Ok((format!("retry:{id}"), payload))
+}
+
+/// Whether a retry that was made before still stands for the job that it tries again.
+///
+/// # Errors
+/// [`Code::TriedAgain`], about the retry, where that has ended without a result.
+pub fn tried(id: JobId, again: JobId, state: JobState) -> Result<(), About> {
+    match state {
+        JobState::Failed | JobState::Cancelled => {
+            let detail = format!("{} was tried again as {}, which is {state}; that one can be tried again", id.short(), again.short());
+            Err(About { problem: Problem::new(Code::TriedAgain, detail), id: Some(again.short()) })
+        }
+        JobState::Submitted
+        | JobState::BiddingOpen
+        | JobState::BiddingClosed
+        | JobState::Assigned
+        | JobState::Executing
+        | JobState::Completed
+        | JobState::Rejected => Ok(()),
+    }
+}
+
+/// A refusal that is about another job than the one that was named.
+#[derive(Debug)]
+pub struct About {
+    pub problem: Problem,
+    /// What stands in the commands to run next, instead of what was asked about.
+    pub id: Option<String>,
+}
+impl About {
+    /// For people; `asked` is what they named.
+    pub fn body(&self, asked: &str) -> ErrorBody {
+        self.problem.body().about(self.id.as_deref().unwrap_or(asked))
+    }
+}
+impl From<Problem> for About {
+    fn from(problem: Problem) -> Self {
+        Self { problem, id: None }
+    }
+}
+impl From<StoreError> for About {
+    fn from(error: StoreError) -> Self {
+        Problem::from(error).into()
+    }
 }
 
 /// Where a page ended: a time and an id.
@@ -285,6 +390,20 @@ mod tests {
         let expected = serde_json::json!({"kind": "echo", "text": "a", "cost_mana": "1.5", "priority": "low", "retry_of": id});
         assert_eq!(again, expected, "the same work, without what a signature was about");
         assert_eq!(retried(id, JobState::Failed, &Known::default()).unwrap_err().code, Code::CannotRetry);
+    }
+
+    #[test]
+    fn a_retry_stands_unless_it_ended_without_a_result() {
+        let (id, again) = (JobId(bus_schemas::Cid::of(b"j")), JobId(bus_schemas::Cid::of(b"k")));
+        for state in [JobState::Submitted, JobState::BiddingOpen, JobState::Assigned, JobState::Executing, JobState::Completed] {
+            assert!(tried(id, again, state).is_ok(), "{state}");
+        }
+        for state in [JobState::Failed, JobState::Cancelled] {
+            let refused = tried(id, again, state).unwrap_err().body(&id.to_string());
+            assert_eq!((refused.code, refused.next), (Code::TriedAgain, vec![format!("mesh job retry {}", again.short())]));
+            assert!(refused.detail.contains(&format!("as {}, which is {state}", again.short())), "{}", refused.detail);
+        }
+        assert_eq!(About::from(Problem::new(Code::CannotRetry, "")).body("job_a").next, ["mesh job show job_a"]);
     }
 
     #[test]

@@ -13,14 +13,15 @@ use bus::direct::StoredMessage;
 use bus_schemas::api::ask::LetterLs;
 use bus_schemas::api::letters::{LetterList, LetterView, MarkView};
 use bus_schemas::envelope::JsonBatch;
-use bus_schemas::id::{Asker, JobId, LetterId, MemberId, NetworkId};
+use bus_schemas::id::{Asker, CID_TEXT_PREFIX, JobId, LetterId, MemberId, NetworkId};
 use bus_schemas::job::JobState;
 use bus_schemas::letter::{Entry, Letter, Mark, Original, Stage};
 use bus_schemas::{Code, Problem, stream, subject};
 
 use crate::history::{Jobs, Known, Rank};
 use crate::intake::{self, DOOR_KEY};
-use crate::jobs::{parse_cursor, prefix_of};
+use crate::jobs::{About, parse_cursor, prefix_of};
+use crate::views;
 use crate::world::{World, crash_point, lock, rfc3339};
 use rows::Kept;
 
@@ -186,9 +187,13 @@ impl World {
     async fn find_letter(&self, reader: Reader, text: &str) -> Result<Kept, Problem> {
         let shown: String = text.chars().take(80).collect();
         let none = || Problem::new(Code::NoSuchLetter, format!("no dead letter {shown} among those that you may see"));
-        let prefix = prefix_of("dlq_", text)?.ok_or_else(none)?;
+        // A failed job's letter may be named by the job.
+        let (of_job, prefix) = match prefix_of("dlq_", text)? {
+            Some(prefix) => (false, prefix),
+            None => (true, prefix_of("job_", text)?.ok_or_else(none)?),
+        };
         self.catch_up(stream::DLQ).await?;
-        let mut found = rows::like(&self.store, reader.of(), &prefix).await?;
+        let mut found = rows::like(&self.store, reader.of(), &prefix, of_job || text.starts_with(CID_TEXT_PREFIX)).await?;
         if let [one, other, ..] = found.as_slice() {
             let (one, other) = (one.letter.id.short(), other.letter.id.short());
             return Err(Problem::new(Code::Ambiguous, format!("{shown} may be {one} or {other}")));
@@ -207,6 +212,8 @@ impl World {
             (Some(_) | None, _) => None,
         };
         let mut history = known.map(|known| known.failed).unwrap_or_default();
+        let names = self.fleet.names(history.iter().map(|attempt| attempt.device));
+        history.iter_mut().for_each(|attempt| attempt.device_name = names.get(&attempt.device).cloned());
         history.sort_by_key(|attempt| attempt.number);
         Ok(LetterView { history, ..view(kept) })
     }
@@ -215,14 +222,15 @@ impl World {
     ///
     /// # Errors
     /// As [`Self::dlq_show`]; [`Code::CannotResend`] and [`Code::Forbidden`] where it must not be; what [`World::job_retry`] refuses.
-    pub async fn dlq_retry(&self, reader: Reader, id: &str) -> Result<LetterView, Problem> {
+    pub async fn dlq_retry(&self, reader: Reader, id: &str) -> Result<LetterView, About> {
         let kept = self.find_letter(reader, id).await?;
-        if kept.retried.is_some() {
-            return Ok(view(kept));
-        }
         if let Some(dropped) = &kept.dropped {
-            let detail = format!("{} was dropped by {} at {}", kept.letter.id.short(), dropped.by, rfc3339(dropped.at));
-            return Err(Problem::new(Code::CannotResend, detail));
+            let detail = format!("{} was put away by {} at {}", kept.letter.id.short(), dropped.by, rfc3339(dropped.at));
+            return Err(Problem::new(Code::CannotResend, detail).into());
+        }
+        if let Some(mark) = &kept.retried {
+            self.still_tried(&kept.letter, mark.job).await?;
+            return Ok(view(kept));
         }
         let job = match kept.letter.stage {
             Stage::Failed => self.retry_failed(reader, &kept.letter).await?,
@@ -230,22 +238,29 @@ impl World {
             stage @ (Stage::Job | Stage::History | Stage::Advisory | Stage::Foreign) => {
                 let detail =
                     format!("it is about a message of stage {}: only a submission or a failed job can be tried again", stage.name());
-                return Err(Problem::new(Code::CannotResend, detail));
+                return Err(Problem::new(Code::CannotResend, detail).into());
             }
         };
         crash_point("after_retry");
-        self.mark(reader, kept, job, |net, id, mark| Entry::Retried { net, id, mark }).await
+        Ok(self.mark(reader, kept, job, |net, id, mark| Entry::Retried { net, id, mark }).await?)
     }
 
-    async fn retry_failed(&self, reader: Reader, letter: &Letter) -> Result<Option<JobId>, Problem> {
+    /// Whether the job that tries a failed one again still stands for it.
+    async fn still_tried(&self, letter: &Letter, again: Option<JobId>) -> Result<(), About> {
+        let (Some(member), Some(failed), Some(again)) = (letter.member, letter.job, again) else { return Ok(()) };
+        let Some(known) = self.store.job(&member, &again).await? else { return Ok(()) };
+        crate::jobs::tried(failed, again, views::state(&known, &self.moment(&again, &known)))
+    }
+
+    async fn retry_failed(&self, reader: Reader, letter: &Letter) -> Result<Option<JobId>, About> {
         let (Some(member), Some(job)) = (letter.member, letter.job) else {
-            return Err(Problem::new(Code::CannotResend, "it names no job"));
+            return Err(Problem::new(Code::CannotResend, "it names no job").into());
         };
         match reader {
             Reader::Member(asker, asking) if asking == member => Ok(Some(self.job_retry(&asker, &job.to_string()).await?.id)),
             Reader::Member(..) | Reader::Operator => {
                 let detail = format!("{} is paid by {member}, who alone may try it again", job.short());
-                Err(Problem::new(Code::Forbidden, detail))
+                Err(Problem::new(Code::Forbidden, detail).into())
             }
         }
     }

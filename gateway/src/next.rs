@@ -3,18 +3,45 @@
 use bus_schemas::holding::{HeldAttempt, Holding, HoldingPhase};
 use bus_schemas::job::JobState;
 use bus_schemas::limits::{ATTEMPTS_MAX, Timings};
-use bus_schemas::{UnixMs, time_of_day};
+use bus_schemas::{JobId, LetterId, UnixMs, date_and_time, time_of_day};
 
-/// What came of asking the schedulers who has a job in hand.
+/// What came of asking the schedulers who has a job in hand. Times are hub time.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum Held {
     By(Box<Holding>),
-    /// Schedulers are there, and none says that it has it.
+    /// Schedulers were heard of a moment ago, and none says that it has it.
     Nobody,
-    NoScheduler,
+    /// They are connected, and say nothing for longer than a heartbeat takes: frozen, or cut off. When one was last heard of.
+    Silent(Option<UnixMs>),
+    /// None is there to be asked. One that was heard of a moment ago is only away: the way to it is being made anew.
+    NoScheduler {
+        heard: Option<UnixMs>,
+    },
     /// Nobody was asked.
     #[default]
     Unknown,
+}
+
+/// How the question went that no scheduler answered with "I have it".
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unanswered {
+    /// Somebody listens, and did not answer.
+    TimedOut,
+    /// Nobody listens.
+    Nobody,
+}
+
+/// What an answer that did not come means; `heard`: the last heartbeat of any scheduler.
+pub fn unanswered(how: Unanswered, heard: Option<UnixMs>, now: UnixMs, timings: &Timings) -> Held {
+    match how {
+        Unanswered::TimedOut if is_fresh(heard, now, timings) => Held::Nobody,
+        Unanswered::TimedOut => Held::Silent(heard),
+        Unanswered::Nobody => Held::NoScheduler { heard: heard.filter(|_| is_fresh(heard, now, timings)) },
+    }
+}
+/// Two beats and a half: one may be lost, and the next may be late.
+fn is_fresh(heard: Option<UnixMs>, now: UnixMs, timings: &Timings) -> bool {
+    heard.is_some_and(|at| now.saturating_sub(at) <= ms(timings.heartbeat) * 5 / 2)
 }
 
 /// What is known of a job that has not ended.
@@ -32,6 +59,8 @@ pub struct Now<'a> {
     pub awaits_hold: bool,
     /// Who had it in hand last, as its history says.
     pub last_holder: Option<&'a str>,
+    /// A device has said a moment ago that it has it: its name.
+    pub on: Option<&'a str>,
 }
 
 /// One sentence each, the nearest first; nothing where it has ended.
@@ -41,17 +70,29 @@ pub fn next(now: &Now<'_>, timings: &Timings) -> Vec<String> {
     }
     let mut said = match now.held {
         Held::By(holding) => in_hand(holding, now.at),
-        Held::Nobody if now.awaits_hold => vec!["it becomes a job once the ledger has made its hold".to_owned()],
-        Held::Nobody => vec![in_nobodys_hand(now, timings)],
-        Held::NoScheduler => vec!["no scheduler is running: it goes on once one is".to_owned()],
-        Held::Unknown => vec!["the schedulers could not be asked just now".to_owned()],
+        Held::Nobody | Held::Silent(_) | Held::NoScheduler { .. } if now.awaits_hold => {
+            vec!["it becomes a job once the ledger has made its hold".to_owned()]
+        }
+        Held::Nobody => in_nobodys_hand(now, timings),
+        Held::Silent(heard) => {
+            let heard = heard
+                .map_or_else(|| "none was heard of for minutes".to_owned(), |at| format!("the last word of any is {} old", ago(at, now)));
+            with_device(now, format!("no scheduler answers, though they are connected ({heard}): it goes on as soon as one does"))
+        }
+        Held::NoScheduler { heard: Some(at) } => {
+            let heard = ago(*at, now);
+            with_device(now, format!("no scheduler answers right now; one was heard of {heard} ago: it goes on as soon as one does"))
+        }
+        Held::NoScheduler { heard: None } => with_device(now, "no scheduler is running: it goes on once one is".to_owned()),
+        Held::Unknown => with_device(now, "the schedulers could not be asked just now".to_owned()),
     };
     if let Some(since) = now.cancelled_at {
-        said.push(format!(
-            "cancelled at {}: it ends as soon as a scheduler has it in hand, within {} at the latest",
-            time_of_day(since),
-            span(ms(timings.silence * 3))
-        ));
+        // Nothing bounds it while nobody can end it.
+        let at_the_latest = match now.held {
+            Held::By(_) | Held::Nobody => format!(", within {} as a rule", span(ms(timings.silence * 3))),
+            Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => String::new(),
+        };
+        said.push(format!("cancelled at {}: it ends as soon as a scheduler has it in hand{at_the_latest}", clock(since, now.at)));
     }
     let unassigned = matches!(now.state, JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed);
     if let Some(at) = now.gives_up_at.filter(|_| unassigned) {
@@ -60,13 +101,37 @@ pub fn next(now: &Now<'_>, timings: &Timings) -> Vec<String> {
     said
 }
 
-fn in_nobodys_hand(now: &Now<'_>, timings: &Timings) -> String {
-    let within = span(ms(timings.ack_wait));
-    match now.last_holder {
-        Some(holder) => {
-            format!("waits for a scheduler: no one has it in hand; what {holder} held goes to another within {within} of its last word")
-        }
-        None => format!("waits for a scheduler to take it from the queue; one that died with it in hand is replaced within {within}"),
+fn in_nobodys_hand(now: &Now<'_>, timings: &Timings) -> Vec<String> {
+    let again = span(ms(timings.ack_wait));
+    let said = match now.last_holder {
+        Some(holder) => format!(
+            "no scheduler says that it has it in hand; {holder} had it last: it is delivered to one again {again} after its last renewal, and \
+             {again} later once more should that one be silent, too"
+        ),
+        None => format!("it is in the queue for a scheduler; should one have taken it and died, it is delivered again {again} later"),
+    };
+    with_device(now, said)
+}
+
+/// A device goes on with what it has, whatever becomes of the schedulers.
+fn with_device(now: &Now<'_>, said: String) -> Vec<String> {
+    let on = now.on.map(|name| format!("{name} goes on with it meanwhile, and keeps what comes of it until a scheduler takes it"));
+    std::iter::once(said).chain(on).collect()
+}
+
+/// What may be done about a job that has ended.
+pub fn ended(state: JobState, id: JobId, retried_as: Option<JobId>) -> Vec<String> {
+    let short = id.short();
+    let again = match retried_as {
+        Some(again) => format!("it was tried again as {}: mesh job explain {}", again.short(), again.short()),
+        None => format!("to try it again as a new job: mesh job retry {short}"),
+    };
+    match state {
+        JobState::Completed => vec![format!("its result: mesh job result {short}")],
+        JobState::Failed => vec![again, format!("how it failed is kept: mesh dlq show {}", LetterId::of_job(&id).short())],
+        JobState::Cancelled => vec![again],
+        JobState::Rejected => vec!["mend what was refused, and submit it again".to_owned()],
+        JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed | JobState::Assigned | JobState::Executing => vec![],
     }
 }
 
@@ -123,20 +188,32 @@ fn on_device(on: &HeldAttempt, at: UnixMs) -> Vec<String> {
 
 /// `at 14:03:00 UTC, in 5 min`.
 fn when(then: UnixMs, now: UnixMs) -> String {
-    format!("at {}, {}", time_of_day(then), within(then, now))
+    format!("at {}, {}", clock(then, now), within(then, now))
 }
 fn within(then: UnixMs, now: UnixMs) -> String {
     if then <= now { "now".to_owned() } else { format!("in {}", span(then - now)) }
 }
+fn ago(then: UnixMs, now: &Now<'_>) -> String {
+    span(now.at.saturating_sub(then))
+}
+/// A time of another day than this one has its date.
+fn clock(at: UnixMs, now: UnixMs) -> String {
+    const DAY_MS: u64 = 86_400_000;
+    if at / DAY_MS == now / DAY_MS { time_of_day(at) } else { date_and_time(at) }
+}
 
-/// A length of time as a person would say it.
+/// A length of time as a person would say it, rounded to what is shown.
 pub fn span(ms: u64) -> String {
+    let rounded = |unit: u64| ms.saturating_add(unit / 2) / unit;
+    let (tenths, seconds, minutes, hours) = (rounded(100), rounded(1_000), rounded(60_000), rounded(3_600_000));
+    let and = |rest: u64, unit: &str| if rest == 0 { String::new() } else { format!(" {rest} {unit}") };
     match ms {
         0..1_000 => format!("{ms} ms"),
-        1_000..10_000 => format!("{}.{} s", ms / 1_000, ms / 100 % 10),
-        10_000..120_000 => format!("{} s", ms / 1_000),
-        120_000..7_200_000 => format!("{} min", ms / 60_000),
-        _ => format!("{} h", ms / 3_600_000),
+        _ if tenths < 100 => format!("{}.{} s", tenths / 10, tenths % 10),
+        _ if seconds < 120 => format!("{seconds} s"),
+        _ if minutes < 120 => format!("{minutes} min"),
+        _ if minutes < 48 * 60 => format!("{} h{}", minutes / 60, and(minutes % 60, "min")),
+        _ => format!("{} d{}", hours / 24, and(hours % 24, "h")),
     }
 }
 
@@ -187,7 +264,8 @@ mod tests {
         })
     }
     fn said(state: JobState, held: Held) -> Vec<String> {
-        let now = Now { state, held: &held, at: AT, gives_up_at: None, cancelled_at: None, awaits_hold: false, last_holder: None };
+        let now =
+            Now { state, held: &held, at: AT, gives_up_at: None, cancelled_at: None, awaits_hold: false, last_holder: None, on: None };
         next(&now, &Timings::default())
     }
     fn by(holding: Holding) -> Held {
@@ -228,11 +306,26 @@ mod tests {
                     "the lease of scheduler s1 could not be renewed: it lets go, and another one goes on",
                 ],
             ),
-            (waits, Held::NoScheduler, vec!["no scheduler is running: it goes on once one is"]),
+            (waits, Held::NoScheduler { heard: None }, vec!["no scheduler is running: it goes on once one is"]),
+            (
+                waits,
+                Held::NoScheduler { heard: Some(AT - 2_000) },
+                vec!["no scheduler answers right now; one was heard of 2.0 s ago: it goes on as soon as one does"],
+            ),
+            (
+                waits,
+                Held::Silent(Some(AT - 45_000)),
+                vec!["no scheduler answers, though they are connected (the last word of any is 45 s old): it goes on as soon as one does"],
+            ),
+            (
+                waits,
+                Held::Silent(None),
+                vec!["no scheduler answers, though they are connected (none was heard of for minutes): it goes on as soon as one does"],
+            ),
             (
                 waits,
                 Held::Nobody,
-                vec!["waits for a scheduler to take it from the queue; one that died with it in hand is replaced within 30 s"],
+                vec!["it is in the queue for a scheduler; should one have taken it and died, it is delivered again 30 s later"],
             ),
             (JobState::Completed, Held::Nobody, vec![]),
         ];
@@ -251,23 +344,82 @@ mod tests {
             cancelled_at: Some(AT - 5_000),
             awaits_hold: false,
             last_holder: Some("scheduler s7"),
+            on: None,
         };
         let timings = Timings::default();
         assert_eq!(
             next(&now, &timings),
             [
-                "waits for a scheduler: no one has it in hand; what scheduler s7 held goes to another within 30 s of its last word",
-                "cancelled at 07:59:55 UTC: it ends as soon as a scheduler has it in hand, within 60 s at the latest",
+                "no scheduler says that it has it in hand; scheduler s7 had it last: it is delivered to one again 30 s after its last \
+                 renewal, and 30 s later once more should that one be silent, too",
+                "cancelled at 07:59:55 UTC: it ends as soon as a scheduler has it in hand, within 60 s as a rule",
                 "given up at 08:03:00 UTC, in 3 min if no device has taken it by then (max wait)",
             ]
         );
+        // Nobody who could end it: no time is promised.
+        let silent = Now { held: &Held::Silent(None), cancelled_at: Some(AT - 86_400_000), on: Some("laptop-a"), ..now.clone() };
+        let said = next(&silent, &timings);
+        assert_eq!(said[1], "laptop-a goes on with it meanwhile, and keeps what comes of it until a scheduler takes it");
+        assert_eq!(said[2], "cancelled at 2027-01-14 08:00:00 UTC: it ends as soon as a scheduler has it in hand");
         let awaits = Now { awaits_hold: true, cancelled_at: None, gives_up_at: None, ..now };
-        assert_eq!(next(&awaits, &timings), ["it becomes a job once the ledger has made its hold"]);
+        for held in [Held::Nobody, Held::Silent(None), Held::NoScheduler { heard: None }] {
+            assert_eq!(next(&Now { held: &held, ..awaits.clone() }, &timings), ["it becomes a job once the ledger has made its hold"]);
+        }
+    }
+
+    #[test]
+    fn silence_is_told_from_absence() {
+        use Unanswered::{Nobody, TimedOut};
+        let (just, long) = (Some(AT - 12_500), Some(AT - 12_501));
+        for (how, heard, held) in [
+            (TimedOut, just, Held::Nobody),
+            (TimedOut, Some(AT + 3_000), Held::Nobody),
+            (TimedOut, long, Held::Silent(long)),
+            (TimedOut, None, Held::Silent(None)),
+            (Nobody, just, Held::NoScheduler { heard: just }),
+            (Nobody, long, Held::NoScheduler { heard: None }),
+            (Nobody, None, Held::NoScheduler { heard: None }),
+        ] {
+            assert_eq!(unanswered(how, heard, AT, &Timings::default()), held, "{how:?} {heard:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_ended_says_what_may_be_done() {
+        let (id, again) = (JobId(Cid::of(b"j")), JobId(Cid::of(b"k")));
+        let (short, letter) = (id.short(), LetterId::of_job(&id).short());
+        let shown = format!("how it failed is kept: mesh dlq show {letter}");
+        let retry = format!("to try it again as a new job: mesh job retry {short}");
+        let retried = format!("it was tried again as {0}: mesh job explain {0}", again.short());
+        for (state, retried_as, said) in [
+            (JobState::Completed, None, vec![format!("its result: mesh job result {short}")]),
+            (JobState::Failed, None, vec![retry.clone(), shown.clone()]),
+            (JobState::Failed, Some(again), vec![retried.clone(), shown]),
+            (JobState::Cancelled, None, vec![retry]),
+            (JobState::Cancelled, Some(again), vec![retried]),
+            (JobState::Rejected, None, vec!["mend what was refused, and submit it again".to_owned()]),
+            (JobState::Executing, None, vec![]),
+        ] {
+            assert_eq!(ended(state, id, retried_as), said, "{state} {retried_as:?}");
+        }
     }
 
     #[test]
     fn lengths_of_time() {
-        for (ms, text) in [(250, "250 ms"), (1_050, "1.0 s"), (17_400, "17 s"), (150_000, "2 min"), (86_400_000, "24 h")] {
+        for (ms, text) in [
+            (250, "250 ms"),
+            (1_050, "1.1 s"),
+            (9_940, "9.9 s"),
+            (9_960, "10 s"),
+            (17_400, "17 s"),
+            (119_600, "2 min"),
+            (150_000, "3 min"),
+            (7_200_000, "2 h"),
+            (86_340_000, "23 h 59 min"),
+            (86_400_000, "24 h"),
+            (3 * 86_400_000 + 3_600_000, "3 d 1 h"),
+            (u64::MAX, "213503982334 d 14 h"),
+        ] {
             assert_eq!(span(ms), text);
         }
     }

@@ -33,7 +33,7 @@ impl World {
             What::Drain(ask) => told(&self.drain(Reader::Operator, &ask).await?),
             What::DlqLs(ask) => told(&self.dlq_ls(Reader::Operator, &ask).await?),
             What::DlqShow(ask) => told(&self.dlq_show(Reader::Operator, &ask.id).await?),
-            What::DlqRetry(ask) => told(&self.dlq_retry(Reader::Operator, &ask.id).await?),
+            What::DlqRetry(ask) => told(&self.dlq_retry(Reader::Operator, &ask.id).await.map_err(|no| no.problem)?),
             What::DlqDrop(ask) => told(&self.dlq_drop(Reader::Operator, &ask.id).await?),
         }
     }

@@ -10,7 +10,7 @@
 
 use bus_schemas::history::Transition;
 use bus_schemas::job::JobState;
-use bus_schemas::{UnixMs, time_of_day};
+use bus_schemas::{UnixMs, date_and_time};
 
 /// What is known of a job that has not ended.
 #[derive(Debug, Clone, Copy)]
@@ -35,27 +35,27 @@ pub fn overdue(job: &Standing<'_>, now: UnixMs) -> Option<String> {
     if job.state.is_final() || !past(job.created_at) {
         return None;
     }
-    let hold = job.hold_expires.map(|at| format!("; its hold is returned at {}", time_of_day(at))).unwrap_or_default();
+    let hold = job.hold_expires.map(|at| format!("; its hold is returned at {}", date_and_time(at))).unwrap_or_default();
     if !job.in_jobs {
         return Some(format!("its message in JOBS is gone, so no scheduler can go on with it{hold}"));
     }
     if let Some(at) = job.cancelled_at.filter(|at| past(*at)) {
-        return Some(format!("it was cancelled at {} and has not ended; whoever holds it has to end it", time_of_day(at)));
+        return Some(format!("it was cancelled at {} and has not ended; whoever holds it has to end it", date_and_time(at)));
     }
     if let Some(at) = job.hold_expires.filter(|at| past(*at)) {
-        return Some(format!("its hold ended at {}, and no scheduler has ended it", time_of_day(at)));
+        return Some(format!("its hold ended at {}, and no scheduler has ended it", date_and_time(at)));
     }
     match job.state {
         JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => {
             let at = job.gives_up_at.filter(|at| past(*at))?;
-            Some(format!("it gave up waiting at {}, and no scheduler has ended it", time_of_day(at)))
+            Some(format!("it gave up waiting at {}, and no scheduler has ended it", date_and_time(at)))
         }
         // How long it may wait on its device depends on what runs there: the hold's end bounds it.
         JobState::Assigned => None,
         JobState::Executing => {
             let began = job.transitions.iter().filter(|change| change.to == JobState::Executing).map(|change| change.at).max()?;
             let by = began.saturating_add(job.timeout_ms).saturating_add(job.silence_ms);
-            let by_text = time_of_day(by);
+            let by_text = date_and_time(by);
             past(by).then(|| format!("its attempt had until {by_text}, and the scheduler that holds it has not ended it"))
         }
         JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Rejected => None,
@@ -94,11 +94,11 @@ mod tests {
             (standing(Assigned), None),
             (standing(Executing), None),
             (Standing { gives_up_at: Some(NOW - GRACE), ..standing(Submitted) }, None),
-            (Standing { gives_up_at: past, ..standing(Submitted) }, Some("gave up waiting at 07:58:59 UTC")),
+            (Standing { gives_up_at: past, ..standing(Submitted) }, Some("gave up waiting at 2027-01-15 07:58:59 UTC")),
             (Standing { gives_up_at: past, ..standing(Executing) }, None),
             (Standing { transitions: &fine, ..standing(Executing) }, None),
             (Standing { transitions: &late, ..standing(Executing) }, Some("its attempt had until")),
-            (Standing { cancelled_at: past, ..standing(Executing) }, Some("it was cancelled at 07:58:59 UTC")),
+            (Standing { cancelled_at: past, ..standing(Executing) }, Some("it was cancelled at 2027-01-15 07:58:59 UTC")),
             (Standing { cancelled_at: Some(NOW - GRACE), ..standing(Executing) }, None),
             (Standing { hold_expires: past, ..standing(Assigned) }, Some("its hold ended at")),
             (Standing { in_jobs: false, ..standing(Assigned) }, Some("its message in JOBS is gone")),

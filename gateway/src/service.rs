@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::drain;
 use crate::enrolment;
 use crate::intake::headers_of;
+use crate::jobs::About;
 use crate::ledger::orders;
 use crate::letters::Reader;
 use crate::world::World;
@@ -164,23 +166,35 @@ struct Refused {
     problem: Problem,
     /// The question itself could not be read.
     unread: bool,
+    /// What it is about, where that is not what was asked about.
+    about: Option<String>,
 }
 impl From<Problem> for Refused {
     fn from(problem: Problem) -> Self {
-        Self { problem, unread: false }
+        Self { problem, unread: false, about: None }
+    }
+}
+impl From<About> for Refused {
+    fn from(about: About) -> Self {
+        Self { problem: about.problem, unread: false, about: about.id }
     }
 }
 
 /// The refusal for people: what the call takes where the question could not be read, and the id it was about in the commands to run.
 fn told(call: &str, payload: &[u8], refused: &Refused) -> ErrorBody {
-    let body = if call == "credit.transfer" { orders::told(&refused.problem) } else { refused.problem.body() };
+    let body = match call {
+        "credit.transfer" => orders::told(&refused.problem),
+        "device.drain" => drain::told(&refused.problem),
+        _ => refused.problem.body(),
+    };
     if refused.unread {
         let about = CALLS.iter().find(|(name, _)| *name == call).map_or("", |(_, about)| *about);
         return ErrorBody { next: vec![format!("send to {call} what it takes: {about}")], ..body };
     }
-    match read::<ById>(payload) {
-        Ok(ask) => body.about(&ask.id),
-        Err(_) => body,
+    let asked = read::<ById>(payload).ok().map(|ask| ask.id);
+    match refused.about.as_ref().or(asked.as_ref()) {
+        Some(id) => body.about(id),
+        None => body,
     }
 }
 
@@ -261,7 +275,7 @@ fn read_msgpack<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Refused> {
     strict::decode(Form::Msgpack, payload, limits::SUBMISSION_BYTES_MAX).map_err(unread)
 }
 fn unread(problem: Problem) -> Refused {
-    Refused { problem, unread: true }
+    Refused { problem, unread: true, about: None }
 }
 
 #[cfg(test)]

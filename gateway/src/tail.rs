@@ -16,8 +16,6 @@ use crate::world::World;
 
 const STREAMS: [&str; 2] = [stream::DLQ, stream::CANCELS];
 const BATCH: usize = 256;
-/// Ticks between two looks; whoever asks looks at once.
-const TICKS_APART: u32 = 10;
 const TIDY: Duration = Duration::from_secs(3600);
 
 /// Reads until `stop`.
@@ -28,12 +26,9 @@ pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Resul
     let mut tidied = tokio::time::Instant::now();
     loop {
         for stream in STREAMS {
-            let read = tokio::select! {
+            tokio::select! {
                 () = stop.cancelled() => return Ok(()),
-                read = world.catch_up(stream) => read,
-            };
-            if let Err(problem) = read {
-                tracing::debug!(%problem, stream, "it is read later");
+                () = world.read_on(stream) => {}
             }
         }
         if tidied.elapsed() > TIDY {
@@ -44,12 +39,20 @@ pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Resul
         }
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            () = tokio::time::sleep(world.timings.tick * TICKS_APART) => {}
+            // For what only the server or another part has stored: whoever stores or asks here reads at once.
+            () = tokio::time::sleep(world.timings.ack_wait) => {}
         }
     }
 }
 
 impl World {
+    /// Reads on in a stream where something was just stored, without letting anybody wait; what is not read now, the next look reads.
+    pub async fn read_on(&self, stream: &'static str) {
+        if let Err(problem) = self.catch_up(stream).await {
+            tracing::debug!(%problem, stream, "it is read later");
+        }
+    }
+
     /// Reads a stream to its end of now.
     ///
     /// # Errors

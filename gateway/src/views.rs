@@ -1,11 +1,12 @@
 //! What people and programs are shown of a job. Pure: the rows, what is known of this moment, and the clock come in.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bus_schemas::api::{BlobRef, Explanation, JobView, LeaseView, ReceiptView, ResultView, Submitted};
 use bus_schemas::envelope::{Proof, form_of};
 use bus_schemas::event::Checkpoint;
 use bus_schemas::history::{CompletedEnd, Decision, Transition};
+use bus_schemas::holding::{Holding, HoldingPhase};
 use bus_schemas::id::{DeviceId, JobId, MemberId};
 use bus_schemas::job::JobState;
 use bus_schemas::limits::Timings;
@@ -38,21 +39,55 @@ pub struct Moment {
     pub cancelled_at: Option<UnixMs>,
     /// Why it should have moved on by now, as the sweeper found.
     pub overdue: Option<String>,
+    /// The job that tries this one again.
+    pub retried_as: Option<JobId>,
+    /// What people call the devices that it is about.
+    pub names: BTreeMap<DeviceId, String>,
+}
+impl Moment {
+    /// The device that has it now: its holder knows best, then the device's own word.
+    pub fn device(&self) -> Option<DeviceId> {
+        match &self.held {
+            Held::By(holding) => holding.current.as_ref().map(|current| current.device),
+            Held::Nobody | Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => self.heard_of(),
+        }
+    }
+    /// The device that said so a moment ago.
+    fn heard_of(&self) -> Option<DeviceId> {
+        self.running.as_ref().map(|running| running.device).or(self.holder)
+    }
 }
 
 /// The state of a job at this moment.
 pub fn state(known: &Known, moment: &Moment) -> JobState {
     let stored = known.state.unwrap_or(JobState::Submitted);
     if stored.is_final() {
-        stored
-    } else if moment.running.is_some() {
-        JobState::Executing
-    } else if moment.holder.is_some() {
-        JobState::Assigned
-    } else {
+        return stored;
+    }
+    let last = known.transitions.iter().max_by_key(|change| change.at).map(|change| change.to);
+    let told = last.filter(|last| matches!(last, JobState::Assigned | JobState::Executing));
+    match by_its_holder(moment) {
+        Some(state) => state,
+        None if moment.running.is_some() => JobState::Executing,
+        // A heartbeat lists what waits and what runs; that it began may have been told to another gateway.
+        None if moment.holder.is_some() => told.unwrap_or(JobState::Assigned),
         // Its device has not been heard of lately, and nobody said that it has lost the job.
-        let last = known.transitions.iter().max_by_key(|change| change.at).map(|change| change.to);
-        last.filter(|last| matches!(last, JobState::Assigned | JobState::Executing)).unwrap_or(stored)
+        None => told.unwrap_or(stored),
+    }
+}
+
+/// Where its holder says that it stands; nothing where that is about to be written down.
+fn by_its_holder(moment: &Moment) -> Option<JobState> {
+    let Held::By(holding) = &moment.held else { return None };
+    match (holding.phase, &holding.current) {
+        (HoldingPhase::Ready | HoldingPhase::BackOff | HoldingPhase::Waiting, _) => Some(JobState::Submitted),
+        (HoldingPhase::Bidding, _) => Some(JobState::BiddingOpen),
+        (HoldingPhase::Assigning, _) => Some(JobState::BiddingClosed),
+        (HoldingPhase::Running, Some(current)) => {
+            let told = moment.running.as_ref().is_some_and(|running| running.attempt == current.attempt);
+            Some(if told || current.started_at.is_some() { JobState::Executing } else { JobState::Assigned })
+        }
+        (HoldingPhase::Running | HoldingPhase::Looking | HoldingPhase::Closing, _) => None,
     }
 }
 
@@ -67,7 +102,8 @@ fn newest(decisions: &[Decision]) -> Option<&Decision> {
 
 pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobView {
     let state = state(known, moment);
-    let at_work = moment.running.as_ref().map(|running| running.device).or(moment.holder).filter(|_| !state.is_final());
+    let at_work = moment.device().filter(|_| !state.is_final());
+    let device = known.device.or(at_work);
     // What ended without a charge cost nothing; what never began has no cost.
     let nothing = (state.is_final() && state != JobState::Rejected).then_some(MilliMana::ZERO);
     let paid = known.paid.or(nothing);
@@ -77,7 +113,8 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
         state,
         kind: known.kind.clone(),
         member,
-        device: known.device.or(at_work),
+        device,
+        device_name: device.and_then(|device| moment.names.get(&device).cloned()),
         attempts: known.attempts + u32::from(at_work.is_some()),
         key: known.key.clone(),
         created_at: rfc3339(known.created_at),
@@ -94,6 +131,7 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
         error: known.problem.as_ref().map(Problem::body),
         transitions: transitions(known),
         retry_of: None,
+        retried_as: moment.retried_as,
     }
 }
 
@@ -115,7 +153,7 @@ pub fn submitted(id: JobId, key: &str, state: JobState, waiting: Option<String>)
 fn kept(moment: &Moment) -> Option<Checkpoint> {
     match &moment.held {
         Held::By(holding) => holding.kept,
-        Held::Nobody | Held::NoScheduler | Held::Unknown => None,
+        Held::Nobody | Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => None,
     }
 }
 
@@ -133,7 +171,11 @@ fn lease(held: &Held) -> Option<LeaseView> {
 }
 
 /// What happens next, and when.
-fn what_is_next(known: &Known, moment: &Moment, state: JobState, now: UnixMs, timings: &Timings) -> Vec<String> {
+fn what_is_next(id: JobId, known: &Known, moment: &Moment, state: JobState, now: UnixMs, timings: &Timings) -> Vec<String> {
+    if state.is_final() {
+        return next::ended(state, id, moment.retried_as);
+    }
+    let on = moment.heard_of().map(|device| name(known, moment, device));
     let last = known.transitions.iter().filter(|change| change.actor.starts_with("scheduler ")).max_by_key(|change| change.at);
     let awaits_hold = newest(&known.decisions).is_some_and(|decision| decision.why == awaited::WHY);
     let now = Now {
@@ -144,6 +186,7 @@ fn what_is_next(known: &Known, moment: &Moment, state: JobState, now: UnixMs, ti
         cancelled_at: moment.cancelled_at,
         awaits_hold,
         last_holder: last.map(|change| change.actor.as_str()),
+        on: on.as_deref(),
     };
     next::next(&now, timings)
 }
@@ -160,6 +203,7 @@ pub fn explanation(id: JobId, known: &Known, moment: &Moment, now: UnixMs, timin
     }
     let mut attempts = known.failed.clone();
     attempts.sort_by_key(|attempt| attempt.number);
+    attempts.iter_mut().for_each(|attempt| attempt.device_name = known_name(known, moment, attempt.device));
     let waits = !state.is_final();
     Explanation {
         id,
@@ -167,7 +211,7 @@ pub fn explanation(id: JobId, known: &Known, moment: &Moment, now: UnixMs, timin
         state,
         summary: summary(known, moment, state),
         attempts,
-        next: what_is_next(known, moment, state, now, timings),
+        next: what_is_next(id, known, moment, state, now, timings),
         lease: lease(&moment.held).filter(|_| waits),
         overdue: moment.overdue.clone().filter(|_| waits),
         next_look_at: known.next_look_at.filter(|_| waits).map(rfc3339),
@@ -184,10 +228,9 @@ fn gives_up_at(known: &Known) -> Option<UnixMs> {
 }
 
 fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
-    let last = newest(&known.decisions);
-    let why = last.map_or_else(String::new, |decision| format!(": {}", decision.why));
+    let why = newest(&known.decisions).map_or_else(String::new, |decision| format!(": {}", decision.why));
     let reason = known.problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
-    let on = known.device.map_or_else(String::new, |device| format!(" on {}", name(known, device)));
+    let on = known.device.map_or_else(String::new, |device| format!(" on {}", name(known, moment, device)));
     match state {
         JobState::Completed => {
             let attempt = match settled_attempt(known) {
@@ -199,15 +242,62 @@ fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
         JobState::Failed => format!("failed{on} after {} of {} attempts{reason}", known.attempts, limits::ATTEMPTS_MAX),
         JobState::Cancelled => format!("cancelled{on}{}", known.problem.as_ref().map_or_else(String::new, cancelled)),
         JobState::Rejected => format!("never became a job{reason}"),
-        JobState::Executing | JobState::Assigned => {
-            let device = moment.running.as_ref().map(|running| running.device).or(moment.holder).or(last.and_then(|last| last.winner));
-            let verb = if state == JobState::Executing { "runs" } else { "waits in the queue" };
-            device.map_or_else(|| verb.to_owned(), |device| format!("{verb} on {}{}", name(known, device), won(known, device)))
+        JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed | JobState::Assigned | JobState::Executing => {
+            match &moment.held {
+                Held::By(holding) => headline(known, moment, holding, state),
+                Held::Nobody | Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => as_last_told(known, moment, state),
+            }
         }
-        JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => match last {
-            Some(decision) if decision.winner.is_none() => format!("waits since {}{why}", rfc3339(known.created_at)),
-            Some(_) | None => format!("waits since {} for a device{why}", rfc3339(known.created_at)),
+    }
+}
+
+/// Where it stands by the word of its holder, who says as well what comes next: so the two cannot contradict each other.
+fn headline(known: &Known, moment: &Moment, holding: &Holding, state: JobState) -> String {
+    let last = newest(&known.decisions);
+    let since = || format!("waits since {}", rfc3339(known.created_at));
+    match (holding.phase, &holding.current) {
+        (HoldingPhase::Looking, _) => format!("scheduler {} has just taken it up", holding.s),
+        (HoldingPhase::Ready, _) => format!("{} for a device", since()),
+        (HoldingPhase::Waiting, _) => match last.filter(|decision| decision.winner.is_none()) {
+            Some(decision) => format!("{}: {}", since(), decision.why),
+            None => format!("{} for a device", since()),
         },
+        (HoldingPhase::Bidding, _) => "is offered to devices".to_owned(),
+        (HoldingPhase::BackOff, _) => match known.failed.iter().max_by_key(|failed| failed.number) {
+            Some(failed) => {
+                let name = name(known, moment, failed.device);
+                format!("waits for its next attempt: attempt {} on {name} ended: {} ({})", failed.number, failed.class, failed.message)
+            }
+            None => "waits for its next attempt".to_owned(),
+        },
+        (HoldingPhase::Assigning, Some(on)) => format!("goes to {}{}", on.name, won(known, on.device)),
+        (HoldingPhase::Running, Some(on)) if state == JobState::Executing => format!("runs on {}{}", on.name, won(known, on.device)),
+        (HoldingPhase::Running, Some(on)) => format!("waits in the queue on {}{}", on.name, won(known, on.device)),
+        (HoldingPhase::Assigning | HoldingPhase::Running, None) => "a device has it".to_owned(),
+        (HoldingPhase::Closing, _) => "has ended, and its end is being written down".to_owned(),
+    }
+}
+
+/// Where it stands by what was told last, while no scheduler says so.
+fn as_last_told(known: &Known, moment: &Moment, state: JobState) -> String {
+    let (last, on) = (newest(&known.decisions), moment.heard_of());
+    let sure = on.is_some() || moment.held == Held::Unknown;
+    let (verb, told) = match (state == JobState::Executing, sure) {
+        (true, true) => ("runs", ""),
+        (true, false) => ("ran", " when it was last told of"),
+        (false, true) => ("waits in the queue", ""),
+        (false, false) => ("waited in the queue", " when it was last told of"),
+    };
+    match state {
+        JobState::Executing | JobState::Assigned => match on.or(last.and_then(|last| last.winner)) {
+            Some(device) => format!("{verb} on {}{told}{}", name(known, moment, device), won(known, device)),
+            None => format!("{verb}{told}"),
+        },
+        JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed => match last.filter(|decision| decision.winner.is_none()) {
+            Some(decision) => format!("waits since {}: {}", rfc3339(known.created_at), decision.why),
+            None => format!("waits since {}", rfc3339(known.created_at)),
+        },
+        JobState::Completed | JobState::Failed | JobState::Cancelled | JobState::Rejected => state.to_string(),
     }
 }
 
@@ -220,10 +310,14 @@ fn cancelled(problem: &Problem) -> String {
     }
 }
 
-/// What people call a device, as far as an auction of this job has said.
-fn name(known: &Known, device: DeviceId) -> String {
+/// What people call a device; its id where that is not known here.
+fn name(known: &Known, moment: &Moment, device: DeviceId) -> String {
+    known_name(known, moment, device).unwrap_or_else(|| device.to_string())
+}
+fn known_name(known: &Known, moment: &Moment, device: DeviceId) -> Option<String> {
     let mut considered = known.decisions.iter().flat_map(|decision| &decision.considered);
-    considered.find(|one| one.device == device).map_or_else(|| device.to_string(), |one| one.name.clone())
+    let told = considered.find(|one| one.device == device).map(|one| &one.name);
+    moment.names.get(&device).or(told).cloned()
 }
 
 /// Why this device got the job; nothing where the auction that it won is not known (yet).
@@ -294,7 +388,8 @@ pub fn done<'a>(id: JobId, known: &'a Known, moment: &Moment) -> Result<&'a Comp
         }
         JobState::Failed => Err(Problem::new(Code::JobFailed, detail())),
         JobState::Cancelled => Err(Problem::new(Code::JobCancelled, detail())),
-        JobState::Rejected => Err(known.problem.clone().unwrap_or_else(|| Problem::new(Code::Internal, detail()))),
+        // Its own code would say that there is something wrong with this question.
+        JobState::Rejected => Err(Problem::new(Code::JobRejected, detail())),
         going @ (JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed | JobState::Assigned | JobState::Executing) => {
             Err(Problem::new(Code::NotFinished, format!("{} is {going}", id.short())))
         }
@@ -305,6 +400,7 @@ pub fn done<'a>(id: JobId, known: &'a Known, moment: &Moment) -> Result<&'a Comp
 mod tests {
     use super::*;
     use bus_schemas::history::{Considered, Verdict};
+    use bus_schemas::holding::HeldAttempt;
     use bus_schemas::{Cid, Signer};
 
     fn known(state: JobState) -> Known {
@@ -325,7 +421,7 @@ mod tests {
             (known(JobState::Submitted), Code::NotFinished),
             (failed, Code::JobFailed),
             (known(JobState::Cancelled), Code::JobCancelled),
-            (Known { problem: Some(Problem::new(Code::TooLittleMana, "no")), ..known(JobState::Rejected) }, Code::TooLittleMana),
+            (Known { problem: Some(Problem::new(Code::TooLittleMana, "no")), ..known(JobState::Rejected) }, Code::JobRejected),
         ];
         for (known, code) in cases {
             assert_eq!(result(id, &known, &Moment::default()).unwrap_err().code, code);
@@ -380,6 +476,82 @@ mod tests {
         assert_eq!(explain(&known, &Moment::default()).state, JobState::Submitted);
         let ended = Known { state: Some(JobState::Completed), device: Some(first), attempts: 2, ..known };
         assert_eq!(explain(&ended, &Moment::default()).summary, "completed on box-1 at attempt 2: the first scores 2");
+    }
+
+    /// What the holder says of a job that laptop-a has, or had.
+    fn held(phase: HoldingPhase, on: Option<(DeviceId, Option<UnixMs>)>) -> Moment {
+        let now = 1_800_000_000_000;
+        let current = on.map(|(device, started_at)| HeldAttempt {
+            attempt: bus_schemas::AttemptId(Cid::of(b"a")),
+            number: 1,
+            device,
+            name: "laptop-a".into(),
+            assigned_at: now,
+            started_at,
+            silent_ms: 0,
+            silence_max_ms: 20_000,
+            timeout_ms: 60_000,
+        });
+        let holding = Holding {
+            net: Signer::from_seed(&[1; 32]).public().network_id(),
+            job: JobId(Cid::of(b"j")),
+            s: "s1".parse().unwrap(),
+            at: now,
+            since: now,
+            renewed_at: now,
+            renews_at: now + 10_000,
+            ends_at: now + 20_000,
+            phase,
+            until: None,
+            attempts_used: 1,
+            gives_up_at: now + 3_600_000,
+            cancelled: false,
+            current,
+            kept: None,
+            holds_back: false,
+        };
+        Moment { held: Held::By(Box::new(holding)), ..Moment::default() }
+    }
+
+    #[test]
+    fn the_headline_and_what_is_next_say_the_same() {
+        use HoldingPhase::{Assigning, BackOff, Bidding, Closing, Looking, Ready, Running, Waiting};
+        let device = Signer::from_seed(&[2; 32]).public().device_id();
+        let mut known = known(JobState::Submitted);
+        // Of an auction that is over: nothing of it is said of what goes on now.
+        known.decisions = vec![decision(1, "the first scores 2", Some(Signer::from_seed(&[3; 32]).public().device_id()))];
+        let on = |started| Some((device, started));
+        let rows = [
+            (Looking, None, JobState::Submitted, "scheduler s1 has just taken it up", "scheduler s1 finds out what happened to it"),
+            (Ready, None, JobState::Submitted, "waits since 2027-01-15T08:00:00.000Z for a device", "it goes into the next auction"),
+            (Bidding, None, JobState::BiddingOpen, "is offered to devices", "devices were asked; their bids are awaited"),
+            (Assigning, on(None), JobState::BiddingClosed, "goes to laptop-a", "laptop-a won and was asked to take it"),
+            (Running, on(None), JobState::Assigned, "waits in the queue on laptop-a", "laptop-a has attempt 1, and has not said"),
+            (Running, on(Some(1_800_000_000_000)), JobState::Executing, "runs on laptop-a", "laptop-a runs attempt 1; stopped at"),
+            (BackOff, None, JobState::Submitted, "waits for its next attempt", "next attempt now"),
+            (Waiting, None, JobState::Submitted, "waits since 2027-01-15T08:00:00.000Z for a device", "offered again now, or when"),
+            (Closing, None, JobState::Submitted, "has ended, and its end is being written down", "it has ended: books, history"),
+        ];
+        for (phase, on, state, summary, next) in rows {
+            let explained = explanation(JobId(Cid::of(b"j")), &known, &held(phase, on), 1_800_000_000_000, &Timings::default());
+            assert_eq!((explained.state, explained.summary.as_str()), (state, summary), "{phase:?}");
+            assert!(explained.next[0].starts_with(next), "{phase:?}: {:?}", explained.next);
+        }
+    }
+
+    #[test]
+    fn what_nobody_says_is_not_said_as_if_it_were_so() {
+        let device = Signer::from_seed(&[2; 32]).public().device_id();
+        let mut known = known(JobState::Submitted);
+        known.decisions = vec![decision(1, "it scores 2", Some(device))];
+        known.transitions = vec![Transition { to: JobState::Executing, at: 5, cause: "c".into(), actor: "scheduler s1".into() }];
+        let names = BTreeMap::from([(device, "laptop-a".to_owned())]);
+        let explain = |moment: Moment| explanation(JobId(Cid::of(b"j")), &known, &moment, 9, &Timings::default());
+        let silent = Moment { held: Held::Silent(None), names: names.clone(), ..Moment::default() };
+        assert_eq!(explain(silent.clone()).summary, "ran on laptop-a when it was last told of: it scores 2");
+        let heard = explain(Moment { holder: Some(device), ..silent });
+        assert_eq!((heard.state, heard.summary.as_str()), (JobState::Executing, "runs on laptop-a: it scores 2"));
+        assert!(heard.next[1].starts_with("laptop-a goes on with it meanwhile"), "{:?}", heard.next);
     }
 
     #[test]

@@ -113,6 +113,28 @@ async fn a_failed_job_is_tried_again(desk: &Desk, me: &Guest, other: &Guest) {
     assert_eq!(again["retried"], tried["retried"], "asked twice it is done once");
     assert_eq!(me.ask_json("job.retry", json!({"id": job}).to_string()).await["id"], new);
 
+    // A job names its letter, too.
+    let by_job = me.ask_json("dlq.show", json!({"id": format!("job_{}", &job.to_string()[7..15])}).to_string()).await;
+    assert_eq!(by_job["id"], letter["id"], "{by_job}");
+    // Once the retry has failed, nothing is tried again by that name, and the answer says what to try.
+    fail(desk, me, new.parse().unwrap()).await;
+    let ended = until(desk, "its end", || async {
+        Some(me.get(desk, &format!("/jobs/{new}/explain")).await.1).filter(|job| job["state"] == "Failed")
+    });
+    let next = ended.await["next"].to_string();
+    let new_short = format!("job_{}", &new[7..15]);
+    assert!(next.contains(&format!("mesh job retry {new_short}")) && next.contains("mesh dlq show dlq_"), "{next}");
+    for (call, id) in [("dlq.retry", json!(short)), ("job.retry", json!(job))] {
+        let refused = me.ask_json(call, json!({"id": id}).to_string()).await;
+        assert_eq!((&refused["code"], &refused["next"]), (&json!("M0519"), &json!([format!("mesh job retry {new_short}")])), "{refused}");
+    }
+    let (status, refused) = me.http(desk, "POST", &format!("/jobs/{job}/retry"), &[], "").await;
+    assert_eq!((status, &refused["next"][0]), (409, &json!(format!("mesh job retry {new_short}"))), "{refused}");
+    let third = me.ask_json("job.retry", json!({"id": new}).to_string()).await;
+    assert!(third["id"] != json!(new) && third["state"] == "Submitted", "{third}");
+    let explained = me.ask_json("job.explain", json!({"id": job}).to_string()).await;
+    assert!(explained["next"].to_string().contains(&format!("it was tried again as {new_short}")), "{explained}");
+
     // `job retry` says so on the letter.
     let job = failed(desk, me, "fails too").await;
     let letter = listed(desk, async || me.ask_json("dlq.ls", "").await, |letter| letter["job"] == json!(job)).await;

@@ -8,6 +8,7 @@ use anyhow::Context;
 use bus::connect::Connect;
 use bus::direct::ReadError;
 use bus::{Bus, Health};
+use bus_schemas::{Code, Problem};
 use clap::{CommandFactory, Parser};
 use ledger_worker::run::Worker;
 use ledger_worker::settings::{API_PREFIX, Cli, Command, Output, Rebuild, Reseed, Run, Settings, Verify};
@@ -36,6 +37,11 @@ async fn main() -> ExitCode {
         }
     };
     done.unwrap_or_else(|error| {
+        if let Some(Command::Verify(Verify { output: Output::Json, .. })) = &cli.command {
+            // Whoever reads JSON reads an error as JSON, too; where even that cannot be written, the exit code says enough.
+            let _ = serde_json::to_string(&problem_of(&error).body()).map(|body| say(&body));
+            return ExitCode::FAILURE;
+        }
         eprintln!("mesh-ledger: {error:#}");
         ExitCode::FAILURE
     })
@@ -99,11 +105,18 @@ async fn run(settings: &Settings, how: &Run) -> anyhow::Result<()> {
     worker.run(stop).await
 }
 
+/// An error with its code, as every door gives one.
+fn problem_of(error: &anyhow::Error) -> Problem {
+    let coded = error.chain().find_map(|cause| cause.downcast_ref::<Problem>()).cloned();
+    coded.unwrap_or_else(|| Problem::new(Code::Unavailable, format!("{error:#}")))
+}
+
 async fn run_verify(settings: &Settings, how: &Verify) -> anyhow::Result<ExitCode> {
-    let network = settings.network()?;
-    let store = settings.database_url.is_some().then(|| settings.store()).transpose()?;
+    let told = |code: Code| move |error: anyhow::Error| anyhow::Error::new(Problem::new(code, format!("{error:#}")));
+    let network = settings.network().map_err(told(Code::Usage))?;
+    let store = settings.database_url.is_some().then(|| settings.store()).transpose().map_err(told(Code::Usage))?;
     let connect = Connect::new(&settings.bus, "mesh-ledger verify", &how.inbox_prefix);
-    let bus = Bus::connect(connect, &Health::default()).await?.with_api_prefix(&how.api_prefix);
+    let bus = Bus::connect(connect, &Health::default()).await.map_err(told(Code::Unreachable))?.with_api_prefix(&how.api_prefix);
     // A login that may not ask like this is told nothing: it only hears no answer.
     let unread = |error: anyhow::Error| match error.downcast_ref::<ReadError>() {
         Some(ReadError::TimedOut(_)) if how.api_prefix == API_PREFIX => error.context(UNREAD),

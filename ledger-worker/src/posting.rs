@@ -399,10 +399,17 @@ fn check_amount(amount: MilliMana) -> Result<(), Refusal> {
 }
 
 fn check_reason(reason: &str) -> Result<(), Refusal> {
-    if reason.chars().count() <= REASON_CHARS_MAX {
+    check_text("reason", reason)
+}
+fn check_note(note: &str) -> Result<(), Refusal> {
+    check_text("note", note)
+}
+/// `name` is what whoever gave it calls it.
+fn check_text(name: &str, text: &str) -> Result<(), Refusal> {
+    if text.chars().count() <= REASON_CHARS_MAX {
         return Ok(());
     }
-    Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, format!("the reason has more than {REASON_CHARS_MAX} characters")))
+    Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, format!("the {name} has more than {REASON_CHARS_MAX} characters")))
 }
 
 fn check_key(key: &str) -> Result<(), Refusal> {

@@ -141,7 +141,7 @@ pub struct StopArgs {
 )]
 pub struct PauseArgs {
     /// Take work again after this long.
-    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration::parse)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration::pause)]
     pub duration: Option<Duration>,
     /// Why; it is told to those whose jobs wait.
     #[arg(long, value_name = "TEXT")]
@@ -265,7 +265,7 @@ pub struct RetryArgs {
     #[arg(long)]
     pub wait: bool,
     /// Give up waiting after this long; the job lives on.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some, requires = "wait")]
     pub timeout: Option<Duration>,
 }
 
@@ -302,13 +302,13 @@ pub struct JobOptions {
     #[arg(long)]
     pub key: Option<String>,
     /// Wait at most this long; the job lives on.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some)]
     pub timeout: Option<Duration>,
     /// Let the job run at most this long.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some)]
     pub run_timeout: Option<Duration>,
     /// Give up if no device has taken it after this long.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some)]
     pub max_wait: Option<Duration>,
     /// Return as soon as it is submitted.
     #[arg(long, overrides_with = "wait")]
@@ -348,7 +348,7 @@ pub struct WaitArgs {
     #[command(flatten)]
     pub job: JobId,
     /// Wait at most this long; the job lives on.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some)]
     pub timeout: Option<Duration>,
 }
 
@@ -401,7 +401,7 @@ pub struct SignArgs {
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
     /// How long it may be submitted.
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "1h")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some, default_value = "1h")]
     pub valid: Duration,
     /// Print a whole `nats pub` command.
     #[arg(long)]

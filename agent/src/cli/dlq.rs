@@ -11,6 +11,9 @@ use super::job::attempt_line;
 use super::operator;
 use super::output::{self, Output, count};
 
+/// As much of a reason as a list shows; `show` has all of it.
+const WHY_CHARS: usize = 60;
+
 /// `mesh dlq …`.
 pub async fn run(cli: &Cli, command: &DlqCommand, output: &Output) -> Done {
     let session = Session::open(cli).await?;
@@ -24,10 +27,7 @@ pub async fn run(cli: &Cli, command: &DlqCommand, output: &Output) -> Done {
         DlqCommand::Retry(args) => {
             let letter = one(&session, args, "dlq.retry", What::DlqRetry).await?;
             let again = letter.retried.as_ref().and_then(|mark| mark.job);
-            let human = || match again {
-                Some(job) => format!("{} is tried again as {}   next: mesh job wait {}", letter.short, job.short(), job.short()),
-                None => format!("{} is tried again", letter.short),
-            };
+            let human = || retried_text(&letter);
             output.print("dlq.retry", &letter, || again.map_or_else(String::new, |job| job.to_string()), human);
             Ok(End::Fine)
         }
@@ -37,6 +37,15 @@ pub async fn run(cli: &Cli, command: &DlqCommand, output: &Output) -> Done {
             output.print("dlq.drop", &letter, || letter.id.to_string(), || format!("{} is put away", letter.short));
             Ok(End::Fine)
         }
+    }
+}
+
+/// True whether it was this command or an earlier one that did it.
+fn retried_text(letter: &LetterView) -> String {
+    let Some(mark) = &letter.retried else { return format!("{} is tried again", letter.short) };
+    match mark.job {
+        Some(job) => format!("{} was tried again as {} at {}   next: mesh job wait {}", letter.short, job.short(), mark.at, job.short()),
+        None => format!("{} was sent again at {}", letter.short, mark.at),
     }
 }
 
@@ -74,7 +83,7 @@ fn ls_text(list: &LetterList) -> String {
             letter.job.map_or_else(|| "-".to_owned(), |job| job.short()),
             letter.attempts.to_string(),
             letter.at.clone(),
-            format!("{} {}", letter.error.code, letter.error.detail),
+            output::cut(&format!("{} {}", letter.error.code, letter.error.detail), WHY_CHARS),
             done,
         ]
     };
@@ -142,6 +151,7 @@ mod tests {
                 attempt: AttemptId(Cid::of(b"a")),
                 number: 1,
                 device: key.device_id(),
+                device_name: Some("laptop-a".into()),
                 class: "Timeout".into(),
                 message: "it ran for longer than 1000 ms".into(),
                 kept_units: None,
@@ -171,6 +181,14 @@ mod tests {
             ..letter()
         };
         insta::assert_snapshot!(show_text(&submission));
+        assert_eq!(
+            retried_text(&submission),
+            format!(
+                "{} was tried again as {1} at 2026-11-21T10:00:00.000Z   next: mesh job wait {1}",
+                submission.short,
+                JobId(Cid::of(b"again")).short()
+            )
+        );
         assert_eq!(ls_text(&LetterList { letters: vec![], cursor: None }), "nothing failed for good");
     }
 }

@@ -21,14 +21,36 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     number.checked_mul(factor).map(Duration::from_millis).ok_or_else(|| format!("\"{text}\" is too long"))
 }
 
+/// As [`parse`], for what must last: at least a millisecond.
+///
+/// # Errors
+/// One sentence for the command line.
+pub fn some(text: &str) -> Result<Duration, String> {
+    let lasting = parse(text)?;
+    if lasting.is_zero() { Err(format!("\"{text}\" is no time at all; write 30s, 5m or 2h")) } else { Ok(lasting) }
+}
+
+/// As [`some`], up to a year.
+///
+/// # Errors
+/// One sentence for the command line.
+pub fn pause(text: &str) -> Result<Duration, String> {
+    match some(text)? {
+        pause if pause.as_millis() <= u128::from(crate::local::PAUSE_MS_MAX) => Ok(pause),
+        _ => Err(format!("\"{text}\" is longer than a year; without --for it lasts until mesh resume")),
+    }
+}
+
 /// `3.1 s`, `42 ms`, `4 min 10 s`, `2 h 5 min`.
 pub fn show(duration: Duration) -> String {
     let ms = duration.as_millis();
+    let (s, min) = ((ms + 500) / 1_000, (ms + 30_000) / 60_000);
     match ms {
         0..1_000 => format!("{ms} ms"),
-        1_000..60_000 => format!("{:.1} s", duration.as_secs_f64()),
-        60_000..3_600_000 => format!("{} min {} s", ms / 60_000, ms / 1_000 % 60),
-        _ => format!("{} h {} min", ms / 3_600_000, ms / 60_000 % 60),
+        1_000..59_950 => format!("{:.1} s", duration.as_secs_f64()),
+        _ if s < 3_600 => format!("{} min {} s", s / 60, s % 60),
+        _ if min < 48 * 60 => format!("{} h {} min", min / 60, min % 60),
+        _ => format!("{} d {} h", (min + 30) / 60 / 24, (min + 30) / 60 % 24),
     }
 }
 
@@ -44,7 +66,20 @@ mod tests {
         for bad in ["", "5", "s", "-1s", "1.5s", "5 s", "99999999999999999999s", "9999999999999999999d"] {
             assert!(parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(show(Duration::from_millis(3_100)), "3.1 s");
-        assert_eq!(show(Duration::from_secs(250)), "4 min 10 s");
+        for (ms, text) in [
+            (3_100, "3.1 s"),
+            (59_949, "59.9 s"),
+            (59_960, "1 min 0 s"),
+            (250_000, "4 min 10 s"),
+            (3_599_700, "1 h 0 min"),
+            (86_399_000, "24 h 0 min"),
+            (176_400_000, "2 d 1 h"),
+        ] {
+            assert_eq!(show(Duration::from_millis(ms)), text);
+        }
+        for (text, ok) in [("0s", false), ("0d", false), ("1ms", true), ("365d", true), ("366d", false), ("99999999d", false)] {
+            assert_eq!(pause(text).is_ok(), ok, "{text}");
+        }
+        assert!(some("0m").is_err() && some("99999999d").is_ok());
     }
 }

@@ -175,6 +175,14 @@ pub fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [St
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
+/// No more of a text than a column bears.
+pub fn cut(text: &str, chars: usize) -> String {
+    match text.char_indices().nth(chars) {
+        Some((at, _)) => format!("{}…", text[..at].trim_end()),
+        None => text.to_owned(),
+    }
+}
+
 /// So many of something: `1 bid`, `2 bids`.
 pub fn count(n: u64, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
@@ -243,6 +251,13 @@ mod tests {
     fn columns_stand_below_each_other() {
         let rows = [["job_1".to_owned(), "Completed".to_owned()], ["ü".to_owned(), String::new()]];
         assert_eq!(table(["JOB", "STATE"], rows), "JOB    STATE\njob_1  Completed\nü");
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        for (text, cut_text) in [("abc", "abc"), ("abcd", "abc…"), ("üüüü", "üüü…"), ("ab d", "ab…"), ("", "")] {
+            assert_eq!(cut(text, 3), cut_text, "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bus_schemas::api::ErrorBody;
 use bus_schemas::subject::local;
-use bus_schemas::{Code, DeviceId, time_of_day};
+use bus_schemas::{Code, DeviceId, date_and_time};
 use rustix::process::Signal;
 use serde::Serialize;
 
@@ -48,7 +48,7 @@ pub async fn pause(args: &PauseArgs, output: &Output) -> Done {
     let handed_back = granted.as_ref().map_or(0, |granted| granted.handed_back);
     let said = Said { device: device.device.id, name: device.name, running: granted.is_some(), paused: true, until, handed_back };
     let human = || {
-        let until = until_ms.map(|ms| format!(" until {}", time_of_day(ms))).unwrap_or_default();
+        let until = until_ms.map(|ms| format!(" until {}", date_and_time(ms))).unwrap_or_default();
         let how = match handed_back {
             _ if !said.running => "; it is not running, and will not work when it starts".to_owned(),
             0 => String::new(),

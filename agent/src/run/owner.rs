@@ -27,7 +27,7 @@ impl Agent {
 
     fn grant(&mut self, wish: Wish) -> Result<Granted, Problem> {
         let handed_back = match wish {
-            Wish::Pause { for_ms, reason } => self.pause(for_ms, local::reason(reason.as_deref())?)?,
+            Wish::Pause { for_ms, reason } => self.pause(local::pause_ms(for_ms)?, local::reason(reason.as_deref())?)?,
             Wish::Resume {} => {
                 self.resume_work()?;
                 0

@@ -3,7 +3,11 @@
 use std::time::{Duration, Instant};
 
 use async_nats::Message;
+use bus::Bus;
+use bus_schemas::DeviceId;
+use bus_schemas::api::{DeviceInfo, ask};
 use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::id::Asker;
 use bus_schemas::limits::UNSETTLED_LISTED_MAX;
 use bus_schemas::resources::claimed_tier;
 use bus_schemas::subject;
@@ -16,6 +20,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(500);
 const TRY_SOON: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Less than `mesh status` waits for all of it.
+const RECORD_WITHIN: Duration = Duration::from_millis(700);
 
 impl Agent {
     /// Sends a heartbeat and sets when the next one is due.
@@ -103,10 +109,69 @@ impl Agent {
     pub fn on_question(&mut self, message: Message) {
         let (Some(local), Some(reply)) = (self.local.clone(), message.reply) else { return };
         let mut status = self.status();
+        let uplink = self.link.up.then(|| self.uplink.clone());
         tokio::spawn(async move {
-            status.outbox = local.outbox_waiting().await;
+            let (outbox, record) = tokio::join!(local.outbox_waiting(), of_record(uplink, status.id));
+            status.outbox = outbox;
+            // Its own reason comes first: that one it can do something about.
+            status.not_working = status.not_working.or(record.and_then(|info| set_aside(&info)));
             let body = serde_json::to_vec(&status).unwrap_or_default();
             let _ = local.bus.client.publish(reply, body.into()).await;
         });
+    }
+}
+
+/// How the network sees this device; `None` where it does not say so soon.
+async fn of_record(uplink: Option<Bus>, device: DeviceId) -> Option<DeviceInfo> {
+    let question = serde_json::to_vec(&ask::ById { id: device.to_string() }).ok()?;
+    let subject = subject::api(&Asker::Device(device), "device.show");
+    let answer = uplink?.ask_bytes(subject, question.into(), RECORD_WITHIN).await.ok()?;
+    serde_json::from_slice(&answer).ok()
+}
+
+/// Why nobody offers it work, where that stands in its record and not here.
+fn set_aside(info: &DeviceInfo) -> Option<String> {
+    let revoked = (info.status == "revoked").then(|| "it was revoked".to_owned());
+    revoked.or_else(|| info.draining.as_ref().map(ToString::to_string))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::Signer;
+    use bus_schemas::network::Draining;
+    use bus_schemas::resources::Resources;
+
+    #[test]
+    fn what_stands_in_its_record_is_said_here() {
+        let key = Signer::from_seed(&[1; 32]).public();
+        let draining = Draining { at: 1_800_000_000_000, by: "operator".into(), reason: Some("new disk".into()) };
+        for (status, draining, said) in [
+            ("idle", None, None),
+            ("working", None, None),
+            ("drained since", Some(draining), Some("draining since 2027-01-15 08:00:00 UTC: new disk")),
+            ("revoked", None, Some("it was revoked")),
+        ] {
+            let info = DeviceInfo {
+                id: key.device_id(),
+                did: key,
+                name: "a".into(),
+                member: key.member_id(),
+                tier: 0,
+                claimed_tier: None,
+                reputation: 50,
+                online: true,
+                status: status.into(),
+                draining,
+                last_seen: None,
+                kinds: vec![],
+                capabilities: vec![],
+                total: Resources::default(),
+                free: Resources::default(),
+                jobs: 0,
+                version: None,
+            };
+            assert_eq!(set_aside(&info).as_deref(), said, "{status}");
+        }
     }
 }

@@ -305,6 +305,8 @@ async fn its_owner_says_when_it_works() {
         (r#"{"do":"dance"}"#, "M0108"),
         (r#"{"do":"pause","for":1}"#, "M0109"),
         (r#"{"do":"pause","reason":"a\nb"}"#, "M0116"),
+        (r#"{"do":"pause","for_ms":0}"#, "M0115"),
+        (r#"{"do":"pause","for_ms":8640000000000000}"#, "M0115"),
     ] {
         let answer = wish(&local, bad).await;
         assert_eq!(answer["code"], code, "{bad}: {answer}");

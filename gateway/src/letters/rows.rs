@@ -78,18 +78,19 @@ pub async fn list(store: &Store, of: Option<MemberId>, after: Option<After>, lim
     Ok(rows.iter().filter_map(read).collect())
 }
 
-/// Those whose id begins so; at most two.
+/// Those whose id begins so, `or_job`: or that of their job; at most two.
 ///
 /// # Errors
 /// [`StoreError`].
-pub async fn like(store: &Store, of: Option<MemberId>, prefix: &str) -> Result<Vec<Kept>, StoreError> {
+pub async fn like(store: &Store, of: Option<MemberId>, prefix: &str, or_job: bool) -> Result<Vec<Kept>, StoreError> {
     let client = store.client().await?;
     let text = format!(
-        "{WITH_MARKS} where ($1::text is null or letter.member = $1) and letter.id >= $2 and letter.id < $3 order by letter.id limit 2"
+        "{WITH_MARKS} where ($1::text is null or letter.member = $1) \
+         and (letter.id >= $2 and letter.id < $3 or $4 and letter.job >= $2 and letter.job < $3) order by letter.id limit 2"
     );
     let statement = client.prepare_cached(&text).await?;
     let member = of.map(|member| member.to_string());
-    let rows = client.query(&statement, &[&member, &prefix, &format!("{prefix}~")]).await?;
+    let rows = client.query(&statement, &[&member, &prefix, &format!("{prefix}~"), &or_job]).await?;
     Ok(rows.iter().filter_map(read).collect())
 }
 

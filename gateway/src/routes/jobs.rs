@@ -73,7 +73,7 @@ pub async fn cancel(State(world): State<Shared>, headers: HeaderMap, Id(id): Id)
 
 pub async fn retry(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Result<Response, Refusal> {
     let member = bearer(&world, &headers).await?;
-    let submitted = world.job_retry(&Asker::Member(member), &id).await.map_err(|problem| Refusal::about(&problem, &id))?;
+    let submitted = world.job_retry(&Asker::Member(member), &id).await.map_err(|no| Refusal(no.body(&id)))?;
     Ok((StatusCode::ACCEPTED, Json(submitted)).into_response())
 }
 

@@ -4,16 +4,17 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Uri};
-use bus_schemas::api::DeviceInfo;
 use bus_schemas::api::ask::{Drain, LetterLs};
 use bus_schemas::api::letters::{LetterList, LetterView};
+use bus_schemas::api::{DeviceInfo, ErrorBody};
 use bus_schemas::id::Asker;
-use bus_schemas::{Form, Problem, limits, strict};
+use bus_schemas::{Code, Form, Problem, limits, strict};
 use serde_json::Value;
 
 use super::Shared;
 use super::problem::{Id, Parameters, Refusal, whole};
 use super::who::bearer;
+use crate::drain;
 use crate::letters::Reader;
 
 type Said<T> = Result<Json<T>, Refusal>;
@@ -41,7 +42,7 @@ pub async fn show(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -
 
 pub async fn retry(State(world): State<Shared>, headers: HeaderMap, Id(id): Id) -> Said<LetterView> {
     let reader = reader(&world, &headers).await?;
-    Ok(Json(world.dlq_retry(reader, &id).await.map_err(|problem| Refusal::about(&problem, &id))?))
+    Ok(Json(world.dlq_retry(reader, &id).await.map_err(|no| Refusal(no.body(&id)))?))
 }
 
 /// Refused: a token proves a member, and only the operator drops letters, by an order.
@@ -67,12 +68,14 @@ pub async fn drain(State(world): State<Shared>, headers: HeaderMap, Id(id): Id, 
     let body = whole(body, limits::BODY_BYTES_MAX).await;
     let (reader, body) = (reader?, body?);
     let asked = if body.is_empty() { Ok(DrainBody::default()) } else { strict::decode(Form::Json, &body, limits::BODY_BYTES_MAX) };
-    let DrainBody { undo, reason } = asked.map_err(|problem| {
-        let mut body = problem.body();
-        body.next = vec![DRAIN.to_owned()];
-        Refusal(body)
-    })?;
-    Ok(Json(world.drain(reader, &Drain { id, undo, reason }).await?))
+    // What is wrong with the body is there, whoever found it; the catalogue's line is about job files.
+    let about_the_body = |problem: Problem| Refusal(ErrorBody { next: vec![DRAIN.replace("ID", &id)], ..problem.body() });
+    let DrainBody { undo, reason } = asked.map_err(about_the_body)?;
+    let drained = world.drain(reader, &Drain { id: id.clone(), undo, reason }).await;
+    Ok(Json(drained.map_err(|problem| match problem.code == Code::BadValue {
+        true => about_the_body(problem),
+        false => Refusal(drain::told(&problem)),
+    })?))
 }
 
 /// The network key's signature inside says who orders; no token is asked for.

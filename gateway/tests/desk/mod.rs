@@ -253,12 +253,13 @@ impl Guest {
         headers.iter().for_each(|(name, value)| map.insert(*name, *value));
         self.bus.store(format!("mesh.v1.submit.{}", self.id), Some(map), payload.into(), HUNG).await.unwrap();
     }
-    /// The job that has this key, once it is listed.
+    /// The job that has this key, once it is listed as more than a stored submission.
     pub async fn listed(&self, desk: &Desk, key: &str) -> Value {
         until(desk, key, || async {
             let (status, list) = self.get(desk, "/jobs?limit=200").await;
             assert_eq!(status, 200, "{list}");
-            list["jobs"].as_array().unwrap().iter().find(|job| job["key"] == key).cloned()
+            let is_taken = |job: &Value| !job["waiting"].as_str().is_some_and(|why| why.starts_with("it is stored, and becomes a job"));
+            list["jobs"].as_array().unwrap().iter().find(|job| job["key"] == key && is_taken(job)).cloned()
         })
         .await
     }

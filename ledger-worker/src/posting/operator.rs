@@ -4,11 +4,13 @@ use bus_schemas::ledger::{Account, FlagWhy, HoldState, Leg, Policy, RefusalKind,
 use bus_schemas::{Code, FactId, JobId, MilliMana, UnixMs};
 
 use super::standing::ReviewEnd;
-use super::{Decided, Refusal, Standing, available, check_amount, check_key, check_reason, known_member, leg, mintable, record, repeat};
+use super::{
+    Decided, Refusal, Standing, available, check_amount, check_key, check_note, check_reason, known_member, leg, mintable, record, repeat,
+};
 
 /// Puts the pay of a settled job into review, as far as it is still there.
 pub fn flag(standing: &Standing, now: UnixMs, job: &JobId, why: FlagWhy, note: &str) -> Result<Decided, Refusal> {
-    check_reason(note)?;
+    check_note(note)?;
     let id = fact_id::flag(job, why.name());
     let books = standing.books();
     if let Some((seq, _)) = books.fact(&id) {

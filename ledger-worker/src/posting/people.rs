@@ -3,7 +3,9 @@
 use bus_schemas::ledger::{Account, RefusalKind, What, fact_id};
 use bus_schemas::{Code, MemberId, MilliMana, UnixMs};
 
-use super::{Decided, Refusal, Standing, available, check_amount, check_key, check_reason, known_member, leg, mintable, record, repeat};
+use super::{
+    Decided, Refusal, Standing, available, check_amount, check_key, check_note, check_reason, known_member, leg, mintable, record, repeat,
+};
 
 pub fn mint(standing: &Standing, now: UnixMs, member: &MemberId, amount: MilliMana, reason: &str, key: &str) -> Result<Decided, Refusal> {
     check_key(key)?;
@@ -41,7 +43,7 @@ pub fn transfer(
     known_member(standing, from)?;
     known_member(standing, to)?;
     check_amount(amount)?;
-    check_reason(note)?;
+    check_note(note)?;
     enough(standing, from, amount)?;
     Ok(record(standing, now, id, legs, what))
 }

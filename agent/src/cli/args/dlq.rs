@@ -34,7 +34,7 @@ pub struct DlqLsArgs {
 
 #[derive(Debug, Args)]
 pub struct LetterArgs {
-    /// Its id, `dlq_…`, or a unique prefix of either.
+    /// Its id, `dlq_…`, or a unique prefix of either; or the id of the job that failed.
     pub id: String,
     #[command(flatten)]
     pub operator: AsOperator,
@@ -42,7 +42,7 @@ pub struct LetterArgs {
 
 #[derive(Debug, Args)]
 pub struct DropArgs {
-    /// Its id, `dlq_…`, or a unique prefix of either.
+    /// Its id, `dlq_…`, or a unique prefix of either; or the id of the job that failed.
     pub id: String,
     /// The network's key; otherwise that of the context.
     #[arg(long, value_name = "FILE")]

@@ -7,11 +7,24 @@ use bus_schemas::history::{Considered, Verdict};
 use bus_schemas::id::DeviceId;
 use bus_schemas::mana::mana_text;
 
+use super::phases::stages_text;
 use crate::cli::args::{Cli, LsArgs};
 use crate::cli::client::Session;
 use crate::cli::duration;
 use crate::cli::failure::{Done, End, Failure};
 use crate::cli::output::{self, Output, count};
+
+/// As much of a reason as a list shows; `show` and `explain` have all of it.
+const NOTE_CHARS: usize = 60;
+
+/// The beginning of a device's id, which is taken wherever one is asked for.
+fn short(device: DeviceId) -> String {
+    device.to_string().chars().take("dev_".len() + 8).collect()
+}
+/// `laptop-a (dev_wk7f3kq2)`, or the whole id where it has no name here.
+fn named(device: DeviceId, name: Option<&String>) -> String {
+    name.map_or_else(|| device.to_string(), |name| format!("{name} ({})", short(device)))
+}
 
 /// One job by id, `job_…` or prefix.
 pub async fn find(session: &Session, id: &str) -> Result<JobView, Failure> {
@@ -25,30 +38,50 @@ pub async fn ls(cli: &Cli, args: &LsArgs, output: &Output) -> Done {
         .ask("job.ls", &question)
         .await
         .map_err(|failure: Failure| if failure.code() == Code::BadValue { failure.next("mesh job ls") } else { failure })?;
-    output.print_list("job.ls", &list, &list.jobs, |job| job.id.to_string(), || ls_text(&session, &list));
+    output.print_list("job.ls", &list, &list.jobs, |job| job.id.to_string(), || ls_text(&session, args, &list));
     Ok(End::Fine)
 }
 
-fn ls_text(session: &Session, list: &JobList) -> String {
+fn ls_text(session: &Session, args: &LsArgs, list: &JobList) -> String {
     let context = &session.context;
     let mut text =
         format!("{} / {}   connected to {}   context: {}\n", context.network_name, context.member.id, context.nats_url, context.name);
     if list.jobs.is_empty() {
-        text.push_str("no jobs yet; next: mesh job run embed --text \"hello mesh\"");
+        text.push_str(&none_text(args));
         return text;
     }
+    text.push_str(&list_text(list));
+    text
+}
+
+/// What it means that none is listed hangs on what was asked for.
+fn none_text(args: &LsArgs) -> String {
+    if args.overdue {
+        return "no job is overdue: each is where it should be".to_owned();
+    }
+    if args.cursor.is_some() {
+        return "no more jobs".to_owned();
+    }
+    match args.state {
+        Some(state) => format!("no job is {state}; next: mesh job ls"),
+        None => "no jobs yet; next: mesh job run embed --text \"hello mesh\"".to_owned(),
+    }
+}
+
+fn list_text(list: &JobList) -> String {
+    let mut text = String::new();
     let dash = || "-".to_owned();
     let row = |job: &JobView| {
-        let note =
-            job.error.as_ref().map(|error| format!("{} {}", error.code, error.title)).or_else(|| job.waiting.clone()).unwrap_or_default();
+        let note = job.error.as_ref().map(|error| format!("{} {}", error.code, error.title));
+        let note = job.overdue.as_ref().map(|why| format!("OVERDUE: {why}")).or(note).or_else(|| job.waiting.clone()).unwrap_or_default();
         [
             job.short.clone(),
             job.state.to_string(),
             job.kind.clone().unwrap_or_else(dash),
-            job.device.map_or_else(dash, |device| device.to_string()),
+            job.device_name.clone().or_else(|| job.device.map(short)).unwrap_or_else(dash),
             job.cost.clone().unwrap_or_else(dash),
             job.created_at.clone(),
-            note,
+            output::cut(&note, NOTE_CHARS),
         ]
     };
     text.push_str(&output::table(["JOB", "STATE", "KIND", "DEVICE", "MANA", "CREATED", ""], list.jobs.iter().map(row)));
@@ -75,7 +108,8 @@ fn show_text(job: &JobView) -> String {
     line("key", job.key.clone());
     line("retries", job.retry_of.map(|id| id.short()));
     line("member", Some(job.member.to_string()));
-    line("device", job.device.map(|device| device.to_string()));
+    line("retried", job.retried_as.map(|id| format!("as {0}   next: mesh job show {0}", id.short())));
+    line("device", job.device.map(|device| named(device, job.device_name.as_ref())));
     line("attempts", Some(job.attempts.to_string()));
     line("created", Some(job.created_at.clone()));
     line("finished", job.finished_at.clone());
@@ -99,16 +133,14 @@ fn show_text(job: &JobView) -> String {
 /// `40%   embedding   12.0 s left   done: read   then: store`.
 fn progress_text(progress: &Progress) -> String {
     let left = progress.eta_ms.map(|eta| format!("   {} left", duration::show(std::time::Duration::from_millis(eta))));
-    let list = |what: &str, stages: &[String]| if stages.is_empty() { String::new() } else { format!("   {what}: {}", stages.join(", ")) };
     let said = progress.message.as_ref().map(|message| format!("   {message}"));
     format!(
-        "{}%   {}{}{}{}{}",
+        "{}%   {}{}{}{}",
         progress.basis_points / 100,
         progress.stage,
         said.unwrap_or_default(),
         left.unwrap_or_default(),
-        list("done", &progress.done_stages),
-        list("then", &progress.remaining_stages)
+        stages_text(progress)
     )
 }
 
@@ -189,10 +221,11 @@ pub fn attempt_line(attempt: &AttemptView) -> String {
     let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
     let lasted = attempt.assigned_at.zip(attempt.ended_at).map(|(from, to)| {
         let lasted = std::time::Duration::from_millis(to.saturating_sub(from));
-        format!(" at {} after {}", bus_schemas::time_of_day(to), duration::show(lasted))
+        format!(" at {} after {}", bus_schemas::date_and_time(to), duration::show(lasted))
     });
     let last = if attempt.retryable == Some(false) { "; no other device would fare better" } else { "" };
-    let (number, device, class, message) = (attempt.number, attempt.device, &attempt.class, &attempt.message);
+    let (number, class, message) = (attempt.number, &attempt.class, &attempt.message);
+    let device = named(attempt.device, attempt.device_name.as_ref());
     format!("attempt {number} on {device} ended{}: {class} ({message}{}{last})", lasted.unwrap_or_default(), kept.unwrap_or_default())
 }
 
@@ -249,6 +282,7 @@ mod tests {
             attempt: bus_schemas::AttemptId(Cid::of(b"a")),
             number,
             device,
+            device_name: (number == 2).then(|| "laptop-b".to_owned()),
             class: class.into(),
             message: "it ran for longer than 1000 ms".into(),
             kept_units: (number == 2).then_some(512),
@@ -288,6 +322,35 @@ mod tests {
             remaining_stages: vec!["store".into()],
         };
         assert_eq!(progress_text(&progress), "40%   embedding   400 of 1000 texts   12.0 s left   done: read   then: store");
+    }
+
+    #[test]
+    fn a_list_fits_the_screen() {
+        let device = bus_schemas::Signer::from_seed(&[1; 32]).public().device_id();
+        let why = "0 of 9 devices fit: 4 offer other kinds, 3 are paused by their owners, and 2 were not heard of for a while";
+        let job: JobView = serde_json::from_value(serde_json::json!({
+            "id": JobId(Cid::of(b"job")), "short": "job_7f3kq2ab", "state": "Submitted", "kind": "embed", "key": null, "attempts": 0,
+            "member": bus_schemas::Signer::from_seed(&[1; 32]).public().member_id(), "created_at": "2027-01-15T08:00:00.000Z",
+            "finished_at": null, "cost": null, "cost_mmana": null, "hold_mmana": null, "device": null, "waiting": why,
+        }))
+        .unwrap();
+        let runs = JobView {
+            device: Some(device),
+            device_name: Some("laptop-a".into()),
+            waiting: None,
+            state: JobState::Executing,
+            ..job.clone()
+        };
+        let nameless = JobView { device_name: None, overdue: Some("its hold ended".into()), ..runs.clone() };
+        insta::assert_snapshot!(list_text(&JobList { jobs: vec![job, runs, nameless], cursor: None }));
+        let args = |state, overdue| LsArgs { state, overdue, limit: 20, cursor: None };
+        for (args, said) in [
+            (args(None, false), "no jobs yet; next: mesh job run embed --text \"hello mesh\""),
+            (args(None, true), "no job is overdue: each is where it should be"),
+            (args(Some(JobState::Failed), false), "no job is Failed; next: mesh job ls"),
+        ] {
+            assert_eq!(none_text(&args), said);
+        }
     }
 
     #[test]

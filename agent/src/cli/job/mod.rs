@@ -13,6 +13,7 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use bus_schemas::api::Submitted;
 use bus_schemas::api::ask::ById;
+use bus_schemas::job::JobState;
 use bus_schemas::subject::{self, header};
 use bus_schemas::{Code, JobId, MilliMana};
 use tokio::time::Instant;
@@ -121,14 +122,21 @@ async fn retry(cli: &Cli, args: &RetryArgs, output: &Output) -> Done {
         if let Some(why) = &submitted.waiting {
             output.say(&format!("{}  waits: {why}", submitted.short));
         }
-        let human =
-            || format!("{}  {}   tries {} again   next: mesh job wait {}", submitted.short, submitted.state, args.job.id, submitted.short);
-        output.print("job.retry", &submitted, || submitted.id.to_string(), human);
+        output.print("job.retry", &submitted, || submitted.id.to_string(), || retry_text(&submitted, &args.job.id));
         return Ok(End::Fine);
     };
     let known = look::find(&session, &args.job.id).await?;
     follow.submitted(&submitted.short, known.kind.as_deref().unwrap_or("?"), Some(&submitted.key));
     finish(follow.until_end(submitted.id).await?, "job.retry", &session, output).await
+}
+
+/// The job that tries another one again: one that was just made, or the one that an earlier command made.
+fn retry_text(submitted: &Submitted, of: &str) -> String {
+    let short = &submitted.short;
+    if submitted.state == JobState::Completed {
+        return format!("{short}  Completed   tried {of} again, and has its result   next: mesh job result {short}");
+    }
+    format!("{short}  {}   tries {of} again   next: mesh job wait {short}", submitted.state)
 }
 
 /// Sends the same bytes under the same key until there is an answer; the network takes them as one job.

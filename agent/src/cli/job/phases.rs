@@ -150,7 +150,9 @@ impl Phases {
         self.running = Some(Running { percent, at: elapsed });
         let stage = if progress.stage.is_empty() { String::new() } else { format!("   {}", progress.stage) };
         let eta = progress.eta_ms.map(|eta| format!("   {} left", duration::show(Duration::from_millis(eta)))).unwrap_or_default();
-        self.line("running", format!("{percent}%   {}{stage}{eta}", duration::show(elapsed)))
+        let message = progress.message.as_ref().map(|message| format!("   {message}")).unwrap_or_default();
+        let stages = stages_text(progress);
+        self.line("running", format!("{percent}%   {}{stage}{message}{eta}{stages}", duration::show(elapsed)))
     }
 
     /// It has run, and for how long.
@@ -179,6 +181,12 @@ impl Phases {
         self.last = Some((phase, detail));
         Some(line)
     }
+}
+
+/// `   done: fetching   then: storing`; nothing where the executor names no stages.
+pub fn stages_text(progress: &Progress) -> String {
+    let list = |what: &str, stages: &[String]| if stages.is_empty() { String::new() } else { format!("   {what}: {}", stages.join(", ")) };
+    list("done", &progress.done_stages) + &list("then", &progress.remaining_stages)
 }
 
 /// Two lines, where there are two.
@@ -361,6 +369,23 @@ mod tests {
         assert!(told.ends_with("  next        mesh job cancel job_7f3kq2ab, then the same with --max-mana 12"), "{told}");
         assert_eq!(phases.waiting(&why), None);
         assert!(!phases.waiting(&format!("again, {why}")).unwrap().contains("max-mana"), "once");
+    }
+
+    #[test]
+    fn progress_names_its_stages() {
+        let mut phases = Phases::new(false);
+        phases.submitted("job_7f3kq2ab", "embed", None);
+        let progress = Progress {
+            basis_points: 4_000,
+            stage: "embedding".into(),
+            eta_ms: Some(12_000),
+            message: Some("400 of 1000 texts".into()),
+            done_stages: vec!["fetching".into()],
+            remaining_stages: vec!["storing".into()],
+        };
+        let said = phases.progress(&progress, Duration::from_secs(8)).unwrap();
+        let expected = "running     40%   8.0 s   embedding   400 of 1000 texts   12.0 s left   done: fetching   then: storing";
+        assert_eq!(said.trim_start(), expected);
     }
 
     #[test]

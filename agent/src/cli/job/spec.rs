@@ -62,6 +62,7 @@ pub fn make(args: &SubmitArgs, output: &Output) -> Result<Made, Failure> {
         (JobSpec { kind: args.what.clone(), text: Some(text), ..JobSpec::default() }, None)
     } else {
         let bytes = read_input(Path::new(&args.what))?;
+        no_list(&args.what, &bytes)?;
         (parse_job(&bytes)?, Some(bytes))
     };
     if let (Some(own), Some(given)) = (&spec.key, &args.options.key)
@@ -73,6 +74,17 @@ pub fn make(args: &SubmitArgs, output: &Output) -> Result<Made, Failure> {
     let changed = apply(&mut spec, &args.options)?;
     spec.check()?;
     Ok(Made { spec, verbatim: verbatim.filter(|_| !changed) })
+}
+
+/// The doors take a list of jobs; a command follows one, with one key and one limit.
+fn no_list(what: &str, bytes: &[u8]) -> Result<(), Failure> {
+    if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'[') {
+        return Ok(());
+    }
+    let detail = format!("{what} holds a list, and this command takes one job; many texts are one job of kind embed");
+    Err(Failure::new(Code::WrongType, detail)
+        .next(format!("curl -H \"Authorization: Bearer $TOKEN\" --data-binary @{what} GATEWAY/api/v1/jobs"))
+        .next("mesh job run embed --file FILE.txt"))
 }
 
 /// One text a line would make shreds of a JSON document.
