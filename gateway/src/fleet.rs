@@ -14,7 +14,7 @@ use bus_schemas::history::Decision;
 use bus_schemas::id::{DeviceId, JobId, MemberId};
 use bus_schemas::network::DeviceRecord;
 use bus_schemas::replay::Reputation;
-use bus_schemas::{stream, subject, time_of_day};
+use bus_schemas::{date_and_time, stream, subject};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
@@ -219,7 +219,7 @@ fn view(record: &DeviceRecord, beat: Option<&Beat>, reputation: Reputation, now:
         reputation: reputation.score,
         tier: record.tier,
         results: reputation.verified,
-        away: away(record, beat, now, silence, time_of_day),
+        away: away(record, beat, now, silence, date_and_time),
     }
 }
 

@@ -12,7 +12,7 @@ use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::network::DeviceRecord;
 use bus_schemas::replay::{Reputation, reputation};
 use bus_schemas::resources::Resources;
-use bus_schemas::{Batch, Code, DeviceId, NetworkId, Problem, UnixMs, Verifier, time_of_day};
+use bus_schemas::{Batch, Code, DeviceId, NetworkId, Problem, UnixMs, Verifier, date_and_time};
 
 /// Who missed this many bid windows is not waited for until its next bid.
 const MISSED_MAX: u8 = 2;
@@ -140,7 +140,7 @@ impl MassSilence {
     /// For people.
     pub fn said(&self) -> String {
         let Self { gone, there, until_ms, .. } = self;
-        format!("{gone} of {there} devices fell silent at once: their jobs stay with them until {}", time_of_day(*until_ms))
+        format!("{gone} of {there} devices fell silent at once: their jobs stay with them until {}", date_and_time(*until_ms))
     }
 }
 
@@ -315,7 +315,7 @@ impl Fleet {
     /// Its server said that nobody listens: nothing goes there until its next word.
     pub fn unreachable(&mut self, device: &DeviceId, hub_ms: UnixMs) {
         if let Some(found) = self.devices.get_mut(device) {
-            found.unreachable = Some(time_of_day(hub_ms));
+            found.unreachable = Some(date_and_time(hub_ms));
             found.refresh();
         }
     }
@@ -394,7 +394,7 @@ impl Fleet {
         self.mass_silence = None;
         for id in &newly {
             if let Some(device) = self.devices.get_mut(id) {
-                device.silent = Some(time_of_day(hub_ms.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(0))));
+                device.silent = Some(date_and_time(hub_ms.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(0))));
                 device.went_silent = Some(now);
                 device.refresh();
                 tracing::info!(device = %id, name = device.view.name, "the device is silent");

@@ -126,7 +126,7 @@ impl World {
         match due {
             Due::GaveUpWaiting => {
                 let why = self.jobs.get(&id).and_then(|job| job.waiting_why.clone()).unwrap_or_else(|| "every device was busy".into());
-                let problem = Problem::new(Code::NothingFits, format!("no device could take it in time: {why}"));
+                let problem = Problem::new(Code::NothingFits, why);
                 self.close_failed(id, &problem, VoidReason::NotPlaced);
             }
             Due::LookAgain => self.make_ready(id),
