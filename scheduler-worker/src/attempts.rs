@@ -116,7 +116,10 @@ impl Job {
 
     fn end_attempt(&mut self, ended: EndedAttempt, assigned_at: UnixMs, net: NetworkId, at: UnixMs, actor: impl Into<String>) -> EndedNow {
         let EndedAttempt { attempt, number, device, failure } = ended.clone();
-        self.ended.push(ended);
+        // It may have been counted before by a holder that could not tell its device: then that one says so again.
+        if self.ended.iter().all(|known| known.attempt != attempt) {
+            self.ended.push(ended);
+        }
         self.avoid = avoided(&self.needs, &self.ended);
         let next = after_failure(&self.ended);
         if matches!(next, Retry::After { .. }) {

@@ -1,6 +1,6 @@
 //! What is left to do once a device or the books have spoken about one job. Touches nothing.
 
-use bus_schemas::ledger::{HoldState, LedgerOutcome, RefusalKind};
+use bus_schemas::ledger::{HoldState, LedgerOutcome, Op, RefusalKind};
 use bus_schemas::receipt::{Failure, FailureClass, Outcome, Receipt, ResultRef};
 use bus_schemas::{AttemptId, Code, MilliMana, Problem, ReceiptId};
 
@@ -44,8 +44,14 @@ pub struct Verdict {
     pub void: bool,
 }
 
-/// Reads the books' answer to a settlement by `receipt`, or (`None`) to a void or to nothing at all.
-pub fn judge(receipt: Option<ReceiptId>, outcome: Option<LedgerOutcome>) -> Verdict {
+/// Reads the books' answer to a settlement, to a void, or (`None`) to nothing at all. Where it is not what was asked for, the end is not
+/// written: the message comes again, and the job ends as the books say.
+pub fn judge(op: Option<&Op>, outcome: Option<LedgerOutcome>) -> Verdict {
+    let (receipt, reason) = match op {
+        Some(Op::Settle { receipt, .. }) => (Some(*receipt), None),
+        Some(Op::Void { reason, .. }) => (None, Some(*reason)),
+        Some(_) | None => (None, None),
+    };
     let closed = |paid, not_paid: Option<String>| receipt.map(|_| (paid, not_paid));
     let done = Verdict { write: true, ..Verdict::default() };
     match outcome {
@@ -57,11 +63,15 @@ pub fn judge(receipt: Option<ReceiptId>, outcome: Option<LedgerOutcome>) -> Verd
             Some(HoldState::Settled { .. }) => {
                 Verdict { closed: closed(None, Some("another receipt settled the job".into())), ..Verdict::default() }
             }
+            // It had ended in another way before.
+            Some(HoldState::Voided { reason: before }) if reason.is_some_and(|reason| reason != before) => Verdict::default(),
             Some(HoldState::Voided { .. } | HoldState::Open) | None => Verdict { closed: closed(None, None), ..done },
         },
+        // A job is in hand because its hold was granted: whoever says that there is none has old books.
+        Some(LedgerOutcome::Refused { why: RefusalKind::UnknownJob, .. }) => Verdict::default(),
         Some(LedgerOutcome::Refused { why, detail, .. }) => {
             let settled_otherwise = why == RefusalKind::AlreadySettled;
-            let still_open = receipt.is_some() && !settled_otherwise && why != RefusalKind::AlreadyVoided && why != RefusalKind::UnknownJob;
+            let still_open = receipt.is_some() && !settled_otherwise && why != RefusalKind::AlreadyVoided;
             let problem = (receipt.is_some() && !settled_otherwise).then(|| Problem::new(Code::Refused, detail.clone()));
             Verdict { closed: closed(None, Some(detail)), paid: None, problem, write: !settled_otherwise, void: still_open }
         }

@@ -232,12 +232,9 @@ impl World {
         let at = self.hub_ms();
         let actor = self.actor();
         let Some(job) = self.jobs.get_mut(id) else { return };
-        let is_silent = failure.class == FailureClass::DeviceDisconnect;
         let Some(ended) = job.end_current(failure, self.net, at, actor) else { return };
-        if is_silent {
-            // Its last words may have been said while this scheduler was cut off.
-            self.seek_parts(*id, ended.device, ended.attempt, ended.assigned_at);
-        }
+        // What it told of its parts may have been said while this scheduler was cut off, or did not have the job yet.
+        self.seek_parts(*id, ended.device, ended.attempt, ended.assigned_at);
         self.after_end(id, ended, closed, now);
     }
 

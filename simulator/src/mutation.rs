@@ -35,8 +35,6 @@ mutations! {
     NoSelfFencing = "no-self-fencing",
     /// A job that comes again is auctioned at once.
     NoLook = "no-look",
-    /// A job is given back without a word in BACK.
-    ForgetBack = "forget-back",
     /// Attempts are tried again for ever.
     NoEndOfAttempts = "no-end-of-attempts",
     /// A holder that loses its lease returns the hold.

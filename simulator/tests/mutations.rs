@@ -3,7 +3,7 @@
 use simulator::{Mutation, Options, replay_command, run_seeds};
 
 /// Seeds within which a broken rule must show.
-const WITHIN: u64 = 800;
+const WITHIN: u64 = 1_600;
 
 #[test]
 fn every_broken_rule_is_caught() {

@@ -96,7 +96,7 @@ async fn dead_letters(asker: &Asker, items: &mut [Item]) {
 
 /// Reads the books' answer into the record, and says what is left to do.
 fn judge(item: &mut Item, outcome: Option<LedgerOutcome>) -> Verdict {
-    let verdict = verdict::judge(item.paid.as_ref().map(|paid| paid.receipt), outcome);
+    let verdict = verdict::judge(item.op.as_ref(), outcome);
     if let Some(problem) = &verdict.problem {
         tracing::error!(job = ?item.job, detail = problem.detail, "the books refused to settle a job");
     }

@@ -341,7 +341,7 @@ impl Scheduler {
     pub(super) fn give_back(&mut self, cx: &mut Cx<'_>, id: &JobId, delay: Ms) {
         let Some(one) = self.jobs.get(id) else { return };
         let back = one.job.back(cx.cast.net, cx.hub_ms());
-        let knows = one.job.phase != Phase::Looking && one.job.phase != Phase::Closing && !cx.is_broken(Mutation::ForgetBack);
+        let knows = one.job.phase != Phase::Looking && one.job.phase != Phase::Closing;
         let seq = one.seq;
         cx.counters.add("jobs given back");
         self.forget(id);

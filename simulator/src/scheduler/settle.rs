@@ -170,7 +170,7 @@ impl Scheduler {
 
     fn judged(&mut self, cx: &mut Cx<'_>, number: u64, outcome: Option<LedgerOutcome>) {
         let Some(ending) = self.endings.get_mut(&number) else { return };
-        let verdict = judge(ending.paid.as_ref().map(|(_, receipt, _, _)| *receipt), outcome);
+        let verdict = judge(ending.op.as_ref(), outcome);
         if let Some(end) = ending.end() {
             end.paid_mmana = verdict.paid.or(end.paid_mmana);
             end.problem = verdict.problem.clone().or(end.problem.take());
@@ -185,7 +185,10 @@ impl Scheduler {
         let Some(ending) = self.endings.get(&number) else { return };
         if !verdict.write {
             cx.counters.add("endings that another one has written");
-            return self.ack(cx, number);
+            // It comes again, and ends as the books say.
+            let job = ending.job;
+            self.acks.remove(&number);
+            return self.acked(&job);
         }
         if verdict.void {
             cx.counters.add("settlements refused, hold returned");

@@ -126,9 +126,7 @@ impl Scheduler {
             FailureClass::DeviceDeclined => "attempts ended, device declined",
             FailureClass::ExecutionError => "attempts ended, execution error",
         });
-        if class == FailureClass::DeviceDisconnect {
-            self.seek_parts(cx, *id, ended.device, ended.attempt);
-        }
+        self.seek_parts(cx, *id, ended.device, ended.attempt);
         self.after_end(cx, id, ended, closed);
     }
 
@@ -202,7 +200,7 @@ impl Scheduler {
     pub(super) fn seek_parts(&mut self, cx: &mut Cx<'_>, id: JobId, device: DeviceId, attempt: AttemptId) -> bool {
         let has_parts = self.jobs.get(&id).is_some_and(|one| one.job.units > 1);
         if has_parts {
-            cx.after(10, Msg::Parts { job: id, device, attempt });
+            cx.after(3, Msg::Parts { job: id, device, attempt });
         }
         has_parts
     }

@@ -95,7 +95,10 @@ impl Sim {
             for job in jobs {
                 let runs = self.truth.runs.get(job).copied().unwrap_or(0);
                 let failures = self.truth.failures.get(job).copied().unwrap_or(0);
-                if matches!(profile, Profile::Orderly | Profile::Calm) && planned.poison && failures > bus_schemas::limits::ATTEMPTS_MAX {
+                if matches!(profile, Profile::Schedulers | Profile::Orderly | Profile::Calm)
+                    && planned.poison
+                    && failures > bus_schemas::limits::ATTEMPTS_MAX
+                {
                     wrong.push(format!("{job:?} failed {failures} times"));
                 }
                 if matches!(profile, Profile::Schedulers | Profile::Orderly | Profile::Calm)
