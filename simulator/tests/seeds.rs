@@ -11,7 +11,6 @@ const MUST_COME: &[&str] = &[
     "appends repeated",
     "assignments sent again",
     "assignments that were known",
-    "assignments without an answer",
     "attempts ended, device declined",
     "attempts ended, device gone",
     "attempts ended, execution error",

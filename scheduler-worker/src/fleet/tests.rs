@@ -223,10 +223,12 @@ fn a_second_mass_silence_is_waited_out_like_the_first() {
 
 #[test]
 fn the_next_silence_is_known_beforehand() {
-    let mut world = world(2);
+    let mut world = world(3);
     assert_eq!(world.fleet.silent_at(), None);
     world.beat(1, 3, true).unwrap();
     world.beat(2, 5, true).unwrap();
+    // It is heard of all the time: not all are silent.
+    world.beat(3, 15, true).unwrap();
     let due = world.start + Duration::from_secs(23);
     assert_eq!(world.fleet.silent_at(), Some(due));
     world.sweep(9);
