@@ -69,9 +69,13 @@ pub fn judge(op: Option<&Op>, outcome: Option<LedgerOutcome>) -> Verdict {
         },
         // A job is in hand because its hold was granted: whoever says that there is none has old books.
         Some(LedgerOutcome::Refused { why: RefusalKind::UnknownJob, .. }) => Verdict::default(),
+        // It had ended before, and may have been told to have; its device learns that there is no pay.
+        Some(LedgerOutcome::Refused { why: RefusalKind::AlreadyVoided, detail, .. }) => {
+            Verdict { closed: closed(None, Some(detail)), ..Verdict::default() }
+        }
         Some(LedgerOutcome::Refused { why, detail, .. }) => {
             let settled_otherwise = why == RefusalKind::AlreadySettled;
-            let still_open = receipt.is_some() && !settled_otherwise && why != RefusalKind::AlreadyVoided;
+            let still_open = receipt.is_some() && !settled_otherwise;
             let problem = (receipt.is_some() && !settled_otherwise).then(|| Problem::new(Code::Refused, detail.clone()));
             Verdict { closed: closed(None, Some(detail)), paid: None, problem, write: !settled_otherwise, void: still_open }
         }

@@ -591,7 +591,7 @@ impl Device {
             device: cx.cast.device_ids[self.n],
             at: EPOCH,
             name: format!("d{}", self.n),
-            version: String::new(),
+            version: "simulated".into(),
             kinds,
             capabilities: vec![],
             trust_scopes: vec![],
