@@ -389,7 +389,7 @@ mod tests {
                 Verdict::NotAsked | Verdict::Declined { .. } | Verdict::NoAnswer | Verdict::Bid { .. } => panic!("asked"),
             })
             .collect();
-        assert!(reasons.contains(&"offline since 00:00:00 UTC".to_owned()), "as a scheduler writes it: {reasons:?}");
+        assert!(reasons.contains(&"offline since 1970-01-01 00:00:00 UTC".to_owned()), "as a scheduler writes it: {reasons:?}");
         assert!(reasons.contains(&"paused by its owner".to_owned()), "{reasons:?}");
         fleet.note_beat(heartbeat(&one), Duration::ZERO, 10);
         lock(&fleet.0).views = None;
