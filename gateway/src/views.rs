@@ -138,7 +138,7 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
 /// In the order of time, each once. An end that was told again, because who told it died before it let go of the job, is one end.
 fn transitions(known: &Known) -> Vec<Transition> {
     let mut transitions = known.transitions.clone();
-    transitions.sort_by_key(|transition| transition.at);
+    transitions.sort_by_key(|transition| (transition.at, transition.to.is_final()));
     transitions.dedup();
     let mut ended = BTreeSet::new();
     transitions.retain(|transition| !transition.to.is_final() || ended.insert(transition.to));

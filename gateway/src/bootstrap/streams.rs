@@ -113,7 +113,8 @@ impl Work {
                         return Ok(None);
                     }
                     let refused = anyhow::anyhow!("the hub refused ({}): {error}", code.0);
-                    if error.code() != 503 {
+                    // Nodes that have only just found each other count as offline for some seconds.
+                    if error.code() != 503 && code != ErrorCode::CLUSTER_NO_PEERS {
                         return Err(refused);
                     }
                     refused
