@@ -77,6 +77,8 @@ pub struct Bidding {
     pub job: JobId,
     /// The most the member pays.
     pub hold: MilliMana,
+    /// Hub time: it waits for its begin until then.
+    pub gives_up_at: UnixMs,
     pub answers: Vec<Option<BidAnswer>>,
 }
 
@@ -181,6 +183,11 @@ fn decide_one(
                 answered += 1;
                 Verdict::Out { reasons: vec![format!("its price {} is above the job's limit {}", quote.price_mmana, job.hold)] }
             }
+            Some(BidAnswer::Bid(quote)) if begins_too_late(quote, window, job, taken.get(&candidate.device.id)) => {
+                answered += 1;
+                busy += 1;
+                Verdict::Out { reasons: vec![format!("it would begin in {} ms, and the job waits no longer than that", quote.start_in_ms)] }
+            }
             Some(BidAnswer::Bid(quote)) => {
                 answered += 1;
                 let before = taken.get(&candidate.device.id).copied().unwrap_or(0);
@@ -223,6 +230,12 @@ fn decide_one(
     };
     let order = ranked.iter().map(|bid| (bid.candidate.device.id, bid.quote)).collect();
     Decided { job: job.job, order, decision, nobody }
+}
+
+/// By the time it would begin there the job has given up; `before` is what the device takes of this auction first.
+fn begins_too_late(quote: &Quote, window: Window, job: &Bidding, before: Option<&u64>) -> bool {
+    let begins_in = quote.start_in_ms.saturating_add(before.copied().unwrap_or(0));
+    begins_in > 0 && window.at.saturating_add(begins_in) > job.gives_up_at
 }
 
 fn why_it_won(first: &Ranked<'_>, second: Option<&Ranked<'_>>, bids: usize, others: usize, late: usize, newcomer: bool) -> String {

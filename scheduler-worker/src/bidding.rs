@@ -315,6 +315,7 @@ impl World {
                 Some(Bidding {
                     job: *id,
                     hold: job.admitted.hold_mmana,
+                    gives_up_at: job.gives_up_at,
                     answers: auction.asked.values().map(|asked| asked.answers.get(place).cloned().flatten()).collect(),
                 })
             })

@@ -106,6 +106,8 @@ impl World {
         }
         match ended.next {
             Retry::GiveUp(problem) => self.close_failed(*id, &problem, VoidReason::Failed),
+            // It has waited as long as it may: no other device gets it in between.
+            Retry::After { .. } if self.has_waited(id) => self.gave_up_waiting(*id),
             Retry::After { ms } => self.back_off_uncounted(id, ms, now),
         }
     }

@@ -124,11 +124,7 @@ impl World {
 
     fn act_on(&mut self, id: JobId, due: &Due, now: Instant) {
         match due {
-            Due::GaveUpWaiting => {
-                let why = self.jobs.get(&id).and_then(|job| job.waiting_why.clone()).unwrap_or_else(|| "every device was busy".into());
-                let problem = Problem::new(Code::NothingFits, why);
-                self.close_failed(id, &problem, VoidReason::NotPlaced);
-            }
+            Due::GaveUpWaiting => self.gave_up_waiting(id),
             Due::LookAgain => self.make_ready(id),
             Due::CancelAgain => self.cancel_running(&id, now),
             Due::TimedOut => {
@@ -152,6 +148,24 @@ impl World {
                 self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
             }
         }
+    }
+
+    /// Its time to wait for a begin is over.
+    pub fn has_waited(&self, id: &JobId) -> bool {
+        self.jobs.get(id).is_some_and(|job| job.gives_up_at <= self.hub_ms())
+    }
+
+    /// A job that has waited as long as it may: failed, with what stood in its way last.
+    pub fn gave_up_waiting(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        let last = job
+            .ended
+            .last()
+            .map(|ended| format!("{} on {}: {}", ended.failure.class.name(), self.fleet.name(&ended.device), ended.failure.message));
+        let waiting = job.waiting_why.clone();
+        let why = if matches!(job.phase, Phase::Waiting { .. }) { waiting.or(last) } else { last.or(waiting) };
+        let why = why.unwrap_or_else(|| "every device was busy".into());
+        self.close_failed(id, &Problem::new(Code::NothingFits, why), VoidReason::NotPlaced);
     }
 
     fn current(&self, id: &JobId) -> Option<(DeviceId, AttemptId)> {

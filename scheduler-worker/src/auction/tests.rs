@@ -26,7 +26,21 @@ fn quote(price: i64, start: u64, duration: u64, free: u32) -> Quote {
 }
 
 fn job(n: u8, answers: Vec<Option<BidAnswer>>) -> Bidding {
-    Bidding { job: JobId(Cid::of(&[n])), hold: MilliMana::new(1000).unwrap(), answers }
+    Bidding { job: JobId(Cid::of(&[n])), hold: MilliMana::new(1000).unwrap(), gives_up_at: 60_000, answers }
+}
+
+#[test]
+fn who_would_begin_after_the_job_has_given_up_does_not_win() {
+    let devices = [view(1, 90, 20), view(2, 10, 20)];
+    let none: Vec<String> = vec![];
+    assert_eq!(order(&devices, 1, &[(5, 60_000, 10, 1), (5, 59_000, 10, 1)]), ["d2"], "the better one is too late");
+    assert_eq!(order(&devices, 1, &[(5, 60_000, 10, 1), (5, 70_000, 10, 1)]), none);
+    let candidates: Vec<Candidate<'_>> = devices[..1].iter().map(|device| Candidate { device, round_trip_ms: 1 }).collect();
+    let bid = || vec![Some(BidAnswer::Bid(quote(5, 0, 40_000, 1)))];
+    let window = Window { round: 1, at: 1, took_ms: 2 };
+    let decided = decide(&Weights::default(), window, &candidates, &[], &[job(1, bid()), job(2, bid()), job(3, bid())]);
+    assert_eq!(decided.iter().map(|one| one.order.len()).collect::<Vec<_>>(), [1, 1, 0], "the third would stand behind two");
+    assert_eq!(decided[2].nobody, Some(Nobody::Busy), "it is asked again when something ends there");
 }
 
 /// Runs one job with a quote per device (price, start, duration, free) and gives the names in winning order.
@@ -141,7 +155,7 @@ proptest! {
         let order = run(&forward);
         prop_assert_eq!(&order, &run(&backward), "arrival order changes nothing");
         prop_assert!(order.iter().all(|(_, quote)| quote.price_mmana.get() <= 1000), "nobody above the hold");
-        prop_assert_eq!(order.len(), quotes.iter().filter(|q| q.0 <= 1000).count());
+        prop_assert_eq!(order.len(), quotes.iter().filter(|q| q.0 <= 1000 && q.1 <= 60_000).count(), "nobody who begins too late");
     }
 
     #[test]

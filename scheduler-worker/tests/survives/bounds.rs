@@ -1,6 +1,7 @@
 //! No state lasts for ever, although the device that has the job is there and says so every five seconds.
 
 use bus_schemas::Code;
+use bus_schemas::event::EventKind;
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, VoidReason};
 use bus_schemas::receipt::FailureClass;
@@ -47,6 +48,25 @@ async fn a_job_waits_in_a_devices_queue_no_longer_than_its_member_allows() {
     network.jobs_are_gone().await;
     assert_eq!(network.books.of(job), HoldState::Voided { reason: VoidReason::NotPlaced });
     until("the device to be told", async || (device.cancelled() == device.assigned()).then_some(())).await;
+}
+
+#[tokio::test]
+async fn what_a_device_drops_after_all_its_waiting_goes_nowhere_else() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo().that(OnAssign::Queue)).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", r#"{"kind":"echo","text":"x","max_execution_wait_ms":1000}"#).await;
+    let attempt = until("the attempt", async || device.assigned().first().copied()).await;
+    let other = network.device(2, Script::echo()).await;
+    // The wait itself; the scheduler would end it by itself later.
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    device.tells(job, attempt, EventKind::Dropped { reason: "it waited too long".into() }, device.signer()).await;
+    let end = network.end_of(job).await;
+    let problem = end.problem.unwrap();
+    assert_eq!((end.state, problem.code, end.attempts), (JobState::Failed, Code::NothingFits, 1));
+    assert_eq!(problem.detail, "DeviceDeclined on d1: it waited too long");
+    assert_eq!(network.books.of(job), HoldState::Voided { reason: VoidReason::NotPlaced });
+    assert_eq!(other.assigned(), []);
 }
 
 #[tokio::test]

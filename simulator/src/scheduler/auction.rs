@@ -127,6 +127,7 @@ impl Scheduler {
         let bidding = Bidding {
             job: id,
             hold: one.job.admitted.hold_mmana,
+            gives_up_at: one.job.gives_up_at,
             answers: auction.asked.iter().map(|asked| asked.answer.clone()).collect(),
         };
         let window = Window { round, at: auction.at, took_ms: cx.now - auction.opened };
