@@ -21,7 +21,7 @@ fn setting<T: std::str::FromStr>(name: &str, usual: T) -> T {
 #[tokio::test]
 async fn work_that_is_handed_back_or_lost_goes_on() {
     let (stops, kills, divisor): (usize, usize, u32) =
-        (setting("MESH_TEST_STOPS", 10), setting("MESH_TEST_KILLS", 2), setting("MESH_TEST_DIVISOR", 5));
+        (setting("MESH_TEST_STOPS", 2), setting("MESH_TEST_KILLS", 1), setting("MESH_TEST_DIVISOR", 5));
     let stack = Stack::start(&["--agents", "3"], &[("MESH_TIME_DIVISOR", &divisor.to_string())]);
     let file = stack.folder().join("texts.txt");
     std::fs::write(&file, (0..TEXTS).map(|n| format!("{n}: {}\n", "boats and trees, ".repeat(30))).collect::<String>()).expect("a file");
