@@ -251,6 +251,7 @@ impl Scheduler {
         for id in lost {
             cx.counters.add("leases given up");
             if cx.is_broken(Mutation::VoidWithoutLease) {
+                self.fenced(cx, &id, "void");
                 let op = Op::Void { job: id, reason: bus_schemas::ledger::VoidReason::Failed, ended: vec![] };
                 let bytes = self.question(cx, vec![op], vec![], vec![]);
                 self.asks.ask(cx, bytes, cx.now + 1_000_000, Asked::Void(0));
