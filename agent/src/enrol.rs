@@ -12,7 +12,6 @@ use std::path::PathBuf;
 
 use crate::hardware::Hardware;
 use crate::home::{Device, DeviceName, Home, MemberName, Settings};
-use crate::http::Http;
 use crate::identity::Identity;
 
 /// What `mesh init -o json` prints.
@@ -60,7 +59,7 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
     let (mut name, mut settings) = (name.trim().to_owned(), settings);
     match home.device() {
         Ok(device) if device.network == invite.network && home.device_creds().exists() => {
-            if device.gateway_url == invite.url {
+            if device.gateway_url == invite.url && known_authority(home) == invite.ca_sha256 {
                 return Ok(joined(home, &device));
             }
             (name, settings) = (device.name, device.settings);
@@ -74,12 +73,18 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
         Err(problem) => return Err(problem),
     }
     let identity = Identity::read_or_create(home).map_err(|error| bad_file(&error))?;
+    let gateway = crate::pin::gateway_of(home, &invite).await?;
     let request = request(home, &identity, &invite, &name, &settings)?;
     let url = format!("{}/api/v1/enrol", invite.url.trim_end_matches('/'));
-    let reply: EnrolReply = Http::default().post(&url, &request).await?;
+    let reply: EnrolReply = gateway.post(&url, &request).await?;
     let device = accept(&identity, &invite, &name, settings, &reply)?;
     write(home, &identity, &device, &reply).map_err(|error| bad_file(&error))?;
     Ok(joined(home, &device))
+}
+
+/// The CA that this home trusts, as invites name it.
+fn known_authority(home: &Home) -> Option<String> {
+    bus::tls::fingerprint_of(&home.ca()?).ok()
 }
 
 fn request(home: &Home, identity: &Identity, invite: &Invite, name: &str, settings: &Settings) -> Result<EnrolRequest, Problem> {
@@ -132,6 +137,9 @@ pub fn check_reply(identity: &Identity, net: &NetworkId, reply: &EnrolReply) -> 
 /// What the network that invited us makes of us.
 fn accept(identity: &Identity, invite: &Invite, name: &str, settings: Settings, reply: &EnrolReply) -> Result<Device, Problem> {
     let network = check_reply(identity, &invite.network, reply)?;
+    if invite.ca_sha256.is_some() && network.ca_sha256 != invite.ca_sha256 {
+        return Err(Problem::new(Code::UntrustedServer, "the network's document names another CA than the invite"));
+    }
     let (device, member) = (identity.device.public(), identity.member.public());
     Ok(Device {
         name: name.to_owned(),
@@ -139,6 +147,7 @@ fn accept(identity: &Identity, invite: &Invite, name: &str, settings: Settings, 
         gateway_url: invite.url.clone(),
         leaf_url: reply.leaf_url.clone(),
         nats_url: reply.nats_url.clone(),
+        ws_url: reply.ws_url.clone().unwrap_or_default(),
         device: DeviceName { id: reply.device, did: device },
         member: MemberName { id: reply.member, did: member },
         settings,

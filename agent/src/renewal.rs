@@ -115,7 +115,8 @@ impl Renewal {
 
     async fn ask(&self, request: &EnrolRequest) -> Result<EnrolReply, Problem> {
         let url = format!("{}/api/v1/enrol/renew", self.device.gateway_url.trim_end_matches('/'));
-        let by_http = match Http::default().post(&url, request).await {
+        let posted = async { Http::to(&url, self.home.ca().as_deref())?.post(&url, request).await }.await;
+        let by_http = match posted {
             Err(problem) if matches!(problem.code, Code::Unreachable | Code::Unavailable | Code::BadValue) => problem,
             answer => return answer,
         };

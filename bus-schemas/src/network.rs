@@ -119,6 +119,9 @@ pub struct EnrolReply {
     pub token: String,
     pub leaf_url: String,
     pub nats_url: String,
+    /// Where both reach it by WebSocket, from networks that let nothing else out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ws_url: Option<String>,
     /// When the credentials end.
     pub expires: UnixMs,
 }

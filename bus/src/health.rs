@@ -14,6 +14,8 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+use crate::tls::TlsListener;
+
 /// The things a program needs, each fine or with a sentence that says why not. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Health(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
@@ -63,14 +65,36 @@ pub async fn serve(address: SocketAddr, routes: Router, stop: CancellationToken)
 /// # Errors
 /// As [`serve`].
 pub async fn serving(address: SocketAddr, routes: Router, stop: CancellationToken) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+    serving_with(address, None, routes, stop).await
+}
+
+/// The same, encrypted where there is a certificate.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serving_with(
+    address: SocketAddr,
+    tls: Option<rustls::ServerConfig>,
+    routes: Router,
+    stop: CancellationToken,
+) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("error[M0204]: cannot listen on {address} (flag --http)"))?;
     let bound = listener.local_addr()?;
-    let serving = tokio::spawn(async move {
-        let served = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await }).await;
-        if let Err(error) = served {
-            tracing::error!(%error, "the HTTP listener ended");
-        }
-    });
+    let serving = match tls {
+        None => tokio::spawn(serve_on(listener, routes, stop)),
+        Some(config) => tokio::spawn(serve_on(TlsListener::new(listener, config)?, routes, stop)),
+    };
     Ok((bound, serving))
+}
+
+async fn serve_on<L>(listener: L, routes: Router, stop: CancellationToken)
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    let served = axum::serve(listener, routes).with_graceful_shutdown(async move { stop.cancelled().await }).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "the HTTP listener ended");
+    }
 }

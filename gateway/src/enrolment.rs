@@ -48,6 +48,8 @@ pub struct EnrolSettings {
     pub leaf_url: String,
     /// Where members reach the hub, as they are told.
     pub public_nats_url: String,
+    /// Where both reach it by WebSocket, as they are told.
+    pub ws_url: Option<String>,
     /// Pays devices by the tier they claim. For development: nobody has looked at them.
     pub attest_claimed: bool,
     /// Seconds that the logins of devices and members last; agents renew theirs at half of it.
@@ -66,6 +68,7 @@ pub struct EnrolContext {
     pub minter: Minter,
     pub leaf_url: String,
     pub nats_url: String,
+    pub ws_url: Option<String>,
     pub attest_claimed: bool,
     credentials_s: u64,
     verifier: Mutex<Verifier>,
@@ -105,6 +108,7 @@ impl EnrolContext {
             network_text,
             leaf_url: settings.leaf_url.clone(),
             nats_url: settings.public_nats_url.clone(),
+            ws_url: settings.ws_url.clone(),
             attest_claimed: settings.attest_claimed,
             credentials_s: settings.credentials_s,
             verifier: Mutex::default(),
@@ -281,6 +285,7 @@ fn reply(ctx: &EnrolContext, checked: &Checked, now: UnixMs, token: String) -> R
         token,
         leaf_url: ctx.leaf_url.clone(),
         nats_url: ctx.nats_url.clone(),
+        ws_url: ctx.ws_url.clone(),
         expires: (now_s + valid_s) * 1000,
     })
 }

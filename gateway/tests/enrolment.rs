@@ -56,6 +56,7 @@ async fn stage(refuse_devices: bool) -> Stage {
         edge_pub: hub.dir.edge_pub(),
         leaf_url: "nats://leaf".into(),
         public_nats_url: hub.url.clone(),
+        ws_url: None,
         attest_claimed: true,
         credentials_s: bus_schemas::limits::CREDENTIALS_S,
     };

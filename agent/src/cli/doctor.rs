@@ -279,7 +279,7 @@ fn books_fix(context: &Context, failure: &Failure) -> String {
 async fn gateway(context: &Context) -> Finding {
     const GROUP: &str = "net";
     let url = format!("{}/readyz", context.gateway_url.trim_end_matches('/'));
-    match ask_http(&url).await {
+    match ask_http(&url, context.ca.as_deref()).await {
         Ok(answer) if answer.status == 200 => pass(GROUP, "gateway", format!("ready, {}", context.gateway_url)),
         Ok(answer) => {
             let said = String::from_utf8_lossy(&answer.body).chars().take(200).collect::<String>();
@@ -289,8 +289,8 @@ async fn gateway(context: &Context) -> Finding {
     }
 }
 
-async fn ask_http(url: &str) -> Result<Answer, Problem> {
-    let http = Http::default();
+async fn ask_http(url: &str, ca: Option<&Path>) -> Result<Answer, Problem> {
+    let http = Http::to(url, ca)?;
     let late = |_| Problem::new(Code::Unreachable, format!("{url}: no answer within {} s", HTTP_WAIT.as_secs()));
     tokio::time::timeout(HTTP_WAIT, http.send(Method::GET, url, &[], Bytes::new())).await.map_err(late)?
 }
@@ -377,7 +377,7 @@ async fn followed(session: &Session) -> Result<(), Failure> {
 async fn clock(session: &Session) -> Finding {
     const GROUP: &str = "net";
     let url = format!("{}/healthz", session.context.gateway_url.trim_end_matches('/'));
-    let answer = ask_http(&url).await;
+    let answer = ask_http(&url, None).await;
     let date = answer.ok().and_then(|answer| answer.headers.get("date")?.to_str().ok().map(str::to_owned));
     let there = date.and_then(|date| jiff::fmt::rfc2822::parse(&date).ok()).map(|at| at.timestamp().as_millisecond());
     let Some(there) = there else { return skipped(GROUP, "clock", "the gateway tells no time") };
