@@ -152,7 +152,7 @@ impl<'a> Stack<'a> {
         }
         let devices = self.devices(&member, &joined).await?;
         let names: Vec<&str> = joined.iter().map(|(name, _)| name.as_str()).collect();
-        if !self.output.format.is_json() {
+        if !self.output.format.is_json() && self.args.open.is_none() {
             self.output.line(&format!("  {:<10} {:<6} {}", "agents", names.len(), names.join(", ")));
         }
         self.finish(&member, devices, invite, version, url("mesh_reader"))

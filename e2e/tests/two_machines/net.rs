@@ -116,8 +116,9 @@ END"
     }
     /// A router gets another address, as a dial-up line does, and forgets what it translated.
     pub fn readdress(&self, nat: &str, from: &str, to: &str) {
-        self.ip(nat, &format!("addr add {to}/24 dev wan"));
+        // In this order: with its first address a wire loses those that came after it.
         self.ip(nat, &format!("addr del {from}/24 dev wan"));
+        self.ip(nat, &format!("addr add {to}/24 dev wan"));
     }
 }
 
