@@ -77,10 +77,10 @@ pub struct Open {
 impl Open {
     /// Where programs of this machine reach it.
     pub fn inside(&self) -> IpAddr {
-        match self.listen {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
+        match (self.listen.is_unspecified(), self.listen.is_ipv4()) {
+            (true, true) => Ipv4Addr::LOCALHOST.into(),
+            (true, false) => Ipv6Addr::LOCALHOST.into(),
+            (false, _) => self.listen,
         }
     }
     /// `host:port` as others are told.
