@@ -61,7 +61,8 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
     let (mut name, mut settings) = (name.trim().to_owned(), settings);
     match home.device() {
         Ok(device) if device.network == invite.network && home.device_creds().exists() => {
-            if each(&invite.url).all(|url| each(&device.gateway_url).any(|known| known == url)) {
+            let addresses_known = each(&invite.url).all(|url| each(&device.gateway_url).any(|known| known == url));
+            if addresses_known && known_authority(home) == invite.ca_sha256 {
                 return Ok(joined(home, &device));
             }
             (name, settings) = (device.name, device.settings);
@@ -75,11 +76,17 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
         Err(problem) => return Err(problem),
     }
     let identity = Identity::read_or_create(home).map_err(|error| bad_file(&error))?;
+    let gateway = crate::pin::gateway_of(home, &invite).await?;
     let request = |at| state(home, &identity, invite.network, &invite.secret, &name, &settings, at);
-    let reply = ask_stated(&invite.url, "/api/v1/enrol", &HubTime::default(), request).await?;
+    let reply = ask_stated(&gateway, &invite.url, "/api/v1/enrol", &HubTime::default(), request).await?;
     let device = accept(&identity, &invite, &name, settings, &reply)?;
     write(home, &identity, &device, &reply).map_err(|error| bad_file(&error))?;
     Ok(joined(home, &device))
+}
+
+/// The CA that this home trusts, as invites name it.
+fn known_authority(home: &Home) -> Option<String> {
+    bus::tls::fingerprint_of(&home.ca()?).ok()
 }
 
 /// Asks gateways with a statement of this moment. One of them that finds it to be of another moment tells what time it is: then it is
@@ -88,12 +95,12 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
 /// # Errors
 /// As [`Http::post_to_any`].
 pub async fn ask_stated(
+    http: &Http,
     urls: &str,
     path: &str,
     time: &HubTime,
     state: impl Fn(UnixMs) -> Result<EnrolRequest, Problem>,
 ) -> Result<EnrolReply, Problem> {
-    let http = Http::default();
     match http.post_to_any(urls, path, &state(time.now_ms())?, time).await {
         Err(problem) if is_of_another_moment(&problem) && time.is_known() => {
             tracing::warn!(%problem, ahead_ms = time.ahead_ms(), "this machine's clock is wrong; asking again by the network's clock");
@@ -160,6 +167,9 @@ pub fn check_reply(identity: &Identity, net: &NetworkId, reply: &EnrolReply) -> 
 /// What the network that invited us makes of us.
 fn accept(identity: &Identity, invite: &Invite, name: &str, settings: Settings, reply: &EnrolReply) -> Result<Device, Problem> {
     let network = check_reply(identity, &invite.network, reply)?;
+    if invite.ca_sha256.is_some() && network.ca_sha256 != invite.ca_sha256 {
+        return Err(Problem::new(Code::UntrustedServer, "the network's document names another CA than the invite"));
+    }
     let (device, member) = (identity.device.public(), identity.member.public());
     Ok(Device {
         name: name.to_owned(),
@@ -167,6 +177,7 @@ fn accept(identity: &Identity, invite: &Invite, name: &str, settings: Settings, 
         gateway_url: reply.gateway_url.clone().unwrap_or_else(|| invite.url.clone()),
         leaf_url: reply.leaf_url.clone(),
         nats_url: reply.nats_url.clone(),
+        ws_url: reply.ws_url.clone().unwrap_or_default(),
         device: DeviceName { id: reply.device, did: device },
         member: MemberName { id: reply.member, did: member },
         settings,

@@ -77,7 +77,11 @@ impl Home {
     }
     /// The hub's private CA, where there is one.
     pub fn ca(&self) -> Option<PathBuf> {
-        Some(self.root.join("ca.pem")).filter(|path| path.is_file())
+        Some(self.ca_file()).filter(|path| path.is_file())
+    }
+    /// Where it goes.
+    pub fn ca_file(&self) -> PathBuf {
+        self.root.join("ca.pem")
     }
     pub fn logs(&self) -> PathBuf {
         self.root.join("logs")
@@ -157,6 +161,9 @@ pub struct Device {
     pub leaf_url: String,
     /// Where clients connect to the hub.
     pub nats_url: String,
+    /// Where both connect by WebSocket, from a network that lets nothing else out; empty: nowhere.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ws_url: String,
     pub device: DeviceName,
     pub member: MemberName,
     #[serde(default)]
@@ -212,6 +219,13 @@ fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
+impl Device {
+    /// All addresses at which a client of the hub may be heard, the best ones first.
+    pub fn client_urls(&self) -> String {
+        if self.ws_url.is_empty() { self.nats_url.clone() } else { format!("{},{}", self.nats_url, self.ws_url) }
+    }
+}
+
 impl Settings {
     /// Takes no work from now on, for so long or until its owner says otherwise; `now` in Unix milliseconds.
     pub fn pause(&mut self, now: u64, for_ms: Option<u64>, reason: Option<&str>) {
@@ -259,6 +273,7 @@ mod tests {
             gateway_url: "http://127.0.0.1:1".into(),
             leaf_url: "nats://127.0.0.1:2".into(),
             nats_url: "nats://127.0.0.1:3".into(),
+            ws_url: "wss://127.0.0.1:4".into(),
             device: DeviceName { id: key.device_id(), did: key },
             member: MemberName { id: key.member_id(), did: key },
             settings: Settings { kinds: vec!["echo".into()], ..Settings::default() },

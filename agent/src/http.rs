@@ -1,5 +1,6 @@
 //! A small HTTP client for the gateway: JSON out, JSON or bytes in, errors as [`Problem`]s.
 
+use std::path::Path;
 use std::time::Duration;
 
 use bus::HubTime;
@@ -9,9 +10,11 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE};
 use hyper::{Method, Request};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,7 +34,7 @@ pub fn each(urls: &str) -> impl Iterator<Item = &str> {
 /// A client that keeps its connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Http {
-    client: Client<HttpConnector, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     bearer: Option<String>,
 }
 
@@ -44,12 +47,42 @@ pub struct Answer {
 }
 
 impl Default for Http {
+    /// For this machine: it trusts no certificate.
     fn default() -> Self {
-        Self { client: Client::builder(TokioExecutor::new()).build_http(), bearer: None }
+        bus::connect::install_tls();
+        Self::with(ClientConfig::builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth())
     }
 }
 
+/// Set where plain text may go to other machines, because nobody else is on that network.
+const ALLOW_PLAIN: &str = "MESH_ALLOW_PLAIN";
+
 impl Http {
+    fn with(tls: ClientConfig) -> Self {
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
+        Self { client: Client::builder(TokioExecutor::new()).build(connector), bearer: None }
+    }
+
+    /// For the gateways at `urls`, separated by commas, which have certificates of this CA; without one, of a CA that the system trusts.
+    ///
+    /// # Errors
+    /// [`Code::UntrustedServer`] where it would be plain text to another machine, [`Code::BadFile`] where the CA cannot be read.
+    pub fn to(urls: &str, ca: Option<&Path>) -> Result<Self, Problem> {
+        let allowed = || std::env::var(ALLOW_PLAIN).is_ok_and(|value| value == "true" || value == "1");
+        if let Some(url) = each(urls).find(|url| bus::tls::is_plain_to_others(url))
+            && !allowed()
+        {
+            let why = format!(
+                "{url} would be plain text to another machine; an invite with https:// is needed ({ALLOW_PLAIN}=1 where nobody else is on that network)"
+            );
+            return Err(Problem::new(Code::UntrustedServer, why));
+        }
+        if !each(urls).any(|url| url.starts_with("https://")) {
+            return Ok(Self::default());
+        }
+        bus::tls::client(ca).map(Self::with).map_err(|error| Problem::new(Code::BadFile, format!("{error:#}")))
+    }
+
     /// With this bearer token on every request.
     #[must_use]
     pub fn with_bearer(self, token: &str) -> Self {
@@ -103,8 +136,8 @@ impl Http {
     /// # Errors
     /// [`Code::Unreachable`] where nobody answers; [`Code::BadValue`] where the address is none.
     pub async fn send(&self, method: Method, url: &str, headers: &[(&str, &str)], body: Bytes) -> Result<Answer, Problem> {
-        if !url.starts_with("http://") {
-            return Err(Problem::new(Code::BadValue, format!("{url} is no http:// address")));
+        if !url.starts_with("http://") && !url.starts_with("https://") {
+            return Err(Problem::new(Code::BadValue, format!("{url} is no http:// or https:// address")));
         }
         let mut request = Request::builder().method(method).uri(url).header(CONTENT_TYPE, "application/json");
         if let Some(token) = &self.bearer {
@@ -116,7 +149,10 @@ impl Http {
         let request = request.body(Full::new(body)).map_err(|error| Problem::new(Code::BadValue, format!("{url}: {error}")))?;
         let unreachable = |why: String| Problem::new(Code::Unreachable, format!("{url}: {why}"));
         let exchange = async {
-            let answer = self.client.request(request).await.map_err(|error| unreachable(chain(&error)))?;
+            let answer = self.client.request(request).await.map_err(|error| match bus::tls::complaint(&error) {
+                Some(why) => Problem::new(Code::UntrustedServer, format!("{url}: {why}")),
+                None => unreachable(chain(&error)),
+            })?;
             let (parts, body) = answer.into_parts();
             let body = Limited::new(body, ANSWER_BYTES_MAX).collect().await.map_err(|error| unreachable(error.to_string()))?;
             Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, body: body.to_bytes() })

@@ -17,7 +17,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::door::{self, Door};
 use crate::home::{Device, Home};
+use crate::http::Http;
 use crate::nats_process;
 
 const TEMPLATE: &str = include_str!("../../nats/leaf.conf");
@@ -44,6 +46,7 @@ struct Kept {
 /// The running server of a device.
 pub struct Leaf {
     kept: Kept,
+    door: Door,
     stop: CancellationToken,
     restart: Arc<Notify>,
     supervisor: tokio::task::JoinHandle<()>,
@@ -69,7 +72,9 @@ impl Leaf {
         );
         kept.port = if keeps_port { wanted } else { 0 };
         kept.monitor_port = if keeps_port && is_free(kept.monitor_port) { kept.monitor_port } else { 0 };
-        let server = Server { program, home: home.clone(), device: device.clone() };
+        let door = Door::default();
+        door.choose(device).await;
+        let server = Server { program, home: home.clone(), device: device.clone(), door: door.clone() };
         let (child, ports) = server.start(&kept).await?;
         (kept.port, kept.monitor_port) = ports;
         // A restart must come back on the same port: people and programs have it by now.
@@ -78,7 +83,7 @@ impl Leaf {
         let stop = CancellationToken::new();
         let restart = Arc::new(Notify::new());
         let supervisor = tokio::spawn(server.supervise(child, kept.clone(), stop.clone(), restart.clone()));
-        Ok(Self { kept, stop, restart, supervisor })
+        Ok(Self { kept, door, stop, restart, supervisor })
     }
 
     /// Where programs on this machine connect, without credentials.
@@ -103,7 +108,7 @@ impl Leaf {
     }
     /// What tells the server to read its configuration again.
     pub fn reloader(&self, home: &Home, device: &Device) -> Reload {
-        Reload { home: home.clone(), device: device.clone(), kept: self.kept.clone() }
+        Reload { home: home.clone(), device: device.clone(), kept: self.kept.clone(), door: self.door.clone() }
     }
     /// Stops the server: asks, waits, and kills where asking did not help.
     pub async fn stop(self) {
@@ -117,13 +122,14 @@ pub struct Reload {
     home: Home,
     device: Device,
     kept: Kept,
+    door: Door,
 }
 impl Reload {
     /// # Errors
     /// Where the configuration cannot be written, or no server of ours runs.
     pub fn reload(&self) -> anyhow::Result<()> {
         let path = config_path(&self.home);
-        bus::keys::write_secret(&path, config(&self.home, &self.device, &self.kept)?.as_bytes())?;
+        bus::keys::write_secret(&path, config(&self.home, &self.device, &self.kept, &self.door)?.as_bytes())?;
         let running = Home::live_pid(&self.home.nats_pid()).filter(|found| runs_config(*found, &path)).and_then(pid);
         kill_process(running.context("no server runs")?, Signal::HUP).context("the server cannot be signalled")
     }
@@ -159,6 +165,7 @@ struct Server {
     program: PathBuf,
     home: Home,
     device: Device,
+    door: Door,
 }
 
 impl Server {
@@ -166,7 +173,7 @@ impl Server {
         config_path(&self.home)
     }
     fn write_config(&self, kept: &Kept) -> anyhow::Result<()> {
-        let text = config(&self.home, &self.device, kept)?;
+        let text = config(&self.home, &self.device, kept, &self.door)?;
         bus::keys::write_secret(&self.config(), text.as_bytes())
     }
 
@@ -215,11 +222,18 @@ impl Server {
 
     async fn supervise(self, mut child: Child, kept: Kept, stop: CancellationToken, restart: Arc<Notify>) {
         let mut pause = Duration::from_millis(200);
+        let (http, monitor) = (Http::default(), format!("http://127.0.0.1:{}", kept.monitor_port));
+        let mut look = tokio::time::interval(door::LOOK / crate::run::time_divisor());
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let since = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => break terminate(&mut child).await,
                 () = restart.notified() => terminate(&mut child).await,
+                () = self.door.moved(&self.device, &monitor, &http, &mut look) => {
+                    tracing::warn!(urls = self.door.urls(&self.device), "the hub is reached another way; the device's nats-server is started again");
+                    terminate(&mut child).await;
+                }
                 status = child.wait() => tracing::error!(?status, "the device's nats-server ended; starting it again"),
             }
             if since.elapsed() > Duration::from_secs(60) {
@@ -249,8 +263,8 @@ fn config_path(home: &Home) -> PathBuf {
 }
 
 /// The configuration: the template with its places filled, and where to log.
-fn config(home: &Home, device: &Device, kept: &Kept) -> anyhow::Result<String> {
-    let urls: Vec<String> = device.leaf_url.split(',').map(|url| format!("\"{}\"", url.trim())).collect();
+fn config(home: &Home, device: &Device, kept: &Kept, door: &Door) -> anyhow::Result<String> {
+    let urls: Vec<String> = door.urls(device).split(',').map(|url| format!("\"{}\"", url.trim())).collect();
     let port = |port: u16| if port == 0 { "-1".to_owned() } else { port.to_string() };
     let file = |path: &Path| path.display().to_string();
     let tls = home.ca().map(|ca| format!("      tls {{ ca_file: \"{}\" }}", file(&ca))).unwrap_or_default();
@@ -472,6 +486,7 @@ mod tests {
             gateway_url: String::new(),
             leaf_url: leaf_url.into(),
             nats_url: String::new(),
+            ws_url: "wss://w:443".into(),
             device: DeviceName { id: key.device_id(), did: key },
             member: MemberName { id: key.member_id(), did: key },
             settings: Settings::default(),
@@ -485,13 +500,13 @@ mod tests {
         home.create().unwrap();
         let kept = Kept::read_or_create(&home).unwrap();
         assert_eq!(Kept::read_or_create(&home).unwrap(), kept, "a device keeps its name and passwords");
-        let text = config(&home, &device("tls://a:7422, tls://b:7422"), &kept).unwrap();
+        let text = config(&home, &device("tls://a:7422, tls://b:7422"), &kept, &Door::default()).unwrap();
         assert!(!text.contains("{{") || text.lines().all(|line| !line.contains("{{") || line.trim_start().starts_with('#')), "{text}");
         for part in ["\"tls://a:7422\", \"tls://b:7422\"", &kept.server_name, "127.0.0.1:-1", "domain: \"dev-dev_"] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
         assert!(!text.contains("ca_file: \""), "no private CA here");
-        assert!(config(&home, &device("nats://a:1\" ] } evil {"), &kept).is_err());
+        assert!(config(&home, &device("nats://a:1\" ] } evil {"), &kept, &Door::default()).is_err());
     }
 
     #[test]

@@ -13,6 +13,7 @@
 
 pub mod home;
 pub mod http;
+pub mod hub;
 pub mod identity;
 
 pub mod enrol;
@@ -30,9 +31,11 @@ pub mod work;
 pub mod blobs;
 pub mod checkpoint;
 pub mod disk;
+pub mod door;
 pub mod executor;
 pub mod local;
 pub mod outbox;
+pub mod pin;
 
 pub mod run;
 

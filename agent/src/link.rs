@@ -58,7 +58,7 @@ impl Links {
             }
             Link::Client => {
                 let login = Login::Creds(home.device_creds());
-                let uplink = connect(&device.nats_url, login, home.ca(), name("client"), inbox).await?;
+                let uplink = connect(&device.client_urls(), login, home.ca(), name("client"), inbox).await?;
                 Ok(Self { uplink, local: None, leaf: None })
             }
         }

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::enrol;
 use crate::home::{Device, Home, Link};
+use crate::http::Http;
 use crate::identity::Identity;
 use crate::leaf::Reload;
 use crate::link::ask_gateway;
@@ -115,8 +116,15 @@ impl Renewal {
 
     async fn ask(&self, identity: &Identity) -> Result<EnrolReply, Problem> {
         let request = |at| enrol::renewal(&self.home, identity, &self.device, at);
-        let by_http = match enrol::ask_stated(&self.device.gateway_url, "/api/v1/enrol/renew", &self.time, request).await {
-            Err(problem) if matches!(problem.code, Code::Unreachable | Code::Unavailable | Code::BadValue) => problem,
+        let urls = &self.device.gateway_url;
+        let posted = async {
+            let http = Http::to(urls, self.home.ca().as_deref())?;
+            enrol::ask_stated(&http, urls, "/api/v1/enrol/renew", &self.time, request).await
+        };
+        let by_http = match posted.await {
+            Err(problem) if matches!(problem.code, Code::Unreachable | Code::UntrustedServer | Code::Unavailable | Code::BadValue) => {
+                problem
+            }
             answer => return answer,
         };
         let Some(uplink) = &self.uplink else { return Err(by_http) };

@@ -64,6 +64,7 @@ catalogue! {
     NotYetValid      "M0305" 400 7 "the message is dated in the future" => "mesh doctor";
     WrongNetwork     "M0306" 400 7 "the message is for another network" => "mesh context ls";
     Replayed         "M0307" 409 7 "the message was seen before" => "mesh job ls";
+    UntrustedServer  "M0308" 403 6 "the server is not the one that it should be" => "ask for a new invite";
     // Who asks.
     Unauthenticated  "M0401" 401 7 "it is not clear who asks" => "mesh context ls";
     Forbidden        "M0402" 403 7 "this is not allowed" => "mesh context ls";

@@ -122,6 +122,9 @@ pub struct EnrolReply {
     /// Addresses of all gateways, separated by commas; absent: those of the invite.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gateway_url: Option<String>,
+    /// Where both reach it by WebSocket, from networks that let nothing else out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ws_url: Option<String>,
     /// When the credentials end.
     pub expires: UnixMs,
 }

@@ -85,13 +85,16 @@ impl Bus {
         let addresses = addresses(&how.urls)?;
         let deadline = tokio::time::Instant::now() + how.wait;
         let client = loop {
-            match options(&how, health)?.connect(addresses.clone()).await {
+            match options(&how, health, &addresses)?.connect(addresses.clone()).await {
                 Ok(client) => break client,
                 Err(error) if tokio::time::Instant::now() < deadline => {
                     tracing::debug!(%error, "not connected yet");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
-                Err(error) => return Err(error).with_context(|| format!("cannot reach NATS at {}", how.urls)),
+                Err(error) => {
+                    let why = crate::tls::complaint(&error).map(|why| format!(": {why}")).unwrap_or_default();
+                    return Err(error).with_context(|| format!("cannot reach NATS at {}{why}", how.urls));
+                }
             }
         };
         let bus = Self { client, time: HubTime::default(), api_prefix: "$JS.API".into() };
@@ -124,7 +127,7 @@ pub fn install_tls() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
-fn options(how: &Connect, health: &Health) -> anyhow::Result<ConnectOptions> {
+fn options(how: &Connect, health: &Health, addresses: &[async_nats::ServerAddr]) -> anyhow::Result<ConnectOptions> {
     let options = match &how.login {
         Login::None => ConnectOptions::new(),
         Login::UserPassword(user, password) => ConnectOptions::with_user_and_password(user.clone(), password.clone()),
@@ -155,8 +158,12 @@ fn options(how: &Connect, health: &Health) -> anyhow::Result<ConnectOptions> {
             let health = health.clone();
             async move { note(&health, &event) }
         });
+    // A WebSocket among others is for networks that let nothing else out: it comes last.
+    let mixed = addresses.iter().any(async_nats::ServerAddr::is_websocket) && !addresses.iter().all(async_nats::ServerAddr::is_websocket);
+    let options = if mixed { options.retain_servers_order() } else { options };
     Ok(match &how.ca {
-        Some(ca) => options.add_root_certificates(ca.clone()),
+        // That CA alone is trusted, and a server that would do without TLS is not spoken to.
+        Some(ca) => options.add_root_certificates(ca.clone()).require_tls(true),
         None => options,
     })
 }

@@ -63,9 +63,22 @@ pub async fn serve(address: SocketAddr, routes: Router, stop: CancellationToken)
 /// # Errors
 /// As [`serve`].
 pub async fn serving(address: SocketAddr, routes: Router, stop: CancellationToken) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
+    serving_with(address, None, routes, stop).await
+}
+
+/// The same, encrypted where there is a certificate.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serving_with(
+    address: SocketAddr,
+    tls: Option<rustls::ServerConfig>,
+    routes: Router,
+    stop: CancellationToken,
+) -> anyhow::Result<(SocketAddr, JoinHandle<()>)> {
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("error[M0204]: cannot listen on {address} (flag --http)"))?;
     let bound = listener.local_addr()?;
-    let serving = tokio::spawn(crate::http::serve(listener, routes, stop));
+    let serving = tokio::spawn(crate::http::serve(listener, tls, routes, stop));
     Ok((bound, serving))
 }

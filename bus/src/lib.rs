@@ -17,6 +17,7 @@ pub mod shutdown;
 pub mod store;
 pub mod streams;
 pub mod telemetry;
+pub mod tls;
 
 pub use async_nats;
 pub use connect::Bus;

@@ -34,7 +34,7 @@ impl BusSettings {
             crate::connect::parse_creds(&text).with_context(|| format!("{} is no credentials file", path.display()))?;
         }
         if let Some(path) = &self.ca {
-            std::fs::File::open(path).with_context(|| format!("failed to read {}", path.display()))?;
+            crate::tls::client(Some(path))?;
         }
         Ok(())
     }

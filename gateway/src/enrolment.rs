@@ -50,6 +50,8 @@ pub struct EnrolSettings {
     pub public_nats_url: String,
     /// Where gateways are reached, as members and devices are told; absent: as their invite says.
     pub public_gateway_url: Option<String>,
+    /// Where both reach it by WebSocket, as they are told.
+    pub ws_url: Option<String>,
     /// Pays devices by the tier they claim. For development: nobody has looked at them.
     pub attest_claimed: bool,
     /// Seconds that the logins of devices and members last; agents renew theirs at half of it.
@@ -69,6 +71,7 @@ pub struct EnrolContext {
     pub leaf_url: String,
     pub nats_url: String,
     pub gateway_url: Option<String>,
+    pub ws_url: Option<String>,
     pub attest_claimed: bool,
     credentials_s: u64,
     verifier: Mutex<Verifier>,
@@ -109,6 +112,7 @@ impl EnrolContext {
             leaf_url: settings.leaf_url.clone(),
             nats_url: settings.public_nats_url.clone(),
             gateway_url: settings.public_gateway_url.clone(),
+            ws_url: settings.ws_url.clone(),
             attest_claimed: settings.attest_claimed,
             credentials_s: settings.credentials_s,
             verifier: Mutex::default(),
@@ -286,6 +290,7 @@ fn reply(ctx: &EnrolContext, checked: &Checked, now: UnixMs, token: String) -> R
         leaf_url: ctx.leaf_url.clone(),
         nats_url: ctx.nats_url.clone(),
         gateway_url: ctx.gateway_url.clone(),
+        ws_url: ctx.ws_url.clone(),
         expires: (now_s + valid_s) * 1000,
     })
 }

@@ -41,6 +41,7 @@ pub mod store;
 pub mod tail;
 pub mod views;
 
+pub mod doors;
 pub mod drain;
 pub mod fleet;
 pub mod holding;

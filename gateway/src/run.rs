@@ -21,7 +21,7 @@ use crate::fleet::{self, Fleet};
 use crate::live::{self, Live};
 use crate::store::Store;
 use crate::world::World;
-use crate::{intake, projection, readiness, recorder, routes, service, sweeper, tail};
+use crate::{doors, intake, projection, readiness, recorder, routes, service, sweeper, tail};
 
 /// Settings of a running gateway: each is a flag and an environment variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -56,6 +56,11 @@ pub struct Settings {
     /// Addresses of all gateways, separated by commas, as members and devices are told; default: those of their invite.
     #[arg(long, env = "MESH_PUBLIC_GATEWAY_URL")]
     pub public_gateway_url: Option<String>,
+    /// Where devices and members reach the hub by WebSocket, as they are told: for networks that let nothing out but HTTPS.
+    #[arg(long, env = "MESH_PUBLIC_WS_URL")]
+    pub public_ws_url: Option<String>,
+    #[command(flatten)]
+    pub doors: doors::DoorSettings,
     /// Pays devices by the tier they claim. For development: nobody has looked at them.
     #[arg(long, env = "MESH_ATTEST_CLAIMED")]
     pub attest_claimed: bool,
@@ -83,6 +88,7 @@ impl Settings {
             leaf_url: self.leaf_url.clone(),
             public_nats_url: self.public_nats_url.clone(),
             public_gateway_url: self.public_gateway_url.clone(),
+            ws_url: self.public_ws_url.clone(),
             attest_claimed: self.attest_claimed,
             credentials_s: self.credentials_s,
         }
@@ -107,6 +113,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         settings.key.display(),
         document.network
     );
+    let tls = settings.doors.check(&settings)?;
     let secret = settings.invite_file.as_deref().map(read_secret).transpose()?;
     if settings.check_config {
         settings.bus.check()?;
@@ -147,7 +154,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         enrol,
     });
     let own = bus::health::routes(health.clone(), metrics);
-    let (address, http) = bus::health::serving(settings.http, routes::dressed(routes::api(world.clone()).merge(own)), stop.clone()).await?;
+    let api = routes::api(world.clone()).merge(own).merge(settings.doors.tunnel(settings.bus.ca.as_deref())?);
+    let (address, http) = bus::health::serving_with(settings.http, tls, routes::dressed(api), stop.clone()).await?;
     tracing::info!(%address, network = %world.net, "the doors are open");
     tasks(world, health, http, stop).await
 }

@@ -57,6 +57,7 @@ async fn stage(refuse_devices: bool) -> Stage {
         leaf_url: "nats://leaf".into(),
         public_nats_url: hub.url.clone(),
         public_gateway_url: None,
+        ws_url: None,
         attest_claimed: true,
         credentials_s: bus_schemas::limits::CREDENTIALS_S,
     };

@@ -52,6 +52,9 @@ pub struct Global {
 pub enum Command {
     /// A whole network on this machine: hub, Postgres, gateway, schedulers, ledger, devices.
     Dev(crate::dev::DevArgs),
+    /// A network for other machines: its hub and all that belongs to it, with data kept.
+    #[command(subcommand)]
+    Hub(crate::hub::HubCommand),
     /// Make this machine a device of a network. Safe to run again; never overwrites a key.
     Init(InitArgs),
     /// Run this device's agent.

@@ -82,7 +82,7 @@ fn register(home: &Home) -> Result<String, Failure> {
         name: context_name(&document.name, &device.name),
         network: device.network,
         network_name: document.name,
-        nats_url: device.nats_url,
+        nats_url: device.client_urls(),
         ca: home.ca(),
         member: Identity {
             id: device.member.id,

@@ -306,7 +306,7 @@ async fn gateways(context: &Context) -> Finding {
 /// What is wrong with one gateway, and what may help.
 async fn gateway(context: &Context, url: &str) -> Result<(), (String, String)> {
     let url = format!("{url}/readyz");
-    match ask_http(&url).await {
+    match ask_http(&url, context.ca.as_deref()).await {
         Ok(answer) if answer.status == 200 => Ok(()),
         Ok(answer) => {
             let said = String::from_utf8_lossy(&answer.body).chars().take(200).collect::<String>();
@@ -333,8 +333,8 @@ fn waited_for(context: &Context, body: &[u8]) -> String {
     }
 }
 
-async fn ask_http(url: &str) -> Result<Answer, Problem> {
-    let http = Http::default();
+async fn ask_http(url: &str, ca: Option<&Path>) -> Result<Answer, Problem> {
+    let http = Http::to(url, ca)?;
     let late = |_| Problem::new(Code::Unreachable, format!("{url}: no answer within {} s", HTTP_WAIT.as_secs()));
     tokio::time::timeout(HTTP_WAIT, http.send(Method::GET, url, &[], Bytes::new())).await.map_err(late)?
 }

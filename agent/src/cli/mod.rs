@@ -72,6 +72,7 @@ pub fn main() -> ExitCode {
 async fn run(cli: &Cli, output: &Output) -> Done {
     match &cli.command {
         Command::Dev(args) => crate::dev::run(args, output).await,
+        Command::Hub(command) => crate::hub::run(command, output).await,
         Command::Init(args) => device::init(args, output).await,
         Command::Start(args) => device::start(args, output).await,
         Command::Stop(args) => owner::stop(args, output).await,

@@ -9,7 +9,6 @@ use super::place::Place;
 use crate::cli::failure::Failure;
 use crate::enrol::{Joined, join_with};
 use crate::home::{Home, Settings};
-use crate::http::Http;
 use crate::identity::Identity;
 
 /// A member without a device.
@@ -24,7 +23,7 @@ pub struct Member {
 ///
 /// # Errors
 /// What the gateway refuses, or a file that cannot be written.
-pub async fn member(place: &Place, invite: &str) -> Result<Member, Failure> {
+pub async fn member(place: &Place, invite: &str, name: &str) -> Result<Member, Failure> {
     let home = Home::at(place.member());
     let invite = Invite::parse(invite)?;
     let identity = Identity::read_or_create(&home).map_err(|error| bad_file(&error))?;
@@ -33,7 +32,7 @@ pub async fn member(place: &Place, invite: &str) -> Result<Member, Failure> {
         device: identity.device.public(),
         member: identity.member.public(),
         transport: identity.transport(),
-        name: "dev member".into(),
+        name: name.into(),
         at: bus::hub_time::here_ms(),
         secret: invite.secret.clone(),
         claimed_tier: 0,
@@ -42,7 +41,8 @@ pub async fn member(place: &Place, invite: &str) -> Result<Member, Failure> {
         member_only: true,
     };
     let request = identity.enrol(&statement).map_err(|error| bad_file(&error))?;
-    let reply: EnrolReply = Http::default().post_to_any(&invite.url, "/api/v1/enrol", &request, &HubTime::default()).await?;
+    let gateway = crate::pin::gateway_of(&home, &invite).await?;
+    let reply: EnrolReply = gateway.post_to_any(&invite.url, "/api/v1/enrol", &request, &HubTime::default()).await?;
     let did = identity.member.public();
     if reply.member != did.member_id() {
         return Err(Problem::new(Code::WrongSigner, "the gateway enrolled somebody else").into());

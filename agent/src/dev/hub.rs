@@ -1,5 +1,6 @@
 //! The hub of the stack: one node, or three.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use futures::future::try_join_all;
@@ -14,6 +15,9 @@ use crate::nats_process;
 /// The Go servers' memory; what they lend themselves beyond it they must give back.
 const GO_MEMORY: &str = "192MiB";
 
+/// What each new member of `mesh dev` is given.
+const GRANT_MANA: u32 = 1_000_000;
+
 /// Processors that the hub uses at once: it shares this machine with all other parts, and for each message it would wake the rest of
 /// them to look for more.
 fn processors() -> usize {
@@ -24,11 +28,13 @@ impl Stack<'_> {
     /// Where each node of the hub is.
     pub(super) fn nodes(&self) -> Vec<NodeAt> {
         let alone = self.ports.hubs.len() == 1;
+        let tls = self.args.open.is_some();
+        let (nats, ws) = if tls { ("tls", "wss") } else { ("nats", "ws") };
         let node = |(n, ports): (usize, &super::ports::HubPorts)| NodeAt {
             name: if alone { "hub".into() } else { format!("hub-{n}") },
-            url: format!("nats://{}", loopback(ports.client)),
-            leaf_url: format!("nats://{}", loopback(ports.leaf)),
-            ws_url: format!("ws://{}", loopback(ports.ws)),
+            url: format!("{nats}://{}", self.reached(ports.client)),
+            leaf_url: format!("{nats}://{}", self.reached(ports.leaf)),
+            ws_url: format!("{ws}://{}", loopback(ports.ws)),
             monitor_url: format!("http://{}", loopback(ports.monitor)),
         };
         (1..).zip(&self.ports.hubs).map(node).collect()
@@ -56,14 +62,17 @@ impl Stack<'_> {
                 started.children.push(self.begin(&spec)?);
             }
             let listen = started.children.iter().zip(&self.ports.hubs).map(|(node, ports)| {
-                let address = loopback(ports.client);
+                let address = self.reached(ports.client);
                 wait_for(&node.spec.name, node, move || async move { tokio::net::TcpStream::connect(address).await.is_ok() })
             });
             try_join_all(listen).await?;
             // With three nodes this waits until they have elected their leader.
             let url = self.addresses().nats;
-            let streams = ["bootstrap", "streams", "--dir", &dir_text, "--nats-url", &url, "--grant-mana", "1000000", "--wait", "30s"];
-            self.run(&self.tools.gateway, &streams, &[]).await?;
+            let grant = self.args.open.as_ref().map_or(GRANT_MANA, |open| open.grant_mana).to_string();
+            let streams = ["bootstrap", "streams", "--dir", &dir_text, "--nats-url", &url, "--grant-mana", &grant, "--wait", "30s"];
+            let ca = self.ca().map(|ca| text(&ca)).transpose()?;
+            let trust: Vec<(&str, &str)> = ca.iter().map(|ca| ("MESH_CA", ca.as_str())).collect();
+            self.run(&self.tools.gateway, &streams, &trust).await?;
             Ok(version)
         }
         .await;
@@ -75,12 +84,27 @@ impl Stack<'_> {
         let hubs = &self.ports.hubs;
         let all =
             |of: fn(&super::ports::HubPorts) -> u16| hubs.iter().map(|ports| loopback(of(ports)).to_string()).collect::<Vec<_>>().join(",");
+        // Where others are meant to come in.
+        let open = |of: fn(&super::ports::HubPorts) -> u16| match &self.args.open {
+            None => all(of),
+            Some(open) => hubs.iter().map(|ports| SocketAddr::new(open.listen, of(ports)).to_string()).collect::<Vec<_>>().join(","),
+        };
         let mut arguments = vec!["bootstrap".to_owned(), "files".to_owned()];
         let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
         flag("dir", dir.to_owned());
-        flag("name", "dev".into());
-        flag("client-listen", all(|ports| ports.client));
-        flag("leaf-listen", all(|ports| ports.leaf));
+        match &self.args.open {
+            None => flag("name", "dev".into()),
+            Some(asked) => {
+                if let Some(name) = &asked.network {
+                    flag("name", name.clone());
+                }
+                flag("tls-names", asked.hosts.iter().cloned().chain([asked.inside().to_string()]).collect::<Vec<_>>().join(","));
+                // What was acknowledged outlives a power cut.
+                flag("sync-interval", "always".into());
+            }
+        }
+        flag("client-listen", open(|ports| ports.client));
+        flag("leaf-listen", open(|ports| ports.leaf));
         flag("ws-listen", all(|ports| ports.ws));
         flag("monitor-listen", all(|ports| ports.monitor));
         flag("nodes", hubs.len().to_string());

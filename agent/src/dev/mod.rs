@@ -1,4 +1,5 @@
-//! `mesh dev`: a whole network on this machine, on loopback, as child processes.
+//! `mesh dev`: a whole network on this machine, on loopback, as child processes. `mesh hub up` is the same stack for other machines: its
+//! [`Open`] says where it listens and what others are told.
 //!
 //! In: a few flags, and the programs beside this one. Out: a running hub, Postgres, gateway, schedulers, ledger-workers and
 //! devices; every address on stdout; and nothing left behind. `stack` starts it in order and in parallel where it can; `supervise`
@@ -22,6 +23,7 @@ pub mod stack;
 pub mod supervise;
 pub mod tools;
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use bus_schemas::Code;
@@ -57,6 +59,39 @@ pub struct DevArgs {
     pub random_ports: bool,
     #[command(flatten)]
     pub ports: ports::PortArgs,
+    /// For other machines as well, with TLS.
+    #[arg(skip)]
+    pub open: Option<Open>,
+}
+
+/// What makes a stack a network for other machines.
+#[derive(Debug, Clone)]
+pub struct Open {
+    pub listen: IpAddr,
+    /// Names and addresses under which others reach this machine; the first is the one that they are told.
+    pub hosts: Vec<String>,
+    /// Of a new network.
+    pub network: Option<String>,
+    pub grant_mana: u32,
+}
+
+impl Open {
+    /// Where programs of this machine reach it.
+    pub fn inside(&self) -> IpAddr {
+        match (self.listen.is_unspecified(), self.listen.is_ipv4()) {
+            (true, true) => Ipv4Addr::LOCALHOST.into(),
+            (true, false) => Ipv6Addr::LOCALHOST.into(),
+            (false, _) => self.listen,
+        }
+    }
+    /// `host:port` as others are told.
+    pub fn told(&self, port: u16) -> String {
+        let host = self.hosts.first().cloned().unwrap_or_else(|| self.inside().to_string());
+        match host.parse::<Ipv6Addr>() {
+            Ok(ip) => format!("[{ip}]:{port}"),
+            Err(_) => format!("{host}:{port}"),
+        }
+    }
 }
 
 fn hub_nodes(text: &str) -> Result<u8, String> {

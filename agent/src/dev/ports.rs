@@ -1,6 +1,6 @@
 //! Which ports the stack uses: the usual ones, the ones asked for, or any free ones.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use bus_schemas::Code;
 
@@ -59,16 +59,22 @@ pub struct Ports {
     pub workers: Vec<u16>,
 }
 
+/// What others reach, where the stack is for others.
+const OPEN: [&str; 3] = ["--gateway-port", "--hub-port", "--leaf-port"];
+
 impl Ports {
+    /// `listen`: where others reach it; loopback where nobody does.
+    ///
     /// # Errors
     /// Where ports are taken: which, and the flag of each.
-    pub fn choose(asked: &PortArgs, random: bool, counts: Counts) -> Result<Self, Failure> {
+    pub fn choose(asked: &PortArgs, random: bool, counts: Counts, listen: IpAddr) -> Result<Self, Failure> {
         // All are held until the last is chosen, so that no two are the same.
         let mut held = Vec::new();
         let mut taken = Vec::new();
         let mut one = |flag: &str, asked: Option<u16>, usual: u16| {
             let wanted = asked.unwrap_or(if random { 0 } else { usual });
-            match TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, wanted))) {
+            let ip = if OPEN.contains(&flag) { listen } else { Ipv4Addr::LOCALHOST.into() };
+            match TcpListener::bind(SocketAddr::new(ip, wanted)) {
                 Ok(listener) => {
                     let port = listener.local_addr().map_or(wanted, |address| address.port());
                     held.push(listener);
@@ -124,6 +130,7 @@ pub fn loopback(port: u16) -> SocketAddr {
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
     const COUNTS: Counts = Counts { gateways: 2, hubs: 3, devices: 3, workers: 3 };
 
     #[test]
@@ -131,24 +138,24 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = taken.local_addr().unwrap().port();
         let asked = PortArgs { gateway_port: Some(port), ..PortArgs::default() };
-        let failure = Ports::choose(&asked, true, COUNTS).unwrap_err();
+        let failure = Ports::choose(&asked, true, COUNTS, HERE).unwrap_err();
         let text = failure.text();
         assert!(text.contains("M0204") && text.contains(&port.to_string()) && text.contains("--gateway-port"), "{text}");
     }
 
     #[test]
     fn random_ports_differ() {
-        let ports = Ports::choose(&PortArgs::default(), true, COUNTS).unwrap();
+        let ports = Ports::choose(&PortArgs::default(), true, COUNTS, HERE).unwrap();
         let mut all = ports.all();
         all.sort_unstable();
         all.dedup();
         assert_eq!(all.len(), 2 + 3 * 5 + 3 + 3);
-        assert_eq!(Ports::choose(&PortArgs::default(), true, Counts { hubs: 1, ..COUNTS }).unwrap().hubs[0].route, 0);
+        assert_eq!(Ports::choose(&PortArgs::default(), true, Counts { hubs: 1, ..COUNTS }, HERE).unwrap().hubs[0].route, 0);
     }
 
     #[test]
     fn a_port_that_was_lost_is_found() {
-        let mut ports = Ports::choose(&PortArgs::default(), true, COUNTS).unwrap();
+        let mut ports = Ports::choose(&PortArgs::default(), true, COUNTS, HERE).unwrap();
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         let lost = other.local_addr().unwrap().port();
         ports.devices[1] = lost;

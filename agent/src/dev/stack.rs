@@ -1,6 +1,7 @@
 //! Starting the stack: what depends on nothing starts at once, each other part as soon as what it needs is there.
 
 use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::cli::context::{self, Auditor, Context, Contexts, Identity};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, json};
 use crate::enrol::Joined;
-use crate::http::Http;
+use crate::http::{Http, each};
 
 /// What means that something hangs.
 pub(super) const PART_WAIT: Duration = Duration::from_secs(30);
@@ -44,6 +45,8 @@ pub struct Stack<'a> {
     pub(super) ready: Option<Ready>,
     pub(super) guard: Option<std::process::Child>,
     pub(super) context: Option<String>,
+    /// The invite with the address that programs of this machine use, where others use another one.
+    pub(super) own_invite: Option<String>,
     /// What its devices can run.
     kinds: std::collections::BTreeSet<String>,
     began: Instant,
@@ -59,12 +62,18 @@ impl<'a> Stack<'a> {
     pub fn new(args: &'a DevArgs, output: &'a Output) -> Result<Self, Failure> {
         let began = Instant::now();
         let counts = Counts { gateways: args.gateways, hubs: args.hub, devices: args.agents, workers: args.schedulers + args.ledgers };
-        let ports = Ports::choose(&args.ports, args.random_ports, counts)?;
+        let listen = args.open.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |open| open.listen);
+        let ports = Ports::choose(&args.ports, args.random_ports, counts, listen).map_err(|failure| match &args.open {
+            None => failure,
+            Some(_) => {
+                failure.next("mesh hub up --https-port PORT --hub-port PORT --leaf-port PORT (--gateway-port above is --https-port)")
+            }
+        })?;
         let tools = Tools::find()?;
         let place = Place::make(args.data_dir.as_deref())?;
-        let lock = lock(&place)?;
+        let lock = lock(&place, args.open.is_some())?;
         for name in leftovers::stop_noted(&place.root.join("run")) {
-            output.say(&format!("stopped {name}, which an earlier mesh dev in {} had left running", place.root.display()));
+            output.say(&format!("stopped {name}, which an earlier run in {} had left running", place.root.display()));
         }
         leftovers::homes(&place.root.join("agents")).iter().for_each(|home| {
             leftovers::stop_orphan_of(home);
@@ -83,6 +92,7 @@ impl<'a> Stack<'a> {
             ready: None,
             guard: Some(guard),
             context: None,
+            own_invite: None,
             kinds: <_>::default(),
             began,
             _lock: lock,
@@ -99,7 +109,9 @@ impl<'a> Stack<'a> {
             super::postgres::check_url(url).await?;
         }
         if !self.output.format.is_json() {
-            self.output.line(&format!("mesh {}  local stack, loopback only", env!("CARGO_PKG_VERSION")));
+            let what =
+                if self.args.open.is_some() { "network for other machines, TLS at every door" } else { "local stack, loopback only" };
+            self.output.line(&format!("mesh {}  {what}", env!("CARGO_PKG_VERSION")));
         }
         let (hub, postgres) = tokio::join!(self.hub(), self.postgres(database.is_none()));
         // Both are kept, so that both are stopped where one did not start.
@@ -107,7 +119,11 @@ impl<'a> Stack<'a> {
         let (version, postgres) = (hub?, postgres?);
         let url = |role: &str| database.clone().or_else(|| postgres.as_ref().map(|postgres| postgres.url(role))).unwrap_or_default();
         let at = self.addresses();
-        let survives = if self.args.hub == 1 { "one node: survives a crash, not a power cut" } else { "three nodes: any one may die" };
+        let survives = match (&self.args.open, self.args.hub) {
+            (Some(_), _) => "one node: survives a power cut, not its disk",
+            (None, 1) => "one node: survives a crash, not a power cut",
+            (None, _) => "three nodes: any one may die",
+        };
         self.tell("nats", &format!("{}     nats-server {version}, {survives}", at.nats));
         let account = postgres.as_ref().and_then(Postgres::account_name).map(|name| format!(", runs as {name}")).unwrap_or_default();
         self.tell(
@@ -119,6 +135,7 @@ impl<'a> Stack<'a> {
         );
 
         let invite = self.invite()?;
+        let own = self.own_invite.clone().unwrap_or_else(|| invite.clone());
         self.workers(&url("mesh_gateway"), &url("mesh_ledger")).await?;
         self.tell("gateway", &self.gateways().iter().map(|url| format!("{url}/api/v1")).collect::<Vec<_>>().join(" "));
 
@@ -127,7 +144,7 @@ impl<'a> Stack<'a> {
             let (name, invite, at, port) = (enrol::name(n), invite.clone(), at.clone(), ports.devices[usize::from(n)]);
             async move { enrol::device(place, &invite, &name, port, &at).await.map(|joined| (name, joined)) }
         };
-        let (member, joined) = tokio::join!(enrol::member(place, &invite), try_join_all((0..self.args.agents).map(join)));
+        let (member, joined) = tokio::join!(enrol::member(place, &own, self.member_name()), try_join_all((0..self.args.agents).map(join)));
         let (member, joined) = (member?, joined?);
         for (name, joined) in &joined {
             let agent = self.agent(name, &joined.home)?;
@@ -135,7 +152,7 @@ impl<'a> Stack<'a> {
         }
         let devices = self.devices(&member, &joined).await?;
         let names: Vec<&str> = joined.iter().map(|(name, _)| name.as_str()).collect();
-        if !self.output.format.is_json() {
+        if !self.output.format.is_json() && self.args.open.is_none() {
             self.output.line(&format!("  {:<10} {:<6} {}", "agents", names.len(), names.join(", ")));
         }
         self.finish(&member, devices, invite, version, url("mesh_reader"))
@@ -171,7 +188,46 @@ impl<'a> Stack<'a> {
 
     /// Of all gateways.
     fn gateways(&self) -> Vec<String> {
-        self.ports.gateways.iter().map(|port| format!("http://{}", loopback(*port))).collect()
+        self.ports.gateways.iter().map(|port| self.http_url(Role::Gateway, *port)).collect()
+    }
+
+    /// Where a program of this machine reaches a port that others reach too.
+    pub(super) fn reached(&self, port: u16) -> SocketAddr {
+        self.args.open.as_ref().map_or_else(|| loopback(port), |open| SocketAddr::new(open.inside(), port))
+    }
+
+    fn http_url(&self, role: Role, port: u16) -> String {
+        match (role, &self.args.open) {
+            (Role::Gateway, Some(_)) => format!("https://{}", self.reached(port)),
+            _ => format!("http://{}", loopback(port)),
+        }
+    }
+
+    /// The network's own CA, where it has one.
+    pub(super) fn ca(&self) -> Option<PathBuf> {
+        Some(self.place.network().join("ca.pem")).filter(|path| self.args.open.is_some() && path.is_file())
+    }
+
+    pub(super) fn member_name(&self) -> &'static str {
+        if self.args.open.is_some() { "hub operator" } else { "dev member" }
+    }
+
+    /// What programs are told that this is.
+    fn schema(&self) -> &'static str {
+        if self.args.open.is_some() { "hub" } else { "dev" }
+    }
+
+    /// What others are told.
+    pub(super) fn told(&self) -> Addresses {
+        let (Some(open), [hub, ..], [gateway, ..]) = (&self.args.open, self.ports.hubs.as_slice(), self.ports.gateways.as_slice()) else {
+            return self.addresses();
+        };
+        Addresses {
+            gateway: format!("https://{}", open.told(*gateway)),
+            nats: format!("tls://{}", open.told(hub.client)),
+            leaf: format!("tls://{}", open.told(hub.leaf)),
+            ws: format!("wss://{}", open.told(*gateway)),
+        }
     }
 
     pub(super) fn addresses(&self) -> Addresses {
@@ -209,14 +265,16 @@ impl<'a> Stack<'a> {
     async fn workers(&mut self, gateway_db: &str, ledger_db: &str) -> Result<(), Failure> {
         let network = self.place.network();
         let file = |name: &str| network.join(name).into_os_string();
-        let at = self.addresses();
+        let (at, told) = (self.addresses(), self.told());
         let common = |part: &str| {
-            vec![
+            let mut common = vec![
                 ("MESH_NATS_URL", at.nats.clone().into()),
                 ("MESH_CREDS", file(&format!("creds/{part}.creds"))),
                 ("MESH_KEY", file(&format!("keys/{part}.key"))),
                 ("MESH_NETWORK", file("network.json")),
-            ]
+            ];
+            common.extend(self.ca().map(|ca| ("MESH_CA", ca.into_os_string())));
+            common
         };
         let mut specs = Vec::new();
         for (n, port) in (1..).zip(&self.ports.gateways) {
@@ -226,12 +284,20 @@ impl<'a> Stack<'a> {
             gateway.http = Some(*port);
             gateway.env.extend([
                 ("DATABASE_URL", gateway_db.into()),
-                ("MESH_LEAF_URL", at.leaf.clone().into()),
-                ("MESH_PUBLIC_NATS_URL", at.nats.clone().into()),
+                ("MESH_LEAF_URL", told.leaf.clone().into()),
+                ("MESH_PUBLIC_NATS_URL", told.nats.clone().into()),
                 ("MESH_INVITE_FILE", self.place.invite().into_os_string()),
-                // Nobody but us has looked at these devices: they are this machine.
-                ("MESH_ATTEST_CLAIMED", "true".into()),
             ]);
+            gateway.env.extend(match &self.args.open {
+                // Nobody but us has looked at these devices: they are this machine.
+                None => vec![("MESH_ATTEST_CLAIMED", "true".into())],
+                Some(_) => vec![
+                    ("MESH_TLS_CERT", file("tls.pem")),
+                    ("MESH_TLS_KEY", file("keys/tls.key")),
+                    ("MESH_PUBLIC_WS_URL", told.ws.clone().into()),
+                    ("MESH_HUB_WS", at.ws.clone().into()),
+                ],
+            });
             specs.push(gateway);
         }
         let mut ports = self.ports.workers.iter().copied();
@@ -248,14 +314,18 @@ impl<'a> Stack<'a> {
         more(Role::Scheduler, self.args.schedulers, &self.tools.scheduler, "scheduler", None);
         let first = self.children.len();
         for mut spec in specs {
-            spec.env.extend(spec.http.map(|port| ("MESH_HTTP", loopback(port).to_string().into())));
+            let listen = |port| match (spec.role, &self.args.open) {
+                (Role::Gateway, Some(open)) => SocketAddr::new(open.listen, port),
+                _ => loopback(port),
+            };
+            spec.env.extend(spec.http.map(|port| ("MESH_HTTP", listen(port).to_string().into())));
             let child = self.begin(&spec)?;
             self.children.push(child);
         }
-        let http = Http::default();
+        let http = Http::to(&self.addresses().gateway, self.ca().as_deref())?;
         let ready = self.children[first..].iter().filter_map(|child| child.spec.http.map(|port| (child, port))).map(|(child, port)| {
             let http = &http;
-            let url = format!("http://{}/readyz", loopback(port));
+            let url = format!("{}/readyz", self.http_url(child.spec.role, port));
             wait_for(&child.spec.name, child, move || {
                 let url = url.clone();
                 async move { http.send(Method::GET, &url, &[], Bytes::new()).await.is_ok_and(|answer| answer.status == 200) }
@@ -272,22 +342,25 @@ impl<'a> Stack<'a> {
 
     /// The line that lets devices and members in, as long as the stack lives. The gateway reads it at its start. Kept data keep
     /// its secret: who is enrolled may ask again only with the same one.
-    fn invite(&self) -> Result<String, Failure> {
+    fn invite(&mut self) -> Result<String, Failure> {
         let network = bus::keys::read_network(&self.place.network().join("network.json"))?;
         let kept = bus::keys::read_secret(&self.place.invite()).ok().and_then(|line| Invite::parse(&line).ok());
         let secret = match kept.filter(|kept| kept.network == network.network) {
             Some(kept) => kept.secret,
             None => bus::keys::random_hex::<16>()?,
         };
-        let line = Invite { url: self.addresses().gateway, network: network.network, secret, ca_sha256: None }.to_line();
-        bus::keys::write_secret(&self.place.invite(), line.as_bytes())?;
-        Ok(line)
+        let line =
+            |url: String| Invite { url, network: network.network, secret: secret.clone(), ca_sha256: network.ca_sha256.clone() }.to_line();
+        let (own, told) = (line(self.addresses().gateway), line(self.told().gateway));
+        bus::keys::write_secret(&self.place.invite(), told.as_bytes())?;
+        self.own_invite = Some(own);
+        Ok(told)
     }
 
     /// Waits until every device is seen by the network, and says what each is.
     async fn devices(&mut self, member: &Member, joined: &[(String, Joined)]) -> Result<Vec<DeviceIs>, Failure> {
         let token = bus::keys::read_secret(&member.home.token())?;
-        let http = Http::default().with_bearer(&token);
+        let http = Http::to(&self.addresses().gateway, self.ca().as_deref())?.with_bearer(&token);
         let url = format!("{}/api/v1/devices", self.gateways().swap_remove(0));
         let until = Instant::now() + PART_WAIT;
         loop {
@@ -326,17 +399,17 @@ impl<'a> Stack<'a> {
 
     fn finish(&mut self, member: &Member, devices: Vec<DeviceIs>, invite: String, version: String, reader: String) -> Result<(), Failure> {
         let document = bus::keys::read_network(&self.place.network().join("network.json"))?;
-        let at = self.addresses();
+        let (at, told) = (self.addresses(), self.told());
         let creds = |name: &str| self.place.network().join("creds").join(format!("{name}.creds"));
         let auditor = Auditor { creds: creds("auditor"), inbox_prefix: "_INBOX.auditor".into(), js_prefix: subject::AUDIT_PREFIX.into() };
         let operator = OperatorIs { creds: creds("operator"), inbox_prefix: "_INBOX.operator".into() };
         let inbox_prefix = format!("_INBOX.{}", member.id);
         let context = Context {
-            name: "dev".into(),
+            name: self.schema().into(),
             network: document.network,
             network_name: document.name.clone(),
             nats_url: at.nats.clone(),
-            ca: None,
+            ca: self.ca(),
             member: Identity {
                 id: member.id,
                 did: member.did,
@@ -370,8 +443,8 @@ impl<'a> Stack<'a> {
             event: "ready",
             network: document.network,
             data_dir: self.place.root.clone(),
-            gateway: GatewayAt { url: self.gateways().swap_remove(0), urls: self.gateways() },
-            nats: NatsAt { url: at.nats, leaf_url: at.leaf, ws_url: at.ws, version, nodes: self.nodes() },
+            gateway: GatewayAt { url: each(&told.gateway).next().unwrap_or_default().to_owned(), urls: self.gateways() },
+            nats: NatsAt { url: told.nats, leaf_url: told.leaf, ws_url: told.ws, version, nodes: self.nodes() },
             postgres: PostgresAt { url: reader },
             member: MemberIs {
                 id: member.id,
@@ -403,7 +476,7 @@ impl<'a> Stack<'a> {
 
     fn announce(&self, ready: &Ready, selected: bool) {
         if self.output.format.is_json() {
-            self.output.line(&json("dev", ready));
+            self.output.line(&json(self.schema(), ready));
             return;
         }
         let data = if ready.temporary {
@@ -420,6 +493,14 @@ impl<'a> Stack<'a> {
         #[allow(clippy::cast_precision_loss)] // for people
         let seconds = ready.started_in_ms as f64 / 1000.0;
         self.output.say(&format!("ready after {seconds:.1} s; Ctrl-C stops it all"));
+        if self.args.open.is_some() {
+            line(
+                "listens",
+                &format!("{} (API, WebSocket), {} (members), {} (devices)", ready.gateway.url, ready.nats.url, ready.nats.leaf_url),
+            );
+            self.output.line(&format!("next, on another machine: mesh init --join {} && mesh start", ready.invite));
+            return;
+        }
         if self.args.agents == 0 {
             self.output.line(&format!("next: MESH_HOME=DIR mesh init --join {} && MESH_HOME=DIR mesh start", ready.invite));
             return;
@@ -440,7 +521,7 @@ impl<'a> Stack<'a> {
     /// Tells programs, and people on stderr, what happened.
     pub(super) fn event(&self, event: &Event) {
         if self.output.format.is_json() {
-            self.output.line(&json("dev", event));
+            self.output.line(&json(self.schema(), event));
         } else {
             self.output.say(&event.text());
         }
@@ -467,7 +548,7 @@ impl<'a> Stack<'a> {
     pub(super) fn note_processes(&self) -> Result<Vec<Process>, Failure> {
         let mut processes = Vec::new();
         for child in self.children.iter().filter(|child| child.status().is_none()) {
-            let http = child.spec.http.map(|port| format!("http://{}", loopback(port)));
+            let http = child.spec.http.map(|port| self.http_url(child.spec.role, port));
             processes.push(Process { role: child.spec.role, name: child.spec.name.clone(), pid: child.pid, http });
             if child.spec.role == Role::Agent
                 && let Some(pid) = leftovers::orphan_of(&self.place.agent(&child.spec.name))
@@ -537,14 +618,15 @@ pub(super) fn text(path: &Path) -> Result<String, Failure> {
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::new(Code::BadFile, format!("{} is not UTF-8", path.display())))
 }
 
-fn lock(place: &Place) -> Result<File, Failure> {
+fn lock(place: &Place, open: bool) -> Result<File, Failure> {
     let path = place.root.join("run").join("lock");
     let file = File::create(&path).map_err(|error| Failure::new(Code::BadFile, format!("{}: {error}", path.display())))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(_) => {
-            let why = format!("another mesh dev uses {}", place.root.display());
-            Err(Failure::new(Code::AlreadyRunning, why).next("mesh dev --data-dir DIR"))
+            let (command, next) = if open { ("hub", "mesh hub up --data DIR") } else { ("mesh dev", "mesh dev --data-dir DIR") };
+            let why = format!("another {command} uses {}", place.root.display());
+            Err(Failure::new(Code::AlreadyRunning, why).next(next))
         }
     }
 }

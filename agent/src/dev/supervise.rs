@@ -133,7 +133,8 @@ impl Stack<'_> {
         if due_of(&ready.member.creds).is_none_or(|due| due > bus::hub_time::here_ms()) {
             return true;
         }
-        let renewed = super::enrol::member(&self.place, &ready.invite).await;
+        let invite = self.own_invite.as_deref().unwrap_or(&ready.invite);
+        let renewed = super::enrol::member(&self.place, invite, self.member_name()).await;
         if let Err(failure) = &renewed {
             self.output.warn(&format!("the member's credentials were not renewed: {failure}"));
         }

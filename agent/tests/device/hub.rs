@@ -81,6 +81,7 @@ impl Network {
             gateway_url: "http://127.0.0.1:1".into(),
             leaf_url: format!("nats://127.0.0.1:{}", self.leaf_port),
             nats_url: format!("nats://127.0.0.1:{}", self.client_port),
+            ws_url: String::new(),
             device: DeviceName { id: device.device_id(), did: device },
             member: MemberName { id: member.member_id(), did: member },
             settings,

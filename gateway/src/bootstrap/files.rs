@@ -14,10 +14,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::accounts::{self, RoleKeys};
-use super::hub_conf::{self, Cluster, HubConf, TlsFiles};
+use super::hub_conf::{self, Cluster, HubConf};
 use super::net_dir::{Change, NetDir};
 use super::nodes::{self, Nodes};
 use super::roles::{self, CONTROL_ROLES};
+use super::tls::{self, TlsArgs};
 use crate::jwt::{self, Account, Claims, Kind, Operator, User};
 
 /// Flags of `bootstrap files`.
@@ -56,14 +57,8 @@ pub struct FilesArgs {
     /// How often the hub syncs to disk: `always`, or a duration such as 2m [default for a new network: always with three nodes, otherwise 2m; what is there stays].
     #[arg(long)]
     pub sync_interval: Option<String>,
-    /// The hub's certificate; with --tls-key it turns TLS on at every door.
-    #[arg(long, requires = "tls_key")]
-    pub tls_cert: Option<PathBuf>,
-    #[arg(long, requires = "tls_cert")]
-    pub tls_key: Option<PathBuf>,
-    /// Certificate of a private CA; its hash goes into the network document.
-    #[arg(long, requires = "tls_cert")]
-    pub tls_ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// An address, or nowhere.
@@ -273,13 +268,10 @@ impl Work {
 
     fn hub_conf(&mut self, args: &FilesArgs, keys: &Keys, tokens: &Tokens) -> anyhow::Result<()> {
         let Nodes { nodes, routes } = nodes::nodes(args, &self.dir)?;
-        let absolute = |path: &PathBuf| std::path::absolute(path).with_context(|| format!("{} is no path", path.display()));
-        let tls = match (&args.tls_cert, &args.tls_key) {
-            (Some(cert), Some(key)) => {
-                Some(TlsFiles { cert: absolute(cert)?, key: absolute(key)?, ca: args.tls_ca.as_ref().map(absolute).transpose()? })
-            }
-            (Some(_), None) | (None, Some(_)) | (None, None) => None,
-        };
+        let network = self.identity("network")?.public().network_id();
+        let placed = Nodes { nodes, routes };
+        let tls = tls::files(&args.tls, &placed, &self.dir, &network, self.now_s, &mut self.changes)?;
+        let Nodes { nodes, routes } = placed;
         let secret = if routes.is_empty() { None } else { Some(self.route_secret()?) };
         // Nobody is to lose what was acknowledged because a flag was left out the second time.
         let before = nodes.iter().find_map(|node| hub_conf::sync_interval_of(&std::fs::read_to_string(&node.conf).ok()?));
@@ -330,11 +322,11 @@ impl Work {
         let network = self.identity("network")?;
         let path = self.dir.network();
         let found = if path.exists() { Some(bus::keys::read_network(&path)?) } else { None };
-        let ca_sha256 = match &args.tls_ca {
-            Some(ca) => {
-                let pem = std::fs::read(ca).with_context(|| format!("failed to read {}", ca.display()))?;
-                Some(data_encoding::HEXLOWER.encode(&bus_schemas::id::sha256(&pem)))
-            }
+        let own = Some(self.dir.ca_cert()).filter(|path| args.tls.tls_cert.is_none() && path.exists());
+        let ca_sha256 = match args.tls.tls_ca.clone().or(own) {
+            Some(ca) => Some(bus::tls::fingerprint_of(&ca)?),
+            // A certificate of a public CA needs none.
+            None if args.tls.tls_cert.is_some() => None,
             None => found.as_ref().and_then(|found| found.ca_sha256.clone()),
         };
         let name = args.name.clone().or_else(|| found.as_ref().map(|found| found.name.clone())).unwrap_or_else(|| "mesh".into());

@@ -2,7 +2,7 @@
 //!
 //! `files` makes the network's folder: keys, account tokens, credentials, hub configuration, network document. `streams` makes
 //! or compares what lives in the hub: streams, consumers, buckets, and the genesis fact. Both may be run again at any time and say what
-//! they changed. `roles` is the table of permissions, `accounts` what crosses between accounts, `nodes` where each node of the hub is, `hub_conf` its file.
+//! they changed. `roles` is the table of permissions, `accounts` what crosses between accounts, `nodes` where each node of the hub is, `hub_conf` its file, `tls` its certificates.
 //!
 //! Not here: revocations (the revoker is their only writer), and anything that runs on.
 
@@ -13,6 +13,7 @@ pub mod net_dir;
 pub mod nodes;
 pub mod roles;
 pub mod streams;
+pub mod tls;
 
 use std::io::Write as _;
 

@@ -57,6 +57,20 @@ impl NetDir {
     pub fn route_secret(&self) -> PathBuf {
         self.0.join("keys/route.secret")
     }
+    /// Certificate of the network's own CA; its key.
+    pub fn ca_cert(&self) -> PathBuf {
+        self.0.join("ca.pem")
+    }
+    pub fn ca_key(&self) -> PathBuf {
+        self.0.join("keys/ca.key")
+    }
+    /// The hub's certificate, with that of the CA behind it; its key.
+    pub fn tls_cert(&self) -> PathBuf {
+        self.0.join("tls.pem")
+    }
+    pub fn tls_key(&self) -> PathBuf {
+        self.0.join("keys/tls.key")
+    }
     /// Public key of the EDGE account.
     pub fn edge_pub(&self) -> PathBuf {
         self.0.join("edge.pub")

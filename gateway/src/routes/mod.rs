@@ -6,7 +6,7 @@ mod jobs;
 mod ledger;
 mod letters;
 mod people;
-mod problem;
+pub mod problem;
 mod who;
 
 use std::sync::Arc;

@@ -41,7 +41,7 @@ pub fn nats_server() -> PathBuf {
     servers.pop().expect("a nats-server: run `make nats-server`, or set NATS_SERVER_BIN")
 }
 
-fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
@@ -49,7 +49,7 @@ fn free_port() -> SocketAddr {
 pub struct Server(Child);
 impl Server {
     /// Starts nats-server and waits until it listens; `None` where it ended at once (a port was taken meanwhile).
-    fn start(conf: &Path, listen: SocketAddr) -> Option<Self> {
+    pub fn start(conf: &Path, listen: SocketAddr) -> Option<Self> {
         let log = std::fs::File::create(conf.with_extension("log")).unwrap();
         let mut server =
             Self(Command::new(nats_server()).arg("-c").arg(conf).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap());
@@ -96,9 +96,7 @@ impl Hub {
                 routes: vec![],
                 store: None,
                 sync_interval: None,
-                tls_cert: None,
-                tls_key: None,
-                tls_ca: None,
+                tls: <_>::default(),
             };
             files(&args, bus::hub_time::here_ms() / 1000).unwrap();
             let dir = NetDir::new(&args.dir).unwrap();

@@ -1,0 +1,118 @@
+//! `mesh hub up`: a network for other machines. The same stack as `mesh dev`, with its data kept, TLS of its own CA at every door that
+//! others reach, and no devices: those join from elsewhere with the line that it prints.
+//!
+//! Not here: how parts are started, watched and stopped (`dev`), and certificates (`mesh-gateway bootstrap files`).
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use bus_schemas::Code;
+
+use crate::cli::failure::{Done, Failure};
+use crate::cli::output::Output;
+use crate::dev::ports::PortArgs;
+use crate::dev::{self, DevArgs, Open};
+
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum HubCommand {
+    /// Run the hub, Postgres, gateway, scheduler and ledger of a network here, for devices on other machines.
+    Up(UpArgs),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+#[command(
+    before_help = "  mesh hub up --listen 192.0.2.10                              others reach it under that address\n  mesh hub up --listen 0.0.0.0 --host hub.example.org --data /srv/mesh"
+)]
+pub struct UpArgs {
+    /// Address of this machine to listen on; 0.0.0.0 or [::] for all.
+    #[arg(long, value_name = "ADDR")]
+    pub listen: IpAddr,
+    /// Name or address under which others reach it, several separated by commas: the first stands in the invite [default: what --listen says].
+    #[arg(long, value_name = "HOST", value_delimiter = ',')]
+    pub host: Vec<String>,
+    /// Where the network's keys, messages, books and logs are kept [default: ~/.mesh-hub].
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Name of a new network, for people.
+    #[arg(long, value_name = "NAME")]
+    pub network: Option<String>,
+    /// What each new member is given, where the network is new.
+    #[arg(long, default_value_t = 1000, value_name = "MANA")]
+    pub grant_mana: u32,
+    /// The API, and by WebSocket everything: the one port that a closed network has to let out.
+    #[arg(long, default_value_t = 443, value_name = "PORT")]
+    pub https_port: u16,
+    /// Members and workers.
+    #[arg(long, default_value_t = 4222, value_name = "PORT")]
+    pub hub_port: u16,
+    /// Devices.
+    #[arg(long, default_value_t = 7422, value_name = "PORT")]
+    pub leaf_port: u16,
+}
+
+/// Runs it until a signal comes.
+///
+/// # Errors
+/// What kept it from starting.
+pub async fn run(command: &HubCommand, output: &Output) -> Done {
+    let HubCommand::Up(args) = command;
+    dev::run(&stack_of(args)?, output).await
+}
+
+fn stack_of(args: &UpArgs) -> Result<DevArgs, Failure> {
+    let hosts = match args.host.as_slice() {
+        [] if args.listen.is_unspecified() => {
+            let why = format!("--listen {} does not tell others where this machine is", args.listen);
+            return Err(Failure::new(Code::Usage, why).next(format!("mesh hub up --listen {} --host NAME", args.listen)));
+        }
+        [] => vec![args.listen.to_string()],
+        hosts => hosts.to_vec(),
+    };
+    let data = args.data.clone().or_else(|| Some(std::env::home_dir()?.join(".mesh-hub")));
+    let data = data.ok_or_else(|| Failure::new(Code::Usage, "this account has no home folder").next("mesh hub up --data DIR"))?;
+    Ok(DevArgs {
+        agents: 0,
+        // Three nodes on one machine outlive no machine.
+        hub: 1,
+        gateways: 1,
+        schedulers: 1,
+        ledgers: 1,
+        data_dir: Some(data),
+        random_ports: false,
+        ports: PortArgs {
+            gateway_port: Some(args.https_port),
+            hub_port: Some(args.hub_port),
+            leaf_port: Some(args.leaf_port),
+            // Only programs of this machine connect to these.
+            ws_port: Some(0),
+            monitor_port: Some(0),
+            device_port: None,
+        },
+        open: Some(Open { listen: args.listen, hosts, network: args.network.clone(), grant_mana: args.grant_mana }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(flags: &[&str]) -> Result<DevArgs, Failure> {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: UpArgs,
+        }
+        stack_of(&<Cli as clap::Parser>::try_parse_from(["x"].iter().chain(flags)).unwrap().args)
+    }
+
+    #[test]
+    fn others_are_told_an_address_that_means_something() {
+        let told = |flags: &[&str]| asked(flags).map(|args| args.open.unwrap().hosts);
+        assert_eq!(told(&["--listen", "192.0.2.1"]).unwrap(), ["192.0.2.1"]);
+        assert_eq!(told(&["--listen", "0.0.0.0", "--host", "hub.example.org,10.0.0.1"]).unwrap(), ["hub.example.org", "10.0.0.1"]);
+        for everywhere in ["0.0.0.0", "::"] {
+            let failure = told(&["--listen", everywhere]).unwrap_err();
+            assert!(failure.text().contains("--host NAME"), "{}", failure.text());
+        }
+    }
+}
