@@ -7,16 +7,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures::future::join_all;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
 use serde::Deserialize;
 use tokio::net::TcpStream;
 use tokio::time::Interval;
 
 use crate::home::Device;
-use crate::http::Http;
+use crate::http::{Http, each};
 
 /// How long a door may take to open.
 const KNOCK: Duration = Duration::from_secs(3);
+/// So much later than a WebSocket the direct door may open and is still the better one.
+const BEHIND: Duration = Duration::from_millis(300);
 /// How often a link that is down is looked at.
 pub const LOOK: Duration = Duration::from_secs(5);
 
@@ -77,13 +80,34 @@ const fn next(by_websocket: bool, direct_opens: bool, websocket_opens: bool) -> 
     }
 }
 
+/// Addresses for one connection of a client, in the order in which to try them: a WebSocket before the others only where none of those
+/// opens. A client would wait seconds for each that does not answer.
+pub async fn in_order(urls: &str) -> String {
+    let (websocket, direct): (Vec<&str>, Vec<&str>) = each(urls).partition(|url| url.starts_with("ws"));
+    if websocket.is_empty() || direct.is_empty() {
+        return urls.to_owned();
+    }
+    let (websocket, direct) = (websocket.join(","), direct.join(","));
+    let behind = async {
+        let is_open = opens(&websocket).await;
+        tokio::time::sleep(BEHIND).await;
+        is_open
+    };
+    tokio::select! {
+        biased;
+        true = opens(&direct) => format!("{direct},{websocket}"),
+        true = behind => format!("{websocket},{direct}"),
+        else => urls.to_owned(),
+    }
+}
+
 /// Whether anybody accepts a connection at one of these addresses.
 async fn opens(urls: &str) -> bool {
     let knock = |url: &str| {
         let (host, port) = place(url);
         async move { matches!(tokio::time::timeout(KNOCK, TcpStream::connect((host.as_str(), port))).await, Ok(Ok(_))) }
     };
-    join_all(urls.split(',').map(|url| knock(url.trim()))).await.contains(&true)
+    each(urls).map(knock).collect::<FuturesUnordered<_>>().any(|opens| async move { opens }).await
 }
 
 /// Host and port of an address; the port that its scheme means where it says none.
@@ -116,6 +140,22 @@ mod tests {
             (false, false, false, false),
         ] {
             assert_eq!(next(before, direct, websocket), after, "{before} {direct} {websocket}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_goes_first_where_somebody_answers() {
+        let open = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let (here, nobody) = (open.local_addr().unwrap(), gone.local_addr().unwrap());
+        drop(gone);
+        for (asked, first) in [
+            (format!("tls://{nobody}, tls://{nobody}/,wss://{here}"), format!("wss://{here},tls://{nobody},tls://{nobody}")),
+            (format!("tls://{here},wss://{here}"), format!("tls://{here},wss://{here}")),
+            (format!("tls://{nobody},wss://{nobody}"), format!("tls://{nobody},wss://{nobody}")),
+            (format!("tls://{nobody}"), format!("tls://{nobody}")),
+        ] {
+            assert_eq!(in_order(&asked).await, first);
         }
     }
 

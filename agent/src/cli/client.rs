@@ -157,7 +157,7 @@ pub fn network(context: &Context) -> Result<NetworkDocument, Failure> {
 /// Where the hub cannot be reached.
 pub async fn connect(context: &Context, login: Login, inbox_prefix: &str, wait: Duration) -> Result<Bus, Failure> {
     let how = Connect {
-        urls: context.nats_url.clone(),
+        urls: crate::door::in_order(&context.nats_url).await,
         login,
         ca: context.ca.clone(),
         name: "mesh".into(),

@@ -63,6 +63,9 @@ async fn a_thousand_receipts_and_submissions_arrive_in_the_end() {
     agent.kill();
     let mut agent = Running::start(&home, &FAST);
     let local = agent.local().await;
+    // `MESH_TEST_AWAY_S=3600`: an hour of it.
+    let away: u64 = std::env::var("MESH_TEST_AWAY_S").ok().and_then(|seconds| seconds.parse().ok()).unwrap_or_default();
+    tokio::time::sleep(Duration::from_secs(away)).await;
 
     let start = std::time::Instant::now();
     let hub = network.start_hub().await;
