@@ -88,7 +88,8 @@ fn in_words(error: &rustls::Error) -> &'static str {
             "its certificate is not valid yet; is this machine's clock right?"
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => "its certificate is for another host name",
-        CertificateError::UnknownIssuer => "its certificate is of another CA than the network's",
+        // The second: its issuer has the same name, and another key.
+        CertificateError::UnknownIssuer | CertificateError::BadSignature => "its certificate is of another CA than the network's",
         CertificateError::Revoked => "its certificate was revoked",
         _ => "its certificate is not valid",
     }

@@ -1,5 +1,7 @@
 //! `mesh hub up`: a network for other machines, joined with the one line that it prints; its end, its second start, and whoever is not it.
 
+mod certificates;
+
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
