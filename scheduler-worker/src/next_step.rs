@@ -107,7 +107,7 @@ pub fn counts(class: FailureClass) -> bool {
 /// Attempts of all kinds: one below what a settlement may name as ended before it. An owner takes his device back now and then; what says
 /// no so often will say it for ever.
 const ENDED_MAX: usize = STEP_MAX - 1;
-/// After a device's no: the first is made good at once, each further one in a row waits twice as long as the one before.
+/// After a device's no: its first is made good at once, each further one of its in the same row waits twice as long as the one before.
 const NO_MS: u64 = 250;
 const NO_MS_MAX: u64 = 60_000;
 
@@ -130,9 +130,18 @@ pub fn after_failure(ended: &[EndedAttempt]) -> Retry {
         let ms = BACKOFF_MS.get(counted.saturating_sub(1)).or(BACKOFF_MS.last()).copied().unwrap_or(0);
         return Retry::After { ms };
     }
-    match ended.iter().rev().take_while(|one| !counts(one.failure.class)).count() {
-        0 | 1 => Retry::After { ms: 0 },
-        in_a_row => Retry::After { ms: (NO_MS << (in_a_row - 2).min(16)).min(NO_MS_MAX) },
+    let in_a_row = ended.iter().rev().take_while(|one| !counts(one.failure.class)).map(|one| one.device);
+    Retry::After { ms: after_noes(in_a_row) }
+}
+
+/// The pause in milliseconds after noes in a row, the last one first: it grows with those of the device that said the last one. What one
+/// device after the other hands back goes on at once, as often as there are devices; who says no again and again is asked ever more seldom.
+fn after_noes(in_a_row: impl Iterator<Item = DeviceId>) -> u64 {
+    let mut in_a_row = in_a_row.peekable();
+    let Some(last) = in_a_row.peek().copied() else { return 0 };
+    match in_a_row.filter(|device| *device == last).count() {
+        0 | 1 => 0,
+        again => (NO_MS << (again - 2).min(16)).min(NO_MS_MAX),
     }
 }
 
@@ -180,8 +189,11 @@ mod tests {
         }
     }
     fn ended(class: FailureClass, retryable: bool) -> EndedAttempt {
+        ended_on(1, class, retryable)
+    }
+    fn ended_on(n: u8, class: FailureClass, retryable: bool) -> EndedAttempt {
         let failure = Failure { class, message: "m".into(), retryable };
-        EndedAttempt { attempt: AttemptId(Cid::of(b"a")), number: 1, device: device(1), failure }
+        EndedAttempt { attempt: AttemptId(Cid::of(b"a")), number: 1, device: device(n), failure }
     }
 
     #[test]
@@ -267,6 +279,39 @@ mod tests {
         assert!(problem.detail.starts_with("63 attempts ended without a result, the last: DeviceDeclined on dev_"), "{problem:?}");
     }
 
+    /// The pause after each no of such a row; devices by letter.
+    fn pauses(row: &str) -> Vec<u64> {
+        let noes: Vec<DeviceId> = row.bytes().map(device).collect();
+        (1..=noes.len()).map(|said| after_noes(noes[..said].iter().rev().copied())).collect()
+    }
+
+    #[test]
+    fn a_device_that_says_no_again_and_again_is_slowed_and_others_are_not() {
+        for (row, expected) in [
+            ("A", vec![0]),
+            ("AAAA", vec![0, 250, 500, 1000]),
+            ("ABCDE", vec![0; 5]),
+            ("AAAB", vec![0, 250, 500, 0]),
+            // Two in turn are a loop as well.
+            ("ABABABAB", vec![0, 0, 250, 250, 500, 500, 1000, 1000]),
+            ("ABCABC", vec![0, 0, 0, 250, 250, 250]),
+            ("AAABA", vec![0, 250, 500, 0, 1000]),
+            ("AAAAAAAAAAA", vec![0, 250, 500, 1000, 2000, 4000, 8000, 16_000, 32_000, 60_000, 60_000]),
+        ] {
+            assert_eq!(pauses(row), expected, "{row}");
+        }
+        use FailureClass::{DeviceDeclined, Timeout};
+        let cases = [
+            (vec![ended_on(1, DeviceDeclined, true), ended_on(2, DeviceDeclined, true)], 0),
+            (vec![ended_on(1, DeviceDeclined, true), ended_on(2, DeviceDeclined, true), ended_on(1, DeviceDeclined, true)], 250),
+            // What it said before an attempt that failed is another row.
+            (vec![ended_on(1, DeviceDeclined, true), ended_on(2, Timeout, true), ended_on(1, DeviceDeclined, true)], 0),
+        ];
+        for (ended, ms) in cases {
+            assert_eq!(after_failure(&ended), Retry::After { ms }, "{ended:?}");
+        }
+    }
+
     #[test]
     fn failing_devices_are_left_out() {
         let one = ended(FailureClass::Timeout, true);
@@ -285,6 +330,16 @@ mod tests {
                     prop_assert!(false, "an open job that nobody names is auctioned or waits");
                 }
             }
+        }
+
+        /// Nine noes of each device are all that come faster than the longest pause, in whatever order they are said.
+        #[test]
+        fn noes_without_end_slow_down(devices in 1_u8..7, row in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let row: String = row.iter().map(|n| char::from(b'A' + n % devices)).collect();
+            let pauses = pauses(&row);
+            let fast = pauses.iter().filter(|ms| **ms < NO_MS_MAX).count();
+            prop_assert!(fast <= 9 * usize::from(devices), "{row}: {pauses:?}");
+            prop_assert!(pauses.iter().all(|ms| *ms <= NO_MS_MAX));
         }
 
         #[test]

@@ -21,7 +21,9 @@ use super::net;
 #[derive(Clone)]
 pub struct Script {
     pub kinds: Vec<String>,
+    /// What it bids: it begins after this and what it holds, and each job takes it so long.
     pub start_in_ms: u64,
+    pub job_ms: u64,
     pub on_offer: OnOffer,
     pub on_assign: OnAssign,
 }
@@ -49,7 +51,7 @@ pub enum OnAssign {
 }
 impl Script {
     pub fn echo() -> Self {
-        Self { kinds: vec!["echo".into()], start_in_ms: 0, on_offer: OnOffer::Bid, on_assign: OnAssign::Echo }
+        Self { kinds: vec!["echo".into()], start_in_ms: 0, job_ms: 1, on_offer: OnOffer::Bid, on_assign: OnAssign::Echo }
     }
     pub fn that(self, on_assign: OnAssign) -> Self {
         Self { on_assign, ..self }
@@ -278,19 +280,22 @@ impl Hands {
         let offers = Batch::decode(&message.payload).unwrap().verify::<Offer>(verifier).unwrap();
         let reply = message.reply.clone().expect("an offer has a reply");
         let to: InstanceId = reply.rsplit('.').next().unwrap().parse().unwrap();
-        let script = {
+        let (script, held) = {
             let mut state = self.state.lock().unwrap();
             state.offers += offers.len();
             state.offered_units.extend(offers.iter().map(|offer| offer.units));
             state.bids_messages += 1;
-            state.script.clone()
+            (state.script.clone(), state.kept.values().filter(|kept| kept.receipt.is_none()).count() as u64)
         };
         let answer = match &script.on_offer {
             OnOffer::Ignore => return,
             OnOffer::No(decline) => BidAnswer::No(decline.clone()),
-            OnOffer::Bid => {
-                BidAnswer::Bid(Quote { price_mmana: MilliMana::mana(1), start_in_ms: script.start_in_ms, duration_ms: 1, free_bp: 10_000 })
-            }
+            OnOffer::Bid => BidAnswer::Bid(Quote {
+                price_mmana: MilliMana::mana(1),
+                start_in_ms: script.start_in_ms + held * script.job_ms,
+                duration_ms: script.job_ms,
+                free_bp: 10_000,
+            }),
         };
         let bids: Vec<Bid> = offers
             .iter()
