@@ -79,6 +79,8 @@ pub struct Bidding {
     pub hold: MilliMana,
     /// Hub time: it waits for its begin until then.
     pub gives_up_at: UnixMs,
+    /// Devices that were not asked because of what they did with it before.
+    pub left_out: Vec<Considered>,
     pub answers: Vec<Option<BidAnswer>>,
 }
 
@@ -211,8 +213,9 @@ fn decide_one(
         Some(first) => {
             why_it_won(first, ranked.get(1).filter(|second| !late(second)), bids, candidates.len() - bids, late_count, newcomer(first))
         }
-        None => why_nobody(candidates.len(), answered, busy, out.len(), &considered),
+        None => why_nobody(candidates.len(), answered, busy, out.len() + job.left_out.len(), &considered),
     };
+    considered.extend(job.left_out.iter().cloned());
     considered.extend(out.iter().take(NAMED_MAX).cloned());
     let decision = Decision {
         round: window.round,
@@ -243,7 +246,10 @@ fn why_it_won(first: &Ranked<'_>, second: Option<&Ranked<'_>>, bids: usize, othe
     let mut why = match second {
         None if bids == 1 => format!("{name} was the only one to bid"),
         None => format!("{name} would finish first by far"),
-        Some(second) if newcomer => format!("{name} is new here and this round prefers newcomers (next: {})", second.candidate.device.name),
+        Some(second) if newcomer => {
+            let next = &second.candidate.device.name;
+            format!("{name} has fewer than {NEWCOMER_RESULTS} results, and one round in ten prefers such (next: {next})")
+        }
         Some(second) if second.score.total == first.score.total && second.finish_ms == first.finish_ms => {
             format!("{name} and {} are equal; the lower id wins", second.candidate.device.name)
         }

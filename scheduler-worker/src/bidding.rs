@@ -18,6 +18,7 @@ use crate::auction::{Bidding, Candidate, Decided, Nobody, Window, choose_whom_to
 use crate::crash;
 use crate::job::{Brief, Job, Phase};
 use crate::measure;
+use crate::next_step::left_out;
 use crate::world::{Out, World, is_instant};
 
 /// Auctions open at once; more work piles into the next one.
@@ -52,6 +53,10 @@ pub struct Auction {
     pub deadline: Instant,
 }
 impl Auction {
+    /// Whether a device was asked, or is known not to fit.
+    fn knows(&self, device: &DeviceId) -> bool {
+        self.asked.contains_key(device) || self.out.iter().any(|out| out.device == *device)
+    }
     /// All whose answer is waited for have answered.
     fn is_complete(&self) -> bool {
         self.asked.values().all(|asked| asked.left == 0 || !asked.expected)
@@ -316,6 +321,7 @@ impl World {
                     job: *id,
                     hold: job.admitted.hold_mmana,
                     gives_up_at: job.gives_up_at,
+                    left_out: left_out(&job.ended, |id| auction.knows(id), |id| self.fleet.name(id)),
                     answers: auction.asked.values().map(|asked| asked.answers.get(place).cloned().flatten()).collect(),
                 })
             })

@@ -208,6 +208,11 @@ pub struct Job {
     pub transitions: Vec<Transition>,
 }
 
+/// Whether a job that gives up waiting for its begin at `gives_up_at` has waited long enough by `at`; both hub time.
+pub fn has_waited(gives_up_at: UnixMs, at: UnixMs) -> bool {
+    gives_up_at <= at
+}
+
 impl Job {
     /// A job that was just delivered: nothing is known of its past.
     pub fn new(admitted: AdmittedJob, spec: &JobSpec, lease: Lease, cancelled: bool) -> Self {
@@ -292,6 +297,10 @@ impl Job {
     /// The attempts that ended without a result, for the books: they count for the reputation of their devices.
     pub fn ended_badly(&self) -> Vec<Ended> {
         self.ended.iter().map(|end| Ended { attempt: end.attempt, device: end.device, class: end.failure.class }).collect()
+    }
+    /// Its time to wait for a begin is over.
+    pub fn has_waited(&self, at: UnixMs) -> bool {
+        has_waited(self.gives_up_at, at)
     }
     /// Neither assigned nor ended.
     pub fn is_unassigned(&self) -> bool {

@@ -1,7 +1,9 @@
 //! What to do with a delivered job, given its past; and what to do after an attempt ended. Touches nothing.
 
+use std::collections::BTreeMap;
+
 use bus_schemas::eligibility::Needs;
-use bus_schemas::history::{Back, EndedAttempt};
+use bus_schemas::history::{Back, Considered, EndedAttempt, Verdict};
 use bus_schemas::ledger::{HoldState, SettleOutcome, VoidReason};
 use bus_schemas::limits::{ATTEMPTS_MAX, BACKOFF_MS, STEP_MAX};
 use bus_schemas::receipt::FailureClass;
@@ -161,6 +163,20 @@ pub fn avoided<'a>(needs: &Needs, ended: impl IntoIterator<Item = &'a EndedAttem
     devices
 }
 
+/// The same for a decision record: each device that is not `known` to the auction by itself, with what it did with the job last.
+pub fn left_out(ended: &[EndedAttempt], known: impl Fn(&DeviceId) -> bool, name: impl Fn(&DeviceId) -> String) -> Vec<Considered> {
+    let last: BTreeMap<DeviceId, &EndedAttempt> = ended.iter().map(|one| (one.device, one)).collect();
+    let unknown = last.into_iter().filter(|(device, _)| !known(device));
+    unknown
+        .map(|(device, last)| {
+            let class = last.failure.class;
+            let did = if counts(class) { "failed this job" } else { "handed this job back" };
+            let reason = format!("it {did} before: attempt {}, {}", last.number, class.name());
+            Considered { device, name: name(&device), verdict: Verdict::Out { reasons: vec![reason] } }
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,7 +209,7 @@ mod tests {
     }
     fn ended_on(n: u8, class: FailureClass, retryable: bool) -> EndedAttempt {
         let failure = Failure { class, message: "m".into(), retryable };
-        EndedAttempt { attempt: AttemptId(Cid::of(b"a")), number: 1, device: device(n), failure }
+        EndedAttempt { attempt: AttemptId(Cid::of(b"a")), number: 1, device: device(n), failure, let_go: false }
     }
 
     #[test]
@@ -317,6 +333,31 @@ mod tests {
         let one = ended(FailureClass::Timeout, true);
         assert_eq!(avoided(&Needs::default(), [&one, &one]), [device(1)]);
         assert!(avoided(&Needs { target: Some(device(1)), ..Needs::default() }, [&one]).is_empty());
+    }
+
+    #[test]
+    fn a_decision_names_who_was_left_out_and_why() {
+        let number = |number, one: EndedAttempt| EndedAttempt { number, ..one };
+        let ended = [
+            number(1, ended_on(1, FailureClass::DeviceDeclined, true)),
+            number(2, ended_on(1, FailureClass::Timeout, true)),
+            number(3, ended_on(2, FailureClass::DeviceDisconnect, true)),
+            number(4, ended_on(3, FailureClass::DeviceDeclined, true)),
+        ];
+        // One of them was asked all the same.
+        let said = left_out(&ended, |id| *id == device(2), |id| if *id == device(1) { "one".into() } else { "three".into() });
+        let reasons = |one: &Considered| match &one.verdict {
+            Verdict::Out { reasons } => (one.name.clone(), reasons.join("; ")),
+            other => panic!("{other:?}"),
+        };
+        let mut said: Vec<(String, String)> = said.iter().map(reasons).collect();
+        said.sort();
+        let expected = [
+            ("one".to_owned(), "it failed this job before: attempt 2, Timeout".to_owned()),
+            ("three".to_owned(), "it handed this job back before: attempt 4, DeviceDeclined".to_owned()),
+        ];
+        assert_eq!(said, expected);
+        assert!(left_out(&[], |_| false, |_| String::new()).is_empty());
     }
 
     proptest! {

@@ -26,7 +26,7 @@ fn quote(price: i64, start: u64, duration: u64, free: u32) -> Quote {
 }
 
 fn job(n: u8, answers: Vec<Option<BidAnswer>>) -> Bidding {
-    Bidding { job: JobId(Cid::of(&[n])), hold: MilliMana::new(1000).unwrap(), gives_up_at: 60_000, answers }
+    Bidding { job: JobId(Cid::of(&[n])), hold: MilliMana::new(1000).unwrap(), gives_up_at: 60_000, left_out: vec![], answers }
 }
 
 #[test]

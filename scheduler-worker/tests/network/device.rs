@@ -8,6 +8,7 @@ use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignme
 use bus_schemas::envelope::encode;
 use bus_schemas::event::{Event, EventKind};
 use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::limits::QUEUE_MAX;
 use bus_schemas::offer::{Bid, BidAnswer, Decline, Offer, Quote};
 use bus_schemas::receipt::{Failure, Outcome, Receipt, ReceiptMessage, ResultRef};
 use bus_schemas::resources::Resources;
@@ -88,6 +89,17 @@ struct State {
     muted: bool,
     /// Does not stop what it is told to stop.
     deaf_to_cancels: bool,
+}
+impl State {
+    /// Jobs that it has and has not ended.
+    fn held(&self) -> usize {
+        self.kept.values().filter(|kept| kept.receipt.is_none()).count()
+    }
+}
+
+/// Whether it has no place for one more job of this kind.
+fn is_full(kind: &str, held: usize) -> bool {
+    kind != "echo" && held >= QUEUE_MAX
 }
 
 pub struct Device {
@@ -285,30 +297,29 @@ impl Hands {
             state.offers += offers.len();
             state.offered_units.extend(offers.iter().map(|offer| offer.units));
             state.bids_messages += 1;
-            (state.script.clone(), state.kept.values().filter(|kept| kept.receipt.is_none()).count() as u64)
+            (state.script.clone(), state.held())
         };
-        let answer = match &script.on_offer {
-            OnOffer::Ignore => return,
-            OnOffer::No(decline) => BidAnswer::No(decline.clone()),
-            OnOffer::Bid => BidAnswer::Bid(Quote {
+        let answer = |kind: &str| match &script.on_offer {
+            OnOffer::Ignore => None,
+            OnOffer::No(decline) => Some(BidAnswer::No(decline.clone())),
+            OnOffer::Bid if is_full(kind, held) => Some(BidAnswer::No(Decline::QueueFull)),
+            OnOffer::Bid => Some(BidAnswer::Bid(Quote {
                 price_mmana: MilliMana::mana(1),
-                start_in_ms: script.start_in_ms + held * script.job_ms,
+                start_in_ms: script.start_in_ms + held as u64 * script.job_ms,
                 duration_ms: script.job_ms,
                 free_bp: 10_000,
-            }),
+            })),
         };
         let bids: Vec<Bid> = offers
             .iter()
-            .map(|offer| Bid {
-                net: net(),
-                device: self.id,
-                to: to.clone(),
-                at: 1,
-                job: offer.job,
-                round: offer.round,
-                answer: answer.clone(),
+            .filter_map(|offer| {
+                let answer = answer(&offer.kind)?;
+                Some(Bid { net: net(), device: self.id, to: to.clone(), at: 1, job: offer.job, round: offer.round, answer })
             })
             .collect();
+        if bids.is_empty() {
+            return;
+        }
         self.bus.client.publish(reply, self.signer.batch(&bids).encode().into()).await.unwrap();
     }
 
@@ -388,7 +399,10 @@ impl Hands {
             let spec: serde_json::Value = serde_json::from_slice(&payload.body).unwrap();
             let text = spec["text"].as_str().unwrap_or_default().to_owned();
             let assignment = assignment.into_body();
-            let on_assign = state.script.on_assign.clone();
+            let mut on_assign = state.script.on_assign.clone();
+            if is_full(spec["kind"].as_str().unwrap_or_default(), state.held()) {
+                on_assign = OnAssign::Decline(Decline::QueueFull);
+            }
             let outcome = match &on_assign {
                 OnAssign::Decline(decline) => {
                     answers.push(AssignAnswer::Declined(decline.clone()));
