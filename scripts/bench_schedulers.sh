@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Jobs per second with one scheduler and with two, side by side: the same stack, the same jobs, one after the other and twice round.
+# Jobs per second with one scheduler and with two, side by side: the same stack, the same jobs, one after the other, three times round.
 #
 #     scripts/bench_schedulers.sh [--out FILE.json]
 #
@@ -8,7 +8,7 @@
 # often the schedulers asked the books about jobs that another one has.
 #
 # MESH_BIN_DIR      the folder of the built programs (otherwise bin/ of the clone)
-# MESH_BENCH_JOBS   jobs of one run (5000)
+# MESH_BENCH_JOBS   jobs of one run (10000)
 # MESH_BENCH_FEW    jobs that a scheduler has in hand where the work is to wait (64)
 # MESH_BENCH_KIND   echo, or embed, whose devices tell all schedulers of each job (echo)
 set -Eeuo pipefail
@@ -16,7 +16,7 @@ set -Eeuo pipefail
 cd "$root"
 
 . scripts/bench_out.sh
-jobs=${MESH_BENCH_JOBS:-5000} few=${MESH_BENCH_FEW:-64} kind=${MESH_BENCH_KIND:-echo}
+jobs=${MESH_BENCH_JOBS:-10000} few=${MESH_BENCH_FEW:-64} kind=${MESH_BENCH_KIND:-echo}
 
 say() { echo "bench-schedulers: $*" >&2; }
 
@@ -34,7 +34,7 @@ run() {
     stop_stack
 }
 
-for round in 1 2; do
+for round in 1 2 3; do
     for max in 8192 "$few"; do
         for schedulers in 1 2; do run "$schedulers" "$max" "$round"; done
     done

@@ -37,6 +37,8 @@ pub struct Past {
     pub named: Vec<DeviceId>,
     /// Live devices that have not spoken since the delivery, by heartbeat or by answer.
     pub unheard: usize,
+    /// It was admitted so lately that a ledger-worker which has just lost its turn may not know it yet.
+    pub young: bool,
     /// The device that the hold was settled with was asked and does not have the job any more, or is gone.
     pub payee_forgot: bool,
 }
@@ -56,6 +58,8 @@ pub enum Step {
     Drop { reason: VoidReason },
     /// The books do not know it: it never was funded.
     DropUnfunded,
+    /// The books do not know it yet: they are asked again later.
+    AskAgain,
     /// Not all live devices have spoken.
     Wait,
 }
@@ -63,6 +67,7 @@ pub enum Step {
 /// Decides on what was found. Checks stand in the order of their weight: the books first, then a holder's own word, then the devices'.
 pub fn next_step(past: &Past) -> Step {
     match &past.hold {
+        None if past.young => return Step::AskAgain,
         None => return Step::DropUnfunded,
         Some(HoldState::Voided { reason }) => return Step::Drop { reason: *reason },
         Some(HoldState::Settled { attempt, receipt, device, paid_mmana, outcome }) => {
@@ -237,6 +242,7 @@ mod tests {
         let fresh = back(1, None);
         let cases = [
             ("unknown to the books", Past { hold: None, ..open.clone() }, Step::DropUnfunded),
+            ("not known to the books yet", Past { hold: None, young: true, ..open.clone() }, Step::AskAgain),
             ("void", voided(VoidReason::Expired), Step::Drop { reason: VoidReason::Expired }),
             ("paid, not told", settled.clone(), Step::AskPayee { device: device(1) }),
             ("paid, device has it", Past { named: vec![device(1)], ..settled.clone() }, Step::TakeOver { device: device(1) }),
@@ -367,7 +373,12 @@ mod tests {
             match next_step(&past) {
                 Step::Auction { .. } => prop_assert!(unheard == 0 || given.is_some_and(|d| d + 1 == delivered)),
                 Step::Wait => prop_assert!(unheard > 0),
-                Step::TakeOver { .. } | Step::AskPayee { .. } | Step::Finish { .. } | Step::Drop { .. } | Step::DropUnfunded => {
+                Step::TakeOver { .. }
+                | Step::AskPayee { .. }
+                | Step::Finish { .. }
+                | Step::Drop { .. }
+                | Step::DropUnfunded
+                | Step::AskAgain => {
                     prop_assert!(false, "an open job that nobody names is auctioned or waits");
                 }
             }

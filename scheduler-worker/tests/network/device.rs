@@ -363,7 +363,9 @@ impl Hands {
                             continue;
                         }
                         if let Some(kept) = state.kept.get_mut(&attempt) {
-                            kept.receipt.get_or_insert_with(|| receipt(&kept.assignment, attempt, Outcome::Cancelled));
+                            let claimed_ms = u64::from(!queues);
+                            let stopped = || Receipt { claimed_ms, ..receipt(&kept.assignment, attempt, Outcome::Cancelled) };
+                            kept.receipt.get_or_insert_with(stopped);
                             send.push(attempt);
                         }
                     }

@@ -4,9 +4,10 @@ use bus_schemas::Code;
 use bus_schemas::event::EventKind;
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, VoidReason};
-use bus_schemas::receipt::FailureClass;
+use bus_schemas::limits::STARTED_AFTER_MS;
+use bus_schemas::receipt::{Failure, FailureClass};
 
-use crate::network::device::{OnAssign, Script, completed};
+use crate::network::device::{OnAssign, OnOffer, Script, completed};
 use crate::network::{Network, until};
 use crate::{ECHO, ended_attempts, ends};
 
@@ -33,6 +34,45 @@ async fn a_device_that_does_not_stop_what_was_cancelled_is_not_waited_for() {
     until("the device to be told", async || device.closed().iter().any(|closed| closed.attempt == attempt).then_some(())).await;
     assert!(device.closed().iter().all(|closed| closed.paid_mmana.is_none()));
     assert_eq!(ends(&network, job).await, [JobState::Cancelled]);
+}
+
+#[tokio::test]
+async fn what_is_cancelled_in_a_devices_queue_had_not_run() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo().that(OnAssign::Queue)).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", ECHO).await;
+    until("the attempt", async || device.assigned().first().copied()).await;
+    network.cancel(job).await;
+    let end = network.end_of(job).await;
+    assert_eq!((end.state, end.problem.unwrap().detail.as_str()), (JobState::Cancelled, "cancelled before it ran"));
+    // One that had failed before says so.
+    let failure = Failure { class: FailureClass::ExecutionError, message: "bad luck".into(), retryable: true };
+    device.script(|script| script.on_assign = OnAssign::Fail(failure));
+    let job = network.admit_one("b", ECHO).await;
+    until("an attempt that failed", async || (!ended_attempts(&network, job).await.is_empty()).then_some(())).await;
+    device.script(|script| script.on_offer = OnOffer::Ignore);
+    network.cancel(job).await;
+    let end = network.end_of(job).await;
+    let detail = end.problem.unwrap().detail;
+    let said = format!("cancelled; its last attempt ended before: ExecutionError on {}: bad luck", device.id);
+    assert_eq!((end.state, detail), (JobState::Cancelled, said));
+}
+
+#[tokio::test]
+async fn an_attempt_that_ended_says_when_it_began() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo().that(OnAssign::Queue)).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", ECHO).await;
+    let attempt = until("the attempt", async || device.assigned().first().copied()).await;
+    // So long it waits in the device's queue.
+    tokio::time::sleep(std::time::Duration::from_millis(STARTED_AFTER_MS + 300)).await;
+    device.tells(job, attempt, EventKind::Started, device.signer()).await;
+    device.tells(job, attempt, EventKind::Dropped { reason: "its owner is back".into() }, device.signer()).await;
+    let [ended] = until("the end of the attempt", async || <[_; 1]>::try_from(ended_attempts(&network, job).await).ok()).await;
+    let waited = ended.started_at.expect("it began").saturating_sub(ended.assigned_at);
+    assert!((250..5_000).contains(&waited), "{waited} ms");
 }
 
 #[tokio::test]
