@@ -133,7 +133,7 @@ impl Job {
             self.ended.push(ended);
         }
         self.avoid = avoided(&self.needs, &self.ended);
-        let next = after_failure(&self.ended);
+        let next = after_failure(&self.ended, at.saturating_sub(assigned_at));
         if matches!(next, Retry::After { .. }) {
             self.note(JobState::Submitted, at, format!("{}: {}", failure.class.name(), failure.message), actor);
         }

@@ -118,8 +118,9 @@ const ENDED_MAX: usize = STEP_MAX - 1;
 const NO_MS: u64 = 250;
 const NO_MS_MAX: u64 = 60_000;
 
-/// Decides after the last of `ended` (oldest first).
-pub fn after_failure(ended: &[EndedAttempt]) -> Retry {
+/// Decides after the last of `ended` (oldest first), which lasted so long from its assignment to its end. What a pause after a no keeps
+/// apart are the assignments: a device that had the job for a while before it handed it back has had its pause.
+pub fn after_failure(ended: &[EndedAttempt], lasted_ms: u64) -> Retry {
     let counted = ended.iter().filter(|one| counts(one.failure.class)).count();
     let Some(last) = ended.last() else { return Retry::After { ms: 0 } };
     if last.failure.class == FailureClass::ExecutionError && !last.failure.retryable {
@@ -138,10 +139,10 @@ pub fn after_failure(ended: &[EndedAttempt]) -> Retry {
         return Retry::After { ms };
     }
     let in_a_row = ended.iter().rev().take_while(|one| !counts(one.failure.class)).map(|one| one.device);
-    Retry::After { ms: after_noes(in_a_row) }
+    Retry::After { ms: after_noes(in_a_row).saturating_sub(lasted_ms) }
 }
 
-/// The pause in milliseconds after noes in a row, the last one first: it grows with those of the device that said the last one. What one
+/// The pause in milliseconds from an assignment that was answered with a no to the next one; noes in a row, the last one first. It grows with those of the device that said the last one. What one
 /// device after the other hands back goes on at once, as often as there are devices; who says no again and again is asked ever more seldom.
 fn after_noes(in_a_row: impl Iterator<Item = DeviceId>) -> u64 {
     let mut in_a_row = in_a_row.peekable();
@@ -292,12 +293,12 @@ mod tests {
             (all(&[DeviceDeclined, DeviceDeclined, Timeout]), after(250)),
         ];
         for (ended, expected) in cases {
-            assert_eq!(after_failure(&ended), expected, "{ended:?}");
+            assert_eq!(after_failure(&ended, 0), expected, "{ended:?}");
         }
-        let Retry::GiveUp(problem) = after_failure(&all(&[Timeout; 4])) else { panic!("four are enough") };
+        let Retry::GiveUp(problem) = after_failure(&all(&[Timeout; 4]), 0) else { panic!("four are enough") };
         assert!(problem.code == Code::JobFailed && problem.detail.starts_with("4 attempts failed: Timeout on dev_"), "{problem:?}");
-        assert!(matches!(after_failure(&[ended(ExecutionError, false)]), Retry::GiveUp(_)));
-        let Retry::GiveUp(problem) = after_failure(&all(&[DeviceDeclined; 63])) else { panic!("a settlement may name 64") };
+        assert!(matches!(after_failure(&[ended(ExecutionError, false)], 0), Retry::GiveUp(_)));
+        let Retry::GiveUp(problem) = after_failure(&all(&[DeviceDeclined; 63]), 0) else { panic!("a settlement may name 64") };
         assert!(problem.detail.starts_with("63 attempts ended without a result, the last: DeviceDeclined on dev_"), "{problem:?}");
     }
 
@@ -330,7 +331,18 @@ mod tests {
             (vec![ended_on(1, DeviceDeclined, true), ended_on(2, Timeout, true), ended_on(1, DeviceDeclined, true)], 0),
         ];
         for (ended, ms) in cases {
-            assert_eq!(after_failure(&ended), Retry::After { ms }, "{ended:?}");
+            assert_eq!(after_failure(&ended, 0), Retry::After { ms }, "{ended:?}");
+        }
+        // Who had it for a while has had the pause; what failed backs off from its end.
+        for (class, times, lasted_ms, ms) in [
+            (DeviceDeclined, 4, 0, 1000),
+            (DeviceDeclined, 4, 900, 100),
+            (DeviceDeclined, 4, 3000, 0),
+            (DeviceDeclined, 40, 3000, 57_000),
+            (Timeout, 2, 3000, 500),
+        ] {
+            let ended = vec![ended_on(1, class, true); times];
+            assert_eq!(after_failure(&ended, lasted_ms), Retry::After { ms }, "{times} {class:?} after {lasted_ms}");
         }
     }
 
@@ -400,7 +412,7 @@ mod tests {
             let all: Vec<EndedAttempt> =
                 classes.iter().map(|c| ended([DeviceDeclined, DeviceDisconnect, Timeout, ExecutionError][*c], true)).collect();
             let counted = all.iter().filter(|one| counts(one.failure.class)).count();
-            prop_assert_eq!(matches!(after_failure(&all), Retry::GiveUp(_)), counted >= 4 || all.len() >= 63);
+            prop_assert_eq!(matches!(after_failure(&all, 0), Retry::GiveUp(_)), counted >= 4 || all.len() >= 63);
         }
     }
 }

@@ -190,7 +190,7 @@ impl Scheduler {
         if one.job.cancelled {
             return self.close_cancelled(cx, id);
         }
-        match after_failure(&one.job.ended) {
+        match after_failure(&one.job.ended, 0) {
             Retry::GiveUp(problem) if !cx.is_broken(Mutation::NoEndOfAttempts) => self.close_failed(cx, id, &problem, VoidReason::Failed),
             Retry::GiveUp(_) | Retry::After { .. } => self.make_ready(cx, &id),
         }
