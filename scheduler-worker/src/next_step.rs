@@ -364,9 +364,9 @@ mod tests {
         ];
         // One of them was asked all the same.
         let said = left_out(&ended, |id| *id == device(2), |id| if *id == device(1) { "one".into() } else { "three".into() });
-        let reasons = |one: &Considered| match &one.verdict {
-            Verdict::Out { reasons } => (one.name.clone(), reasons.join("; ")),
-            other => panic!("{other:?}"),
+        let reasons = |one: &Considered| {
+            let Verdict::Out { reasons } = &one.verdict else { panic!("{one:?}") };
+            (one.name.clone(), reasons.join("; "))
         };
         let mut said: Vec<(String, String)> = said.iter().map(reasons).collect();
         said.sort();
