@@ -235,7 +235,10 @@ impl Work {
     }
     /// Jobs that wait or run.
     pub fn at_work(&self) -> Vec<JobId> {
-        self.entries.values().map(|entry| entry.task.job).collect()
+        // In the order in which they are done.
+        let mut all: Vec<&Entry> = self.entries.values().collect();
+        all.sort_by_key(|entry| (entry.phase != Phase::Running, entry.task.class, entry.arrival));
+        all.into_iter().map(|entry| entry.task.job).collect()
     }
     /// Attempts that wait or run.
     pub fn attempts_at_work(&self) -> Vec<AttemptId> {

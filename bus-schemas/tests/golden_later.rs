@@ -81,6 +81,9 @@ fn what_a_holder_says_is_written_as_ever() {
         current: None,
         kept: None,
         holds_back: false,
+        declined: 0,
+        hold_back: None,
+        unwritten: vec![],
     };
     let held = HeldAttempt {
         attempt,
@@ -90,8 +93,11 @@ fn what_a_holder_says_is_written_as_ever() {
         assigned_at: 11,
         started_at: Some(12),
         silent_ms: 300,
+        unheard: false,
         silence_max_ms: 20_000,
+        gone_at: None,
         timeout_ms: 900_000,
+        queued: None,
     };
     let most = Holding {
         phase: HoldingPhase::Running,

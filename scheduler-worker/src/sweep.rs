@@ -37,7 +37,11 @@ pub fn assignment_lasts(timings: &Timings) -> Duration {
 
 /// Whether an attempt that its device has not begun is so late that another device should have it: by its whole timeout.
 pub fn is_late(attempt: &Attempt, timeout_ms: u64, timings: &Timings, now: Instant) -> bool {
-    attempt.start_by + Duration::from_millis(timeout_ms) + timings.heartbeat < now
+    late_from(attempt, timeout_ms, timings) < now
+}
+/// From then on it is so late.
+pub fn late_from(attempt: &Attempt, timeout_ms: u64, timings: &Timings) -> Instant {
+    attempt.start_by + Duration::from_millis(timeout_ms) + timings.heartbeat
 }
 
 /// What is due for one job by now (`at`: hub time).
