@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use bus_schemas::api::ask;
 use bus_schemas::envelope::{Body, JsonBatch, encode};
 use bus_schemas::event::{Checkpoint, EventKind, Progress};
-use bus_schemas::holding::{HeldAttempt, Holding, HoldingAsk, HoldingPhase};
+use bus_schemas::holding::{HeldAttempt, HoldBack, Holding, HoldingAsk, HoldingPhase, Queued};
 use bus_schemas::letter::{Entry, Letter, Mark, Original, Stage};
 use bus_schemas::order::{Order, What};
 use bus_schemas::{AttemptId, Batch, Cid, Code, InstanceId, JobId, LetterId, Problem, Signer, Verifier};
@@ -104,11 +104,19 @@ fn what_a_holder_says_is_written_as_ever() {
         until: Some(30),
         attempts_used: 1,
         cancelled: true,
-        current: Some(held),
+        current: Some(held.clone()),
         kept: Some(Checkpoint { cid, bytes: 7, units: 512 }),
         holds_back: true,
         ..least.clone()
     };
+    // What came later.
+    let queued = Queued { ahead: Some(3), starts_at: Some(21), late_at: 31, gives_up_at: 99 };
+    let held = HeldAttempt { unheard: true, gone_at: Some(25), queued: Some(queued), ..held };
+    let transition = Transition { to: JobState::Assigned, at: 11, cause: "attempt 2".into(), actor: "dev_x".into() };
+    let hold_back = Some(HoldBack { gone: 5, there: 6, until: 60, follow_ms: 10_000 });
+    let later = Holding { declined: 3, current: Some(held), hold_back, unwritten: vec![transition], ..most.clone() };
+    golden("holding-later.msgpack", &encode(&later));
+    assert_eq!(rmp_serde::from_slice::<Holding>(&encode(&later)).unwrap(), later);
     let all = [least, most];
     two(&all);
     let phases = [

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use bus_schemas::api::{AttemptState, AttemptView};
 use bus_schemas::assignment::Assignment;
 use bus_schemas::envelope::{Body, form_of};
-use bus_schemas::holding::{HeldAttempt, Holding, HoldingPhase};
 use bus_schemas::history::{CompletedEnd, Transition};
+use bus_schemas::holding::{HeldAttempt, Holding, HoldingPhase};
 use bus_schemas::id::{AttemptId, DeviceId};
 use bus_schemas::job::JobState;
 use bus_schemas::receipt::{FailureClass, Receipt};
@@ -158,4 +158,200 @@ fn changed_at(known: &Known, device: DeviceId, to: JobState, since: Option<UnixM
 /// What a stored proof is about; it was verified before it was stored.
 fn body<T: Body>(proof: &Proof) -> Option<T> {
     strict::decode(form_of::<T>(&proof.t).ok()?, &proof.b, limits::BODY_BYTES_MAX).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bus_schemas::receipt::{Outcome, ResultRef};
+    use bus_schemas::{Cid, JobId, MilliMana, ReceiptId, Signer};
+
+    use crate::live::Running;
+
+    const AT: UnixMs = 1_800_000_000_000;
+
+    fn signer(n: u8) -> Signer {
+        Signer::from_seed(&[n; 32])
+    }
+    fn device(n: u8) -> DeviceId {
+        signer(n).public().device_id()
+    }
+    fn id(text: &str) -> AttemptId {
+        AttemptId(Cid::of(text.as_bytes()))
+    }
+    fn change(to: JobState, at: UnixMs, cause: &str, actor: String) -> Transition {
+        Transition { to, at, cause: cause.into(), actor }
+    }
+    fn failed(attempt: AttemptId, number: u32, class: FailureClass) -> AttemptView {
+        let failed = view(attempt, number, device(2), AttemptState::Failed);
+        AttemptView { class: class.name().into(), message: "m".into(), assigned_at: Some(AT), ended_at: Some(AT + 9), ..failed }
+    }
+    /// A receipt of `attempt`, and the assignment numbered `number` where it was kept.
+    fn done(attempt: AttemptId, number: Option<u32>) -> CompletedEnd {
+        let (net, job, by) = (signer(9).public().network_id(), JobId(Cid::of(b"j")), device(3));
+        let outcome = Outcome::Completed(ResultRef { cid: Cid::of(b"{}"), bytes: 2 });
+        let receipt = Receipt { net, device: by, job, attempt, at: AT, outcome, claimed_ms: 5, waited_ms: 0 };
+        let assignment = |attempt| Assignment {
+            net,
+            job,
+            attempt,
+            device: by,
+            member: signer(1).public().member_id(),
+            assigned_at: AT + 20,
+            exp: AT + 1_000,
+            price_mmana: MilliMana::mana(1),
+            tier: 1,
+            timeout_ms: 1_000,
+            payload: Cid::of(b"{}"),
+            resume: None,
+        };
+        let receipt_proof = signer(3).batch(&[receipt]).proof(0).unwrap();
+        CompletedEnd {
+            attempt,
+            receipt: ReceiptId(Cid::of(&receipt_proof.b)),
+            receipt_seq: 1,
+            receipt_proof,
+            assignment_proof: number.map(|number| signer(8).batch(&[assignment(number)]).proof(0).unwrap()),
+            result: None,
+        }
+    }
+    /// Number, state, device, and when it was assigned, began and ended, after [`AT`].
+    type Row = (u32, AttemptState, DeviceId, [Option<u64>; 3]);
+    fn rows(known: &Known, moment: &Moment) -> Vec<Row> {
+        let row = |one: AttemptView| {
+            let times = [one.assigned_at, one.started_at, one.ended_at].map(|at| at.map(|at| at - AT));
+            (one.number, one.state, one.device, times)
+        };
+        attempts(known, moment).into_iter().map(row).collect()
+    }
+    fn completed() -> Known {
+        let third = device(3).to_string();
+        Known {
+            state: Some(JobState::Completed),
+            finished_at: Some(AT + 30),
+            device: Some(device(3)),
+            attempts: 4,
+            transitions: vec![
+                change(JobState::Executing, AT + 2, "started", device(2).to_string()),
+                // An earlier attempt of the same device.
+                change(JobState::Executing, AT + 15, "started", third.clone()),
+                change(JobState::Assigned, AT + 20, "attempt 4", third.clone()),
+                change(JobState::Executing, AT + 21, "started", third),
+            ],
+            failed: vec![failed(id("one"), 1, FailureClass::Timeout), failed(id("one"), 1, FailureClass::Timeout)],
+            ..Known::default()
+        }
+    }
+
+    #[test]
+    fn the_paid_attempt_stands_behind_those_that_failed() {
+        let first = (1, AttemptState::Failed, device(2), [Some(0), Some(2), Some(9)]);
+        for (kept, last) in [(Some(4), [Some(20), Some(21), Some(30)]), (None, [Some(20), Some(21), Some(30)])] {
+            let known = Known { done: Some(done(id("two"), kept)), ..completed() };
+            let paid = (4, AttemptState::Completed, device(3), last);
+            assert_eq!(rows(&known, &Moment::default()), [first, paid], "once, though its end was told twice");
+        }
+        let bare = Known { done: Some(done(id("two"), None)), device: None, transitions: vec![], failed: vec![], ..completed() };
+        assert_eq!(rows(&bare, &Moment::default()), [(4, AttemptState::Completed, device(3), [None, None, Some(30)])]);
+        let stopped = Known { state: Some(JobState::Cancelled), done: Some(done(id("two"), Some(4))), ..completed() };
+        assert_eq!(rows(&stopped, &Moment::default())[1].1, AttemptState::Cancelled);
+        let unpaid = Known { state: Some(JobState::Failed), ..completed() };
+        assert_eq!(rows(&unpaid, &Moment::default()), [first]);
+    }
+
+    #[test]
+    fn an_attempt_that_had_counted_as_ended_and_was_paid_is_one() {
+        let known =
+            Known { done: Some(done(id("one"), Some(1))), failed: vec![failed(id("one"), 1, FailureClass::Timeout)], ..completed() };
+        let [paid] = <[_; 1]>::try_from(attempts(&known, &Moment::default())).unwrap();
+        assert_eq!((paid.state, paid.class.as_str(), paid.ended_at), (AttemptState::Completed, "Timeout", Some(AT + 30)));
+    }
+
+    #[test]
+    fn one_that_goes_on_is_listed_by_the_word_of_its_holder_or_of_its_device() {
+        let going = |state: Option<JobState>, moment: &Moment| {
+            let mut known = Known { state, ..completed() };
+            known.transitions.push(change(JobState::Completed, AT + 40, "c", "a".into()));
+            rows(&known, moment)
+        };
+        let running = Some(Running { attempt: id("two"), device: device(3), progress: None, at: AT });
+        let told = Moment { running, ..Moment::default() };
+        assert_eq!(going(None, &told)[1], (4, AttemptState::Running, device(3), [Some(20), Some(21), None]));
+        assert_eq!(going(Some(JobState::Failed), &told).len(), 1, "what a device says of an ended job is old");
+        for (phase, started_at, state) in [
+            (HoldingPhase::Assigning, None, AttemptState::Offered),
+            (HoldingPhase::Running, None, AttemptState::Waiting),
+            (HoldingPhase::Running, Some(AT + 23), AttemptState::Running),
+        ] {
+            let moment = Moment { held: by(phase, started_at, vec![]), ..told.clone() };
+            let times = [Some(22), started_at.map(|at| at - AT), None];
+            assert_eq!(going(None, &moment)[1], (5, state, device(4), times), "{phase:?}");
+        }
+    }
+
+    fn by(phase: HoldingPhase, started_at: Option<UnixMs>, unwritten: Vec<Transition>) -> Held {
+        let current = HeldAttempt {
+            attempt: id("three"),
+            number: 5,
+            device: device(4),
+            name: "d".into(),
+            assigned_at: AT + 22,
+            started_at,
+            silent_ms: 0,
+            unheard: false,
+            silence_max_ms: 20_000,
+            gone_at: None,
+            timeout_ms: 1_000,
+            queued: None,
+        };
+        Held::By(Box::new(Holding {
+            net: signer(9).public().network_id(),
+            job: JobId(Cid::of(b"j")),
+            s: "s1".parse().unwrap(),
+            at: AT,
+            since: AT,
+            renewed_at: AT,
+            renews_at: AT,
+            ends_at: AT,
+            phase,
+            until: None,
+            attempts_used: 1,
+            declined: 0,
+            gives_up_at: AT,
+            cancelled: false,
+            current: Some(current),
+            kept: None,
+            holds_back: false,
+            hold_back: None,
+            unwritten,
+        }))
+    }
+
+    #[test]
+    fn what_the_holder_has_not_written_yet_is_shown_once() {
+        let one = |to, at| change(to, at, "c", "a".into());
+        let known = Known { transitions: vec![one(JobState::Assigned, 5), one(JobState::Submitted, 1)], ..Known::default() };
+        let unwritten = vec![one(JobState::Assigned, 5), one(JobState::Executing, 5), one(JobState::Executing, 6)];
+        let shown = transitions(&known, &by(HoldingPhase::Running, None, unwritten.clone()));
+        assert_eq!(shown, [vec![one(JobState::Submitted, 1)], unwritten].concat());
+        assert_eq!(transitions(&known, &Held::Unknown).len(), 2);
+    }
+
+    #[test]
+    fn a_no_is_no_attempt() {
+        let failed = vec![
+            failed(id("one"), 1, FailureClass::Timeout),
+            failed(id("one"), 1, FailureClass::Timeout),
+            failed(id("two"), 2, FailureClass::DeviceDeclined),
+            failed(id("three"), 3, FailureClass::DeviceDisconnect),
+        ];
+        assert_eq!(counted(&Known { failed, ..Known::default() }), 2);
+    }
+
+    #[test]
+    fn rows_of_older_versions_are_of_failed_attempts() {
+        let mut old = serde_json::to_value(failed(id("one"), 1, FailureClass::Timeout)).unwrap();
+        old.as_object_mut().unwrap().remove("state");
+        assert_eq!(serde_json::from_value::<AttemptView>(old).unwrap().state, AttemptState::Failed);
+    }
 }

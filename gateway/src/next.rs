@@ -98,7 +98,11 @@ pub fn next(now: &Now<'_>, timings: &Timings) -> Vec<String> {
         }
         Held::NoScheduler { heard: Some(at) } => {
             let heard = ago(*at, now);
-            with_device(now, format!("no scheduler answers right now; one was heard of {heard} ago: it goes on as soon as one does"), timings)
+            with_device(
+                now,
+                format!("no scheduler answers right now; one was heard of {heard} ago: it goes on as soon as one does"),
+                timings,
+            )
         }
         Held::NoScheduler { heard: None } => with_device(now, "no scheduler is running: it goes on once one is".to_owned(), timings),
         Held::Unknown => with_device(now, "the schedulers could not be asked just now".to_owned(), timings),
@@ -509,7 +513,10 @@ mod tests {
             super::cancelled(&by(holding), &Timings::default())
         };
         let soon = "it ends as soon as a scheduler has it in hand, within 60 s as a rule";
-        assert_eq!(cancelled(HoldingPhase::Running, true), "laptop-a was told to stop it; it ends once that has, or 20 s later if it does not");
+        assert_eq!(
+            cancelled(HoldingPhase::Running, true),
+            "laptop-a was told to stop it; it ends once that has, or 20 s later if it does not"
+        );
         assert_eq!(cancelled(HoldingPhase::Running, false), soon);
         assert_eq!(cancelled(HoldingPhase::Looking, true), soon);
     }
@@ -545,7 +552,10 @@ mod tests {
         assert_eq!(said[2], "cancelled at 2027-01-14 08:00:00 UTC: it ends as soon as a scheduler has it in hand");
         for (silent_ms, about) in [
             (None, "laptop-a goes on with it meanwhile, and keeps what comes of it until a scheduler takes it"),
-            (Some(12_000), "laptop-a has it, and was last heard of 12 s ago: it counts as gone at 08:00:08 UTC, in 8.0 s, if no word of it comes"),
+            (
+                Some(12_000),
+                "laptop-a has it, and was last heard of 12 s ago: it counts as gone at 08:00:08 UTC, in 8.0 s, if no word of it comes",
+            ),
             (Some(45_000), "laptop-a had it, and was last heard of 45 s ago: whoever takes the job next counts it as gone"),
         ] {
             let on = on(silent_ms);

@@ -406,7 +406,7 @@ pub fn done<'a>(id: JobId, known: &'a Known, moment: &Moment) -> Result<&'a Comp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bus_schemas::history::{Considered, Verdict};
+    use bus_schemas::history::{Considered, Transition, Verdict};
     use bus_schemas::holding::HeldAttempt;
     use bus_schemas::{Cid, Signer};
 
@@ -562,6 +562,9 @@ mod tests {
         let explain = |moment: Moment| explanation(JobId(Cid::of(b"j")), &known, &moment, 9, &Timings::default());
         let silent = Moment { held: Held::Silent(None), names: names.clone(), ..Moment::default() };
         assert_eq!(explain(silent.clone()).summary, "ran on laptop-a when it was last told of: it scores 2");
+        let quiet = explain(Moment { holder: Some(device), silent_ms: Some(12_000), ..silent.clone() });
+        assert_eq!(quiet.summary, "ran on laptop-a when it was last told of: it scores 2");
+        assert!(quiet.next[1].starts_with("laptop-a has it, and was last heard of 12 s ago: it counts as gone at"), "{:?}", quiet.next);
         let heard = explain(Moment { holder: Some(device), ..silent });
         assert_eq!((heard.state, heard.summary.as_str()), (JobState::Executing, "runs on laptop-a: it scores 2"));
         assert!(heard.next[1].starts_with("laptop-a goes on with it meanwhile"), "{:?}", heard.next);
@@ -576,6 +579,47 @@ mod tests {
         let id = JobId(Cid::of(b"j"));
         let shown = job(Signer::from_seed(&[1; 32]).public().member_id(), id, &known, &Moment::default()).transitions;
         assert_eq!(shown, [change(1, JobState::Submitted, "gateway"), first]);
+    }
+
+    #[test]
+    fn a_silent_device_does_not_run_a_job_in_the_headline() {
+        let device = Signer::from_seed(&[2; 32]).public().device_id();
+        let silent = |started, silent_ms| {
+            let mut moment = held(HoldingPhase::Running, Some((device, started)));
+            if let Held::By(holding) = &mut moment.held {
+                holding.current.as_mut().unwrap().silent_ms = silent_ms;
+            }
+            explanation(JobId(Cid::of(b"j")), &known(JobState::Submitted), &moment, 1_800_000_000_000, &Timings::default())
+        };
+        assert_eq!(silent(Some(1), 7_500).summary, "runs on laptop-a");
+        assert_eq!(silent(Some(1), 7_501).summary, "ran on laptop-a when that was last heard of");
+        assert_eq!(silent(None, 12_000).summary, "waited in the queue on laptop-a when that was last heard of");
+    }
+
+    #[test]
+    fn a_job_that_is_being_cancelled_says_so_until_it_has_ended() {
+        let moment = Moment { cancelled_at: Some(5), ..Moment::default() };
+        let explain = |state| explanation(JobId(Cid::of(b"j")), &known(state), &moment, 9, &Timings::default());
+        let explained = explain(JobState::Submitted);
+        assert!(explained.cancelling && explained.summary.starts_with("is being cancelled: waits since "), "{}", explained.summary);
+        assert!(!explain(JobState::Cancelled).cancelling);
+    }
+
+    #[test]
+    fn an_end_without_its_beginning_says_so() {
+        let device = Signer::from_seed(&[2; 32]).public().device_id();
+        let change = |to| Transition { to, at: 5, cause: "c".into(), actor: "scheduler s1".into() };
+        let mut unwritten = Known { device: Some(device), ..known(JobState::Completed) };
+        unwritten.transitions = vec![change(JobState::Submitted), change(JobState::Completed)];
+        let id = JobId(Cid::of(b"j"));
+        let said = format!(
+            "completed on {device}; whoever had it in hand ended before it could write down how: its receipt (mesh job receipt {}) and the \
+             books tell the rest",
+            id.short()
+        );
+        assert_eq!(explained(&unwritten).summary, said);
+        unwritten.transitions.push(change(JobState::Assigned));
+        assert_eq!(explained(&unwritten).summary, format!("completed on {device}"));
     }
 
     #[test]

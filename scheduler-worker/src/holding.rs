@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use async_nats::Message;
-use bus_schemas::holding::{HeldAttempt, Holding, HoldingAsk, HoldingPhase, Queued};
 use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::holding::{HeldAttempt, Holding, HoldingAsk, HoldingPhase, Queued};
 use bus_schemas::limits::Timings;
 use bus_schemas::{Form, JobId, UnixMs, limits, strict};
 
@@ -37,7 +37,14 @@ fn phase(phase: &Phase) -> (HoldingPhase, Option<Instant>) {
 }
 
 /// What an attempt waits for that its device has not begun. `hub`: a moment on the hub's clock.
-fn queued(id: &JobId, job: &Job, attempt: &Attempt, beat: Option<&Heartbeat>, timings: &Timings, hub: impl Fn(Instant) -> UnixMs) -> Queued {
+fn queued(
+    id: &JobId,
+    job: &Job,
+    attempt: &Attempt,
+    beat: Option<&Heartbeat>,
+    timings: &Timings,
+    hub: impl Fn(Instant) -> UnixMs,
+) -> Queued {
     let place = beat.and_then(|beat| beat.jobs.iter().position(|one| one == id));
     let starts_at = attempt.start_by.checked_sub(timings.silence).filter(|_| attempt.is_from_here());
     Queued {

@@ -223,7 +223,8 @@ pub fn attempt_line(attempt: &AttemptView) -> String {
     let at = |at: Option<u64>| at.map_or_else(String::new, |at| format!(" {}", bus_schemas::date_and_time(at)));
     let ended = |how: &str| {
         let since = attempt.started_at.or(attempt.assigned_at);
-        let lasted = since.zip(attempt.ended_at).map(|(from, to)| duration::show(std::time::Duration::from_millis(to.saturating_sub(from))));
+        let lasted =
+            since.zip(attempt.ended_at).map(|(from, to)| duration::show(std::time::Duration::from_millis(to.saturating_sub(from))));
         let lasted = lasted.map_or_else(String::new, |lasted| format!(" after {lasted}"));
         // It had been given up, and its device came back with the result.
         let before = if attempt.class.is_empty() { String::new() } else { format!(" (it had counted as {})", attempt.class) };
