@@ -129,8 +129,9 @@ pub struct Queued {
     /// When the device expected to begin, by its bid; absent where another scheduler knew it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub starts_at: Option<UnixMs>,
-    /// Not begun by then, it goes to another device that has room.
-    pub late_at: UnixMs,
+    /// Not begun by then, it goes to another device that has room; absent where it may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_at: Option<UnixMs>,
     /// Not begun by then, it fails.
     pub gives_up_at: UnixMs,
 }

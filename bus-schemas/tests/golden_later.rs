@@ -112,7 +112,7 @@ fn what_a_holder_says_is_written_as_ever() {
         ..least.clone()
     };
     // What came later.
-    let queued = Queued { ahead: Some(3), starts_at: Some(21), late_at: 31, gives_up_at: 99 };
+    let queued = Queued { ahead: Some(3), starts_at: Some(21), late_at: Some(31), gives_up_at: 99 };
     let held = HeldAttempt { unheard: true, gone_at: Some(25), queued: Some(queued), ..held };
     let transition = Transition { to: JobState::Assigned, at: 11, cause: "attempt 2".into(), actor: "dev_x".into() };
     let hold_back = Some(HoldBack { gone: 5, there: 6, until: 60, follow_ms: 10_000 });

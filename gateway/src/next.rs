@@ -223,8 +223,8 @@ fn on_device(holding: &Holding, on: &HeldAttempt, at: UnixMs) -> Vec<String> {
         (false, None) => vec![in_queue(on, at)],
     };
     if let Some(queued) = on.queued {
-        if queued.late_at < queued.gives_up_at {
-            let late = when(queued.late_at, at);
+        if let Some(late) = queued.late_at.filter(|late| *late < queued.gives_up_at) {
+            let late = when(late, at);
             said.push(format!("given to another device that has room {late}, if {name} has not begun by then"));
         }
         let gives_up = when(queued.gives_up_at, at);
@@ -258,15 +258,15 @@ fn silent(holding: &Holding, on: &HeldAttempt, at: UnixMs) -> String {
     let has = format!("{name} has attempt {number}, and {heard}");
     if let Some(HoldBack { gone, there, until, follow_ms }) = holding.hold_back {
         return format!(
-            "{has}; {gone} of {there} devices fell silent at once, so the bus is suspected, not they: the job stays with {name} until {}, and \
-             goes elsewhere then if most are still silent; once most are heard again, {name} has {} to follow, until {} at the latest",
+            "{has}; {gone} of {there} devices fell silent at once, so the bus is suspected, not they: the job stays with {name} until {}; if \
+             most are still silent then, this attempt ends; once most are heard again, {name} has {} to follow, until {} at the latest",
             until_when(until, at),
             span(follow_ms),
             clock(until.saturating_add(follow_ms), at)
         );
     }
     match on.gone_at {
-        Some(gone) => format!("{has}: it counts as gone {} if no word of it comes, and the job goes elsewhere", when(gone, at)),
+        Some(gone) => format!("{has}: it counts as gone {}, if no word of it comes, and this attempt ends", when(gone, at)),
         None => format!("{has}: that does not count while the bus itself does not work"),
     }
 }
@@ -384,8 +384,8 @@ mod tests {
                 runs,
                 by(silent),
                 vec![
-                    "laptop-a has attempt 3, and was last heard of 12 s ago: it counts as gone at 08:00:08 UTC, in 8.0 s if no word of it \
-                     comes, and the job goes elsewhere",
+                    "laptop-a has attempt 3, and was last heard of 12 s ago: it counts as gone at 08:00:08 UTC, in 8.0 s, if no word of it comes, \
+                     and this attempt ends",
                 ],
             ),
             (
@@ -438,7 +438,7 @@ mod tests {
                 mass(HoldingPhase::Running, on(Some(AT - 60_000), 40_000)),
                 vec![
                     "laptop-a has attempt 3, and was last heard of 40 s ago; 5 of 6 devices fell silent at once, so the bus is suspected, not \
-                     they: the job stays with laptop-a until 08:00:40 UTC, in 40 s, and goes elsewhere then if most are still silent; once \
+                     they: the job stays with laptop-a until 08:00:40 UTC, in 40 s; if most are still silent then, this attempt ends; once \
                      most are heard again, laptop-a has 10 s to follow, until 08:00:50 UTC at the latest",
                 ],
             ),
@@ -471,7 +471,7 @@ mod tests {
 
     #[test]
     fn what_waits_in_a_queue_says_for_what_and_how_long() {
-        let queued = |ahead, starts_at| Queued { ahead, starts_at, late_at: AT + 110_000, gives_up_at: AT + 3_600_000 };
+        let queued = |ahead, starts_at| Queued { ahead, starts_at, late_at: Some(AT + 110_000), gives_up_at: AT + 3_600_000 };
         let waits = |queued| {
             let current = on(None, 0).map(|on| HeldAttempt { queued: Some(queued), ..on });
             said(JobState::Assigned, by(Holding { current, ..holding(HoldingPhase::Running, None) }))
@@ -495,6 +495,8 @@ mod tests {
             "laptop-a has attempt 3, and has not said that it runs; by its bid it begins at 08:00:05 UTC, in 5.0 s"
         );
         let impatient = Queued { gives_up_at: AT + 60_000, ..queued(Some(1), None) };
+        let there_or_nowhere = Queued { late_at: None, ..queued(Some(1), None) };
+        assert!(waits(there_or_nowhere)[1].starts_with("given up at 09:00:00 UTC"));
         assert_eq!(waits(impatient)[1], "given up at 08:01:00 UTC, in 60 s if no device has begun with it by then (max wait)");
     }
 

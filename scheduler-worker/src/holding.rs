@@ -10,7 +10,7 @@ use bus_schemas::{Form, JobId, UnixMs, limits, strict};
 
 use crate::job::{Attempt, Job, Phase};
 use crate::next_step::counts;
-use crate::sweep::late_from;
+use crate::sweep::{late_from, may_move};
 use crate::world::{Out, World};
 
 /// A moment of our own clock on the hub's.
@@ -50,7 +50,7 @@ fn queued(
     Queued {
         ahead: place.and_then(|place| u32::try_from(place).ok()),
         starts_at: starts_at.map(&hub),
-        late_at: hub(late_from(attempt, job.timeout_ms, timings)),
+        late_at: may_move(job).then(|| hub(late_from(attempt, job.timeout_ms, timings))),
         gives_up_at: job.gives_up_at.max(hub(attempt.start_by)),
     }
 }

@@ -44,6 +44,12 @@ pub fn late_from(attempt: &Attempt, timeout_ms: u64, timings: &Timings) -> Insta
     attempt.start_by + Duration::from_millis(timeout_ms) + timings.heartbeat
 }
 
+/// Whether a job may leave the queue that it waits in for another device's: not as its last attempt, for waiting is no failure of the job.
+pub fn may_move(job: &Job) -> bool {
+    let tried = job.ended.iter().filter(|ended| counts(ended.failure.class)).count();
+    job.needs.target.is_none() && tried + 1 < ATTEMPTS_MAX as usize
+}
+
 /// What is due for one job by now (`at`: hub time).
 pub fn due(job: &Job, timings: &Timings, at: UnixMs, now: Instant) -> Option<Due> {
     if job.is_unassigned() && job.gives_up_at <= at {
@@ -192,15 +198,14 @@ impl World {
     }
 
     /// No word of a start: ask. A device that does not know the job has lost it, and its heartbeats will say so. One that has it, but is late
-    /// by the job's whole timeout, loses it where another one has room; not as the last attempt, for waiting is no failure of the job.
+    /// by the job's whole timeout, loses it where another one has room.
     fn no_start(&mut self, id: JobId, now: Instant) {
         let timings = self.config.timings;
         let Some(job) = self.jobs.get(&id) else { return };
         let Some(attempt) = job.current() else { return };
         let (device, attempt, late) = (attempt.device, attempt.id, is_late(attempt, job.timeout_ms, &timings, now));
-        let tried = job.ended.iter().filter(|ended| counts(ended.failure.class)).count();
         let elsewhere = |found: Candidates<'_>| found.with_room.iter().any(|(view, _)| view.id != device && !job.avoid.contains(&view.id));
-        if late && tried + 1 < ATTEMPTS_MAX as usize && self.candidates(&job.needs, &job.avoid, now).is_ok_and(elsewhere) {
+        if late && may_move(job) && self.candidates(&job.needs, &job.avoid, now).is_ok_and(elsewhere) {
             let message = format!("the device had not begun with it {} ms after it was to", job.timeout_ms);
             self.cancel_attempts(device, vec![attempt]);
             return self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);

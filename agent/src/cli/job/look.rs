@@ -231,9 +231,13 @@ pub fn attempt_line(attempt: &AttemptView) -> String {
         format!("attempt {number} on {device} {how} at{}{lasted}{before}", at(attempt.ended_at))
     };
     match attempt.state {
-        AttemptState::Offered => format!("attempt {number} on {device} was offered at{}", at(attempt.assigned_at)),
-        AttemptState::Waiting => format!("attempt {number} waits on {device} since{}", at(attempt.assigned_at)),
-        AttemptState::Running => format!("attempt {number} runs on {device} since{}", at(attempt.started_at.or(attempt.assigned_at))),
+        AttemptState::Offered => format!("attempt {number} on {device}: offered at{}", at(attempt.assigned_at)),
+        AttemptState::Waiting => format!("attempt {number} on {device}: assigned at{}, not begun", at(attempt.assigned_at)),
+        // Whether it still does, nobody knows of a device that is silent.
+        AttemptState::Running if attempt.started_at.is_some() => {
+            format!("attempt {number} on {device}: begun at{}, not ended", at(attempt.started_at))
+        }
+        AttemptState::Running => format!("attempt {number} on {device}: assigned at{}, not ended", at(attempt.assigned_at)),
         AttemptState::Completed => ended("completed"),
         AttemptState::Cancelled => ended("was stopped"),
         AttemptState::Failed => failed_line(attempt),
@@ -399,9 +403,9 @@ mod tests {
         let ended = |state| AttemptView { ended_at: Some(1_800_000_004_000), ..attempt(state) };
         let back = AttemptView { class: "DeviceDisconnect".into(), ..ended(AttemptState::Completed) };
         for (attempt, said) in [
-            (attempt(AttemptState::Offered), "attempt 2 on laptop-b (dev_gr2q7gf5) was offered at 2027-01-15 08:00:00 UTC"),
-            (attempt(AttemptState::Waiting), "attempt 2 waits on laptop-b (dev_gr2q7gf5) since 2027-01-15 08:00:00 UTC"),
-            (attempt(AttemptState::Running), "attempt 2 runs on laptop-b (dev_gr2q7gf5) since 2027-01-15 08:00:01 UTC"),
+            (attempt(AttemptState::Offered), "attempt 2 on laptop-b (dev_gr2q7gf5): offered at 2027-01-15 08:00:00 UTC"),
+            (attempt(AttemptState::Waiting), "attempt 2 on laptop-b (dev_gr2q7gf5): assigned at 2027-01-15 08:00:00 UTC, not begun"),
+            (attempt(AttemptState::Running), "attempt 2 on laptop-b (dev_gr2q7gf5): begun at 2027-01-15 08:00:01 UTC, not ended"),
             (ended(AttemptState::Completed), "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC after 3.0 s"),
             (ended(AttemptState::Cancelled), "attempt 2 on laptop-b (dev_gr2q7gf5) was stopped at 2027-01-15 08:00:04 UTC after 3.0 s"),
             (
