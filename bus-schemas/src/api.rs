@@ -252,7 +252,7 @@ pub struct Explanation {
     pub summary: String,
     /// Each auction or look, newest first.
     pub decisions: Vec<Decision>,
-    /// Attempts that ended without a result, oldest first.
+    /// Oldest first: those that failed, and the one that goes on or was paid.
     pub attempts: Vec<AttemptView>,
     /// What happens next, and when, in plain words; what may be done, once it has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -260,6 +260,9 @@ pub struct Explanation {
     /// Who has it in hand now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseView>,
+    /// Somebody wants it to end, and it has not ended yet.
+    #[serde(default)]
+    pub cancelling: bool,
     /// Why it should have moved on by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overdue: Option<String>,
@@ -284,14 +287,33 @@ pub struct LeaseView {
     pub ends_at: String,
     pub phase: HoldingPhase,
 }
+/// How an attempt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptState {
+    /// Its device was asked to take it.
+    Offered,
+    /// It is in its device's queue.
+    Waiting,
+    Running,
+    Completed,
+    /// Stopped on request; the time used is paid.
+    Cancelled,
+    /// As its class says. What was stored before there were others is of this kind.
+    #[default]
+    Failed,
+}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AttemptView {
     pub attempt: AttemptId,
+    #[serde(default)]
+    pub state: AttemptState,
     pub number: u32,
     pub device: DeviceId,
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_name: Option<String>,
+    /// How it failed, and a sentence; both are empty unless it did.
     pub class: String,
     pub message: String,
     /// Texts of the job that were done and kept when it ended: the next one went on behind them.
@@ -300,6 +322,8 @@ pub struct AttemptView {
     /// Hub time, Unix milliseconds, as they were recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned_at: Option<UnixMs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<UnixMs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<UnixMs>,
     /// Whether another device may fare better.

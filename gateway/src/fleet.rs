@@ -145,6 +145,11 @@ impl Fleet {
         inner.beats.values().filter(fresh).find(|beat| beat.heartbeat.jobs.contains(job)).map(|beat| beat.heartbeat.device)
     }
 
+    /// How long ago a device's last heartbeat was stored; `None` where none is known.
+    pub fn silent_for(&self, device: &DeviceId) -> Option<Duration> {
+        lock(&self.0).beats.get(device).map(|beat| beat.heard.elapsed())
+    }
+
     /// For people.
     pub fn list(&self) -> DeviceList {
         let inner = lock(&self.0);

@@ -38,7 +38,16 @@ impl World {
         let ended = known.failed.iter().map(|attempt| attempt.device);
         let devices = running.iter().map(|running| running.device).chain(holder).chain(known.device).chain(ended);
         let names = self.fleet.names(devices);
-        Moment { running, holder, names, ..Moment::default() }
+        let moment = Moment { running, holder, names, ..Moment::default() };
+        Moment { silent_ms: self.silent_ms(&moment), ..moment }
+    }
+
+    /// For how long nothing was heard of the device that has it, by its own word.
+    fn silent_ms(&self, moment: &Moment) -> Option<u64> {
+        let device = moment.heard_of()?;
+        let beat = self.fleet.silent_for(&device).map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
+        let told = moment.running.as_ref().filter(|running| running.device == device);
+        beat.into_iter().chain(told.map(|running| self.now().saturating_sub(running.at))).min()
     }
 
     /// With who has it in hand, and whether somebody wants it to end.

@@ -33,6 +33,7 @@ pub mod routes;
 pub mod service;
 pub mod submit;
 
+pub mod attempts;
 pub mod history;
 pub mod next;
 pub mod overdue;

@@ -104,6 +104,10 @@ impl Attempt {
             cancel_since: None,
         }
     }
+    /// Sent from here, not taken over with its device's word that it has it: when the device expects to begin is known.
+    pub fn is_from_here(&self) -> bool {
+        self.accepted.is_none_or(|accepted| accepted > self.at)
+    }
 }
 
 /// Where a job in hand stands.

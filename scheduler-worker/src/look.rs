@@ -202,6 +202,7 @@ impl World {
             }
         };
         if answered {
+            self.fleet.heard(&device, now);
             self.refuse_unshown(device, now);
         }
         let Some(group_id) = group else { return };

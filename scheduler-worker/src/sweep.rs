@@ -38,7 +38,17 @@ pub fn assignment_lasts(timings: &Timings) -> Duration {
 
 /// Whether an attempt that its device has not begun is so late that another device should have it: by its whole timeout.
 pub fn is_late(attempt: &Attempt, timeout_ms: u64, timings: &Timings, now: Instant) -> bool {
-    attempt.start_by + Duration::from_millis(timeout_ms) + timings.heartbeat < now
+    late_from(attempt, timeout_ms, timings) < now
+}
+/// From then on it is so late.
+pub fn late_from(attempt: &Attempt, timeout_ms: u64, timings: &Timings) -> Instant {
+    attempt.start_by + Duration::from_millis(timeout_ms) + timings.heartbeat
+}
+
+/// Whether a job may leave the queue that it waits in for another device's: not as its last attempt, for waiting is no failure of the job.
+pub fn may_move(job: &Job) -> bool {
+    let tried = job.ended.iter().filter(|ended| counts(ended.failure.class)).count();
+    job.needs.target.is_none() && tried + 1 < ATTEMPTS_MAX as usize
 }
 
 /// What is due for one job by now (`at`: hub time).
@@ -196,16 +206,15 @@ impl World {
         self.attempt_ended(id, Failure { class: FailureClass::DeviceDisconnect, message, retryable: true }, now);
     }
 
-    /// No word of a start: gives the device, to be asked. A device that does not know the job has lost it, and its heartbeats will say so. One that has it, but is late
-    /// by the job's whole timeout, loses it where another one has room; not as the last attempt, for waiting is no failure of the job.
+    /// No word of a start: gives the device, to be asked. A device that does not know the job has lost it, and its heartbeats will say so. One
+    /// that has it, but is late by the job's whole timeout, loses it where another one has room.
     fn no_start(&mut self, id: JobId, now: Instant) -> Option<DeviceId> {
         let timings = self.config.timings;
         let job = self.jobs.get(&id)?;
         let attempt = job.current()?;
         let (device, attempt, late) = (attempt.device, attempt.id, is_late(attempt, job.timeout_ms, &timings, now));
-        let tried = job.ended.iter().filter(|ended| counts(ended.failure.class)).count();
         let elsewhere = |found: Candidates<'_>| found.with_room.iter().any(|(view, _)| view.id != device && !job.avoid.contains(&view.id));
-        if late && tried + 1 < ATTEMPTS_MAX as usize && self.candidates(&job.needs, &job.avoid, now).is_ok_and(elsewhere) {
+        if late && may_move(job) && self.candidates(&job.needs, &job.avoid, now).is_ok_and(elsewhere) {
             let message = format!("the device had not begun with it {} ms after it was to", job.timeout_ms);
             self.cancel_attempts(device, vec![attempt]);
             self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);

@@ -1,7 +1,7 @@
 //! Looking at jobs: `ls`, `show`, `explain`, and `cancel`.
 
 use bus_schemas::Code;
-use bus_schemas::api::{AttemptView, Explanation, JobList, JobView, ask};
+use bus_schemas::api::{AttemptState, AttemptView, Explanation, JobList, JobView, ask};
 use bus_schemas::event::Progress;
 use bus_schemas::history::{Considered, Verdict};
 use bus_schemas::id::DeviceId;
@@ -99,7 +99,8 @@ pub async fn show(cli: &Cli, id: &str, output: &Output) -> Done {
 }
 
 fn show_text(job: &JobView) -> String {
-    let mut text = format!("{}   {}   {}\n  id        {}\n", job.short, job.state, job.kind.as_deref().unwrap_or("?"), job.id);
+    let state = if job.cancelling { format!("cancelling ({})", job.state) } else { job.state.to_string() };
+    let mut text = format!("{}   {state}   {}\n  id        {}\n", job.short, job.kind.as_deref().unwrap_or("?"), job.id);
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             text.push_str(&format!("  {name:<9} {value}\n"));
@@ -216,8 +217,34 @@ fn within(at: &str, now: jiff::Timestamp) -> String {
     left.map_or_else(|| "now".to_owned(), |left| format!("in {}", duration::show(std::time::Duration::from_millis(left))))
 }
 
-/// How one attempt ended, in a line.
+/// How one attempt stands or ended, in a line.
 pub fn attempt_line(attempt: &AttemptView) -> String {
+    let (number, device) = (attempt.number, named(attempt.device, attempt.device_name.as_ref()));
+    let at = |at: Option<u64>| at.map_or_else(String::new, |at| format!(" {}", bus_schemas::date_and_time(at)));
+    let ended = |how: &str| {
+        let since = attempt.started_at.or(attempt.assigned_at);
+        let lasted =
+            since.zip(attempt.ended_at).map(|(from, to)| duration::show(std::time::Duration::from_millis(to.saturating_sub(from))));
+        let lasted = lasted.map_or_else(String::new, |lasted| format!(" after {lasted}"));
+        // It had been given up, and its device came back with the result.
+        let before = if attempt.class.is_empty() { String::new() } else { format!(" (it had counted as {})", attempt.class) };
+        format!("attempt {number} on {device} {how} at{}{lasted}{before}", at(attempt.ended_at))
+    };
+    match attempt.state {
+        AttemptState::Offered => format!("attempt {number} on {device}: offered at{}", at(attempt.assigned_at)),
+        AttemptState::Waiting => format!("attempt {number} on {device}: assigned at{}, not begun", at(attempt.assigned_at)),
+        // Whether it still does, nobody knows of a device that is silent.
+        AttemptState::Running if attempt.started_at.is_some() => {
+            format!("attempt {number} on {device}: begun at{}, not ended", at(attempt.started_at))
+        }
+        AttemptState::Running => format!("attempt {number} on {device}: assigned at{}, not ended", at(attempt.assigned_at)),
+        AttemptState::Completed => ended("completed"),
+        AttemptState::Cancelled => ended("was stopped"),
+        AttemptState::Failed => failed_line(attempt),
+    }
+}
+
+fn failed_line(attempt: &AttemptView) -> String {
     let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
     let lasted = attempt.assigned_at.zip(attempt.ended_at).map(|(from, to)| {
         let lasted = std::time::Duration::from_millis(to.saturating_sub(from));
@@ -283,10 +310,12 @@ mod tests {
             number,
             device,
             device_name: (number == 2).then(|| "laptop-b".to_owned()),
+            state: AttemptState::Failed,
             class: class.into(),
             message: "it ran for longer than 1000 ms".into(),
             kept_units: (number == 2).then_some(512),
             assigned_at: Some(1_800_000_000_000),
+            started_at: None,
             ended_at: Some(1_800_000_001_500),
             retryable: Some(retryable),
         };
@@ -305,6 +334,7 @@ mod tests {
                 ends_at: "2027-01-15T08:01:10.000Z".into(),
                 phase: HoldingPhase::BackOff,
             }),
+            cancelling: true,
             overdue: Some("it was cancelled at 07:58:59 UTC and has not ended; whoever holds it has to end it".into()),
             next_look_at: None,
             gives_up_at: Some("2027-01-15T09:00:00.000Z".into()),
@@ -354,6 +384,52 @@ mod tests {
     }
 
     #[test]
+    fn each_attempt_is_a_line() {
+        let device = bus_schemas::Signer::from_seed(&[1; 32]).public().device_id();
+        let attempt = |state| AttemptView {
+            attempt: bus_schemas::AttemptId(Cid::of(b"a")),
+            state,
+            number: 2,
+            device,
+            device_name: Some("laptop-b".into()),
+            class: String::new(),
+            message: String::new(),
+            kept_units: None,
+            assigned_at: Some(1_800_000_000_000),
+            started_at: Some(1_800_000_001_000),
+            ended_at: None,
+            retryable: None,
+        };
+        let ended = |state| AttemptView { ended_at: Some(1_800_000_004_000), ..attempt(state) };
+        let back = AttemptView { class: "DeviceDisconnect".into(), ..ended(AttemptState::Completed) };
+        for (attempt, said) in [
+            (attempt(AttemptState::Offered), "attempt 2 on laptop-b (dev_gr2q7gf5): offered at 2027-01-15 08:00:00 UTC"),
+            (attempt(AttemptState::Waiting), "attempt 2 on laptop-b (dev_gr2q7gf5): assigned at 2027-01-15 08:00:00 UTC, not begun"),
+            (attempt(AttemptState::Running), "attempt 2 on laptop-b (dev_gr2q7gf5): begun at 2027-01-15 08:00:01 UTC, not ended"),
+            (ended(AttemptState::Completed), "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC after 3.0 s"),
+            (ended(AttemptState::Cancelled), "attempt 2 on laptop-b (dev_gr2q7gf5) was stopped at 2027-01-15 08:00:04 UTC after 3.0 s"),
+            (
+                back,
+                "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC after 3.0 s (it had counted as DeviceDisconnect)",
+            ),
+        ] {
+            assert_eq!(attempt_line(&attempt), said);
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_being_cancelled_says_so_first() {
+        let job: JobView = serde_json::from_value(serde_json::json!({
+            "id": JobId(Cid::of(b"job")), "short": "job_7f3kq2ab", "state": "Assigned", "kind": "embed", "key": null, "attempts": 1,
+            "member": bus_schemas::Signer::from_seed(&[1; 32]).public().member_id(), "created_at": "2027-01-15T08:00:00.000Z",
+            "finished_at": null, "cost": null, "cost_mmana": null, "hold_mmana": null, "device": null, "cancelling": true,
+        }))
+        .unwrap();
+        assert!(show_text(&job).starts_with("job_7f3kq2ab   cancelling (Assigned)   embed\n"), "{}", show_text(&job));
+        assert!(show_text(&JobView { cancelling: false, ..job }).starts_with("job_7f3kq2ab   Assigned   embed\n"));
+    }
+
+    #[test]
     fn the_next_look_is_never_in_the_past() {
         let id = JobId(Cid::of(b"job"));
         let now: jiff::Timestamp = "2026-11-21T09:12:05Z".parse().unwrap();
@@ -369,6 +445,7 @@ mod tests {
                 attempts: vec![],
                 next: vec![],
                 lease: None,
+                cancelling: false,
                 overdue: None,
                 next_look_at: Some(next.into()),
                 gives_up_at: Some("later".into()),
