@@ -31,7 +31,7 @@ mod books;
 mod control;
 mod owner;
 pub mod parts;
-mod pulse;
+pub mod pulse;
 mod resume;
 mod state;
 mod store;
@@ -252,6 +252,7 @@ impl Agent {
             Happened::Uploaded { attempt, result } => self.on_uploaded(attempt, result),
             Happened::Sent { number, stored } => self.on_sent(number, stored),
             Happened::Beat(answer) => self.on_beat(answer),
+            Happened::Asked(asked) => self.on_asked(asked).await,
             Happened::Books(alarm) => self.on_books(alarm),
             Happened::Store(found) => self.on_store(found),
         }
