@@ -63,6 +63,8 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
     ensure!(signer.public() == device.device.did, "keys/device.key is not the key of device.toml");
 
     Renewal::at_start(&home, &device).await;
+    // It may have learned where the network is now.
+    let device = home.device()?;
     let links = Links::open(&home, &device).await?;
     let (uplink, leaf) = (links.uplink.clone(), links.leaf);
     let ended = async {

@@ -100,6 +100,8 @@ fn register(home: &Home) -> Result<String, Failure> {
         device: Some(Device { id: device.device.id, home: home.root().to_owned() }),
         processes: None,
         made_by_pid: None,
+        start_again: None,
+        stopped: false,
     };
     let contexts = Contexts::of_user()?;
     let select = contexts.find(None).is_err();

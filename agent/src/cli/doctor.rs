@@ -214,7 +214,7 @@ async fn programs() -> Vec<Finding> {
             Some(path) => {
                 bad(GROUP, check, Verdict::Warn, format!("{} is not there: embed jobs are not offered", path.display()), "make deps")
             }
-            None => bad(GROUP, check, Verdict::Warn, "no cache folder: HOME is not set", format!("export {variable}=…")),
+            None => bad(GROUP, check, Verdict::Warn, "no cache folder: HOME is not set", format!("export {variable}=PATH")),
         });
     }
     findings
