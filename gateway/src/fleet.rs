@@ -55,8 +55,8 @@ struct Schedules {
 impl Inner {
     /// Why schedulers leave work with silent devices, by whoever of them says so and is heard itself.
     fn holds_back(&self, now: Instant) -> Option<String> {
-        let heard = self.schedulers.values().filter(|scheduler| now.duration_since(scheduler.heard) <= self.silence);
-        heard.filter_map(|scheduler| scheduler.holds_back.clone()).next()
+        let mut heard = self.schedulers.values().filter(|scheduler| now.duration_since(scheduler.heard) <= self.silence);
+        heard.find_map(|scheduler| scheduler.holds_back.clone())
     }
     fn reputation(&self, record: &DeviceRecord) -> Reputation {
         self.reputations.get(&record.device).copied().unwrap_or_default()

@@ -354,7 +354,7 @@ async fn asked(session: &Session) -> Vec<Finding> {
     let start = tokio::time::Instant::now();
     let listed = in_time(SERVICE_WAIT, super::node::all(session), &session.context.nats_url).await;
     let is_silent = listed.as_ref().is_err_and(|failure| failure.silence.is_some());
-    let fleet = listed.as_ref().ok().map(|list| fleet(list));
+    let fleet = listed.as_ref().ok().map(fleet);
     findings.push(match listed {
         Ok(list) => {
             let online = list.devices.iter().filter(|device| device.online).count();

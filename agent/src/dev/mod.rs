@@ -149,10 +149,10 @@ mod tests {
     fn what_starts_it_again_is_a_command_of_any_folder() {
         let place = |root: &str| place::Place { root: root.into(), temporary: false, socket: root.into() };
         for (line, root, again) in [
-            ("dev", "/tmp/x", "mesh dev"),
+            ("dev", "/srv/x", "mesh dev"),
             ("dev --data-dir data --hub 3", "/home/a/data", "mesh dev --hub 3 --data-dir /home/a/data"),
             ("dev --data-dir data --agents 0", "/home/a b/it's", "mesh dev --agents 0 --data-dir '/home/a b/it'\\''s'"),
-            ("dev --random-ports --gateway-port 9000", "/tmp/x", "mesh dev --gateway-port 9000 --random-ports"),
+            ("dev --random-ports --gateway-port 9000", "/srv/x", "mesh dev --gateway-port 9000 --random-ports"),
         ] {
             let parsed = Line::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert_eq!(parsed.args.again(&place(root)), again);
