@@ -125,6 +125,12 @@ pub struct JobList {
     /// Pass as `cursor` for the next page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Up to when all that was recorded is in this list, and how long ago that was, in milliseconds: a moment as a rule, more while the records
+    /// are not taken in. Absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
 }
 
 /// A result with its receipt. `result` is what the executor made, verbatim (echo: `{"text":…}`, embed:
@@ -345,12 +351,16 @@ pub struct DeviceInfo {
     #[serde(default)]
     pub reputation: u32,
     pub online: bool,
-    /// "idle", "working", "paused …", "draining …", "offline since …".
+    /// "idle", "working", "paused …", "draining since …" (it takes nothing new and still has work), "drained since …" (and has none
+    /// left), "offline since …".
     pub status: String,
     /// It ends what it has and takes nothing new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<Draining>,
     pub last_seen: Option<String>,
+    /// The same as it was recorded: when its last heartbeat was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_at: Option<UnixMs>,
     pub kinds: Vec<String>,
     pub capabilities: Vec<String>,
     pub total: Resources,
@@ -361,6 +371,9 @@ pub struct DeviceInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeviceList {
     pub devices: Vec<DeviceInfo>,
+    /// Most devices fell silent at once, and the schedulers leave their jobs with them for a while: their own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds_back: Option<String>,
 }
 
 /// `credit balance`.

@@ -24,7 +24,7 @@ async fn what_failed_is_tried_again_and_devices_drain() {
     let waits = text(&waits, "/short").to_owned();
     let explained = until("the reason", async || {
         let explained = stack.cli.ok(&["job", "explain", &waits]);
-        (explained["lease"].is_object() && explained["summary"].as_str()?.contains("draining since ")).then_some(explained)
+        (explained["lease"].is_object() && explained["summary"].as_str()?.contains("drained since ")).then_some(explained)
     })
     .await;
     let next: Vec<&str> = explained["next"].as_array().expect("next").iter().filter_map(Value::as_str).collect();

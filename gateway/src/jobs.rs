@@ -12,6 +12,7 @@ use bus_schemas::job::{JobSpec, JobState};
 use bus_schemas::{Code, Problem, stream, subject};
 
 use crate::admission::{self, Candidate, Headers, Submission};
+use crate::freshness::Age;
 use crate::history::{Known, Rank};
 use crate::live::Running;
 use crate::store::StoreError;
@@ -190,13 +191,17 @@ impl World {
     /// ask again changes nothing; where it ended without a result, it is the one to try again.
     ///
     /// # Errors
-    /// As [`Self::job_show`]; [`Code::NotFinished`], [`Code::CannotRetry`] and [`Code::TriedAgain`] where there is nothing to try again;
+    /// As [`Self::job_show`]; [`Code::NotFinished`], [`Code::CannotRetry`], [`Code::TriedAgain`] and [`Code::CannotResend`] (its letter was
+    /// put away) where there is nothing to try again;
     /// what submitting refuses.
     pub async fn job_retry(&self, asker: &Asker, id: &str) -> Result<Submitted, About> {
         let member = self.member_of(asker).await?;
         let (id, known) = self.find(&member, id).await?;
         let state = views::state(&known, &self.moment(&id, &known));
         let (key, payload) = retried(id, state, &known).and_then(|again| message(&id, &again))?;
+        if state == JobState::Failed {
+            self.may_retry_failed(&id).await?;
+        }
         if let Some((again, its)) = self.retry_of(&member, &id, &known).await? {
             let state = views::state(&its, &self.moment(&again, &its));
             return tried(id, again, state).map(|()| views::submitted(again, &key, state, None));
@@ -220,14 +225,17 @@ impl World {
         if !(1..=LIST_MAX).contains(&limit) {
             return Err(Problem::new(Code::BadValue, format!("limit is {limit}; 1 to {LIST_MAX} are allowed")));
         }
+        let after = ask.cursor.as_deref().map(parse_cursor).transpose()?;
+        // First: what comes into the rows meanwhile makes the list newer than it says.
+        let age = self.age().await;
         if ask.overdue {
             let found = self.store.all_overdue(member, limit).await?;
             let view = |(id, known, overdue): (JobId, Known, String)| {
                 views::job(*member, id, &known, &Moment { overdue: Some(overdue), ..self.moment(&id, &known) })
             };
-            return Ok(JobList { jobs: found.into_iter().map(view).collect(), cursor: None });
+            let Age { as_of, behind_ms } = age;
+            return Ok(JobList { jobs: found.into_iter().map(view).collect(), cursor: None, as_of, behind_ms });
         }
-        let after = ask.cursor.as_deref().map(parse_cursor).transpose()?;
         // Rows know of jobs that go on that they were submitted; the rest is of this moment.
         let stored = ask.state.map(|state| if state.is_final() { state } else { JobState::Submitted });
         let rows = self.store.jobs(member, stored, after, limit).await?;
@@ -239,7 +247,8 @@ impl World {
         };
         let all = waiting.iter().chain(&rows);
         let views = all.map(|(id, known)| views::job(*member, *id, known, &self.moment(id, known)));
-        Ok(JobList { jobs: views.filter(|view| ask.state.is_none_or(|state| state == view.state)).collect(), cursor })
+        let jobs = views.filter(|view| ask.state.is_none_or(|state| state == view.state)).collect();
+        Ok(JobList { jobs, cursor, as_of: age.as_of, behind_ms: age.behind_ms })
     }
 }
 

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::enrolment::{self, EnrolContext, EnrolSettings};
 use crate::fleet::{self, Fleet};
+use crate::freshness::Freshness;
 use crate::live::{self, Live};
 use crate::store::Store;
 use crate::world::World;
@@ -143,6 +144,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         live: Live::default(),
         store,
         verifier: Mutex::default(),
+        freshness: Freshness::default(),
         solvent: Mutex::default(),
         enrol,
     });

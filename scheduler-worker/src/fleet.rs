@@ -109,9 +109,11 @@ impl Device {
                 (Heard::Never, ..) => Some("not heard of lately".into()),
                 (Heard::Stored, ..) => Some("not heard of since this scheduler started".into()),
                 (Heard::Live(_), Some(since), _) => Some(format!("nobody listens there since {since}")),
-                (Heard::Live(_), None, _) if self.record.draining.is_some() => self.record.draining.as_ref().map(ToString::to_string),
-                (Heard::Live(_), None, Some(heartbeat)) => heartbeat.not_working.clone(),
-                (Heard::Live(_), None, None) => None,
+                (Heard::Live(_), None, heartbeat) => {
+                    let jobs = heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.jobs.len());
+                    let draining = self.record.draining.as_ref().map(|draining| draining.said(jobs));
+                    draining.or_else(|| heartbeat.as_ref()?.not_working.clone())
+                }
             }
         };
     }

@@ -100,6 +100,8 @@ fn register(home: &Home) -> Result<String, Failure> {
         device: Some(Device { id: device.device.id, home: home.root().to_owned() }),
         processes: None,
         made_by_pid: None,
+        start_again: None,
+        stopped: false,
     };
     let contexts = Contexts::of_user()?;
     let select = contexts.find(None).is_err();
@@ -344,7 +346,8 @@ fn status_text(view: &StatusView) -> String {
                 duration::show(Duration::from_secs(device.uptime_s))
             ));
             if let Some(url) = &device.local_url {
-                lines.push(format!("  local     {url}   outbox {}", device.outbox.unwrap_or(0)));
+                let outbox = device.outbox.map_or_else(|| "not known now".to_owned(), |waiting| waiting.to_string());
+                lines.push(format!("  local     {url}   outbox {outbox}"));
             }
         }
         (None, Some(error)) => lines.push(match &view.stopped {

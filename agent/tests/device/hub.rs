@@ -84,6 +84,7 @@ impl Network {
             device: DeviceName { id: device.device_id(), did: device },
             member: MemberName { id: member.member_id(), did: member },
             settings,
+            told: None,
         })
         .unwrap();
         home

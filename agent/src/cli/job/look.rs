@@ -38,6 +38,7 @@ pub async fn ls(cli: &Cli, args: &LsArgs, output: &Output) -> Done {
         .ask("job.ls", &question)
         .await
         .map_err(|failure: Failure| if failure.code() == Code::BadValue { failure.next("mesh job ls") } else { failure })?;
+    output.warn_of_age(list.as_of.as_deref(), list.behind_ms);
     output.print_list("job.ls", &list, &list.jobs, |job| job.id.to_string(), || ls_text(&session, args, &list));
     Ok(End::Fine)
 }
@@ -46,6 +47,7 @@ fn ls_text(session: &Session, args: &LsArgs, list: &JobList) -> String {
     let context = &session.context;
     let mut text =
         format!("{} / {}   connected to {}   context: {}\n", context.network_name, context.member.id, context.nats_url, context.name);
+    text.push_str(&output::age_line(list.as_of.as_deref(), list.behind_ms));
     if list.jobs.is_empty() {
         text.push_str(&none_text(args));
         return text;
@@ -73,7 +75,10 @@ fn list_text(list: &JobList) -> String {
     let dash = || "-".to_owned();
     let row = |job: &JobView| {
         let note = job.error.as_ref().map(|error| format!("{} {}", error.code, error.title));
-        let note = job.overdue.as_ref().map(|why| format!("OVERDUE: {why}")).or(note).or_else(|| job.waiting.clone()).unwrap_or_default();
+        let note = job.overdue.as_ref().map(|why| format!("OVERDUE: {why}")).or(note).or_else(|| job.waiting.clone());
+        // What was told of it came before what it asks for: that lies with another gateway, or waits to be delivered again.
+        let nameless = job.kind.is_none().then(|| "what it asks for is not in the records yet".to_owned());
+        let note = note.or(nameless).unwrap_or_default();
         [
             job.short.clone(),
             job.state.to_string(),
@@ -372,7 +377,15 @@ mod tests {
             ..job.clone()
         };
         let nameless = JobView { device_name: None, overdue: Some("its hold ended".into()), ..runs.clone() };
-        insta::assert_snapshot!(list_text(&JobList { jobs: vec![job, runs, nameless], cursor: None }));
+        insta::assert_snapshot!(list_text(&JobList {
+            jobs: vec![job, runs.clone(), nameless],
+            cursor: None,
+            as_of: None,
+            behind_ms: None
+        }));
+        let unknown = JobView { kind: None, ..runs };
+        let told = list_text(&JobList { jobs: vec![unknown], cursor: None, as_of: None, behind_ms: None });
+        assert!(told.contains("  -     laptop-a") && told.contains("what it asks for is not in the records yet"), "{told}");
         let args = |state, overdue| LsArgs { state, overdue, limit: 20, cursor: None };
         for (args, said) in [
             (args(None, false), "no jobs yet; next: mesh job run embed --text \"hello mesh\""),
