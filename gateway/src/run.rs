@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use bus::check::{START, until_told};
 use bus::connect::Connect;
 use bus::{Bus, BusSettings, Health};
 use bus_schemas::Code;
@@ -219,11 +220,13 @@ fn spawn(
     })
 }
 
+/// Compares what a gateway uses with the table; a hub that elects a leader is waited for.
 async fn check(bus: &Bus, settings: &Settings) -> anyhow::Result<()> {
     let streams =
         [stream::SUBMIT, stream::JOBS, stream::HISTORY, stream::CANCELS, stream::HEARTBEATS, stream::DLQ, stream::BLOBS, "KV_devices"];
     let consumers = [(stream::SUBMIT, stream::INTAKE), (stream::HISTORY, stream::PROJECTION)];
-    bus.check_streams(&settings.bus.timings(), &streams, &consumers).await
+    let timings = settings.bus.timings();
+    Ok(until_told(START, || bus.check_streams(&timings, &streams, &consumers)).await?)
 }
 
 /// The secret of an invite line, or the file's only line itself.
