@@ -24,26 +24,6 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
 
-fn golden(name: &str, bytes: &[u8]) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("MESH_UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, bytes).unwrap();
-    }
-    let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert!(stored == bytes, "{name} is written differently today: the wire format changed");
-}
-
-/// A signed batch of one and of two, and the second's proof: stored, and read back to the same values.
-fn body<T: Body + Clone + PartialEq + Debug>(signer: &Signer, one: &T, two: &T) {
-    let batch = signer.batch(&[one.clone(), two.clone()]);
-    golden(&format!("{}.batch.msgpack", T::KIND), &batch.encode());
-    golden(&format!("{}.proof.msgpack", T::KIND), &batch.proof(1).unwrap().encode());
-    let read = Batch::decode(&batch.encode()).unwrap().verify::<T>(&mut Verifier::default()).unwrap();
-    assert_eq!(read.into_iter().map(bus_schemas::Verified::into_body).collect::<Vec<_>>(), [one.clone(), two.clone()]);
-    let read = Proof::decode(&batch.proof(1).unwrap().encode()).unwrap().verify::<T>(&mut Verifier::default()).unwrap();
-    assert_eq!(&*read, two);
-}
-
 fn plain<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
     let bytes = encode(value);
     golden(&format!("{name}.msgpack"), &bytes);
