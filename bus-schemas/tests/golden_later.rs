@@ -11,7 +11,7 @@ use bus_schemas::event::{Checkpoint, EventKind, Progress};
 use bus_schemas::holding::{HeldAttempt, Holding, HoldingAsk, HoldingPhase};
 use bus_schemas::letter::{Entry, Letter, Mark, Original, Stage};
 use bus_schemas::order::{Order, What};
-use bus_schemas::{AttemptId, Batch, Cid, Code, InstanceId, JobId, LetterId, Problem, Signer, Verifier};
+use bus_schemas::{AttemptId, Cid, Code, InstanceId, JobId, LetterId, Problem, Verifier};
 use support::{golden, signer, two};
 
 #[test]
