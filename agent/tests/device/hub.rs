@@ -330,7 +330,7 @@ fn servers_of(home: &Home) -> Vec<i32> {
     let of_home = |pid: &i32| {
         let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-        words[0].ends_with("nats-server") && words.iter().any(|word| word.starts_with(&folder))
+        words[0].contains("nats-server") && words.iter().any(|word| word.starts_with(&folder))
     };
     pids.filter(of_home).collect()
 }
