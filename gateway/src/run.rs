@@ -123,7 +123,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = bus::telemetry::metrics("mesh-gateway", env!("CARGO_PKG_VERSION"))?;
     let bus = Bus::connect(Connect::new(&settings.bus, "mesh-gateway", "_INBOX.gateway"), &health).await?;
     let timings = settings.bus.timings();
-    check(&bus, &settings).await?;
+    tokio::select! {
+        checked = check(&bus, &settings) => checked?,
+        () = stop.cancelled() => return Ok(()),
+    }
     let store = Store::open(&settings.database_url).await?;
     health.set("postgres", Ok(()));
     if let Some(secret) = secret {
