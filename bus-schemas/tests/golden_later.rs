@@ -3,40 +3,18 @@
 
 #![allow(clippy::unwrap_used)] // a test may end where it stands
 
-use std::fmt::Debug;
-use std::path::PathBuf;
+mod support;
 
 use bus_schemas::api::ask;
-use bus_schemas::envelope::{Body, JsonBatch, encode};
+use bus_schemas::envelope::{JsonBatch, encode};
 use bus_schemas::event::{Checkpoint, EventKind, Progress};
 use bus_schemas::history::Transition;
 use bus_schemas::holding::{HeldAttempt, HoldBack, Holding, HoldingAsk, HoldingPhase, Queued};
 use bus_schemas::job::JobState;
 use bus_schemas::letter::{Entry, Letter, Mark, Original, Stage};
 use bus_schemas::order::{Order, What};
-use bus_schemas::{AttemptId, Batch, Cid, Code, InstanceId, JobId, LetterId, Problem, Signer, Verifier};
-
-fn golden(name: &str, bytes: &[u8]) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("MESH_UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, bytes).unwrap();
-    }
-    let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert!(stored == bytes, "{name} is written differently today: the wire format changed");
-}
-
-fn signer() -> Signer {
-    Signer::from_seed(&[7; 32])
-}
-
-/// A signed batch of two bodies, and the second's proof: stored, and read back to the same values.
-fn two<T: Body + Clone + PartialEq + Debug>(bodies: &[T; 2]) {
-    let batch = signer().batch(bodies);
-    golden(&format!("{}.batch.msgpack", T::KIND), &batch.encode());
-    golden(&format!("{}.proof.msgpack", T::KIND), &batch.proof(1).unwrap().encode());
-    let read = Batch::decode(&batch.encode()).unwrap().verify::<T>(&mut Verifier::default()).unwrap();
-    assert_eq!(read.into_iter().map(bus_schemas::Verified::into_body).collect::<Vec<_>>(), bodies);
-}
+use bus_schemas::{AttemptId, Cid, Code, InstanceId, JobId, LetterId, Problem, Verifier};
+use support::{golden, signer, two};
 
 #[test]
 fn orders_are_written_as_ever() {

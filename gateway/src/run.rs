@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use bus::check::{START, until_told};
 use bus::connect::Connect;
 use bus::{Bus, BusSettings, Health};
 use bus_schemas::Code;
@@ -123,7 +124,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = bus::telemetry::metrics("mesh-gateway", env!("CARGO_PKG_VERSION"))?;
     let bus = Bus::connect(Connect::new(&settings.bus, "mesh-gateway", "_INBOX.gateway"), &health).await?;
     let timings = settings.bus.timings();
-    check(&bus, &settings).await?;
+    tokio::select! {
+        checked = check(&bus, &settings) => checked?,
+        () = stop.cancelled() => return Ok(()),
+    }
     let store = Store::open(&settings.database_url).await?;
     health.set("postgres", Ok(()));
     if let Some(secret) = secret {
@@ -221,11 +225,13 @@ fn spawn(
     })
 }
 
+/// Compares what a gateway uses with the table; a hub that elects a leader is waited for.
 async fn check(bus: &Bus, settings: &Settings) -> anyhow::Result<()> {
     let streams =
         [stream::SUBMIT, stream::JOBS, stream::HISTORY, stream::CANCELS, stream::HEARTBEATS, stream::DLQ, stream::BLOBS, "KV_devices"];
     let consumers = [(stream::SUBMIT, stream::INTAKE), (stream::HISTORY, stream::PROJECTION)];
-    bus.check_streams(&settings.bus.timings(), &streams, &consumers).await
+    let timings = settings.bus.timings();
+    Ok(until_told(START, || bus.check_streams(&timings, &streams, &consumers)).await?)
 }
 
 /// The secret of an invite line, or the file's only line itself.
