@@ -142,8 +142,9 @@ pub fn after_failure(ended: &[EndedAttempt], lasted_ms: u64) -> Retry {
     Retry::After { ms: after_noes(in_a_row).saturating_sub(lasted_ms) }
 }
 
-/// The pause in milliseconds from an assignment that was answered with a no to the next one; noes in a row, the last one first. It grows with those of the device that said the last one. What one
-/// device after the other hands back goes on at once, as often as there are devices; who says no again and again is asked ever more seldom.
+/// The pause in milliseconds from an assignment that was answered with a no to the next one; noes in a row, the last one first. It grows
+/// with those of the device that said the last one: what one device after the other hands back goes on at once, as often as there are
+/// devices; who says no again and again is asked ever more seldom.
 fn after_noes(in_a_row: impl Iterator<Item = DeviceId>) -> u64 {
     let mut in_a_row = in_a_row.peekable();
     let Some(last) = in_a_row.peek().copied() else { return 0 };

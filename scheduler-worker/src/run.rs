@@ -71,9 +71,10 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
     // Others are told of this one before it takes anything.
     world.beat();
     send(&mut world).await;
-    let mut high = pull(&bus, Class::High).await?;
-    let mut normal = pull(&bus, Class::Normal).await?;
-    let mut low = pull(&bus, Class::Low).await?;
+    let pulls = async { tokio::try_join!(pull(&bus, Class::High), pull(&bus, Class::Normal), pull(&bus, Class::Low)) };
+    // Where the hub has no leader this waits for one.
+    let Some(pulled) = stop.run_until_cancelled(pulls).await else { return Ok(()) };
+    let (mut high, mut normal, mut low) = pulled?;
     health.set("jobs", Ok(()));
 
     let now = Instant::now();
