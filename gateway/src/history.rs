@@ -141,7 +141,7 @@ fn known(seq: u64, record: HistoryRecord) -> Known {
                 kept_units: ended.kept.map(|kept| kept.units),
                 state: AttemptState::Failed,
                 assigned_at: Some(ended.assigned_at),
-                started_at: None,
+                started_at: ended.started_at,
                 ended_at: Some(record.at),
                 retryable: Some(ended.failure.retryable),
             }],

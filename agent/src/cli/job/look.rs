@@ -251,9 +251,13 @@ pub fn attempt_line(attempt: &AttemptView) -> String {
 
 fn failed_line(attempt: &AttemptView) -> String {
     let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
+    let between = |from: u64, to: u64| duration::show(std::time::Duration::from_millis(to.saturating_sub(from)));
     let lasted = attempt.assigned_at.zip(attempt.ended_at).map(|(from, to)| {
-        let lasted = std::time::Duration::from_millis(to.saturating_sub(from));
-        format!(" at {} after {}", bus_schemas::date_and_time(to), duration::show(lasted))
+        let lasted = match attempt.started_at {
+            Some(started) => format!("after it waited there {} and ran {}", between(from, started), between(started, to)),
+            None => format!("after {}", between(from, to)),
+        };
+        format!(" at {} {lasted}", bus_schemas::date_and_time(to))
     });
     let last = if attempt.retryable == Some(false) { "; no other device would fare better" } else { "" };
     let (number, class, message) = (attempt.number, &attempt.class, &attempt.message);
@@ -415,12 +419,17 @@ mod tests {
         };
         let ended = |state| AttemptView { ended_at: Some(1_800_000_004_000), ..attempt(state) };
         let back = AttemptView { class: "DeviceDisconnect".into(), ..ended(AttemptState::Completed) };
+        let late = AttemptView { class: "Timeout".into(), message: "no result".into(), ..ended(AttemptState::Failed) };
         for (attempt, said) in [
             (attempt(AttemptState::Offered), "attempt 2 on laptop-b (dev_gr2q7gf5): offered at 2027-01-15 08:00:00 UTC"),
             (attempt(AttemptState::Waiting), "attempt 2 on laptop-b (dev_gr2q7gf5): assigned at 2027-01-15 08:00:00 UTC, not begun"),
             (attempt(AttemptState::Running), "attempt 2 on laptop-b (dev_gr2q7gf5): begun at 2027-01-15 08:00:01 UTC, not ended"),
             (ended(AttemptState::Completed), "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC after 3.0 s"),
             (ended(AttemptState::Cancelled), "attempt 2 on laptop-b (dev_gr2q7gf5) was stopped at 2027-01-15 08:00:04 UTC after 3.0 s"),
+            (
+                late,
+                "attempt 2 on laptop-b (dev_gr2q7gf5) ended at 2027-01-15 08:00:04 UTC after it waited there 1.0 s and ran 3.0 s: Timeout (no result)",
+            ),
             (
                 back,
                 "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC after 3.0 s (it had counted as DeviceDisconnect)",
