@@ -68,9 +68,18 @@ impl Leaf {
             home.device_toml().display()
         );
         kept.port = if keeps_port { wanted } else { 0 };
-        kept.monitor_port = if keeps_port && is_free(kept.monitor_port) { kept.monitor_port } else { 0 };
+        kept.monitor_port = if keeps_port && is_free(kept.monitor_port) { kept.monitor_port } else { free_port()? };
         let server = Server { program, home: home.clone(), device: device.clone() };
-        let (child, ports) = server.start(&kept).await?;
+        let (child, ports) = loop {
+            match server.start(&kept).await {
+                // Somebody was quicker.
+                Err(error) if !is_free(kept.monitor_port) => {
+                    tracing::warn!(error = format!("{error:#}"), "the device's nats-server did not start; trying another port");
+                    kept.monitor_port = free_port()?;
+                }
+                started => break started?,
+            }
+        };
         (kept.port, kept.monitor_port) = ports;
         // A restart must come back on the same port: people and programs have it by now.
         kept.write(home)?;
@@ -359,6 +368,13 @@ fn read_ports(path: &Path) -> Option<(u16, u16)> {
 
 fn is_free(port: u16) -> bool {
     port != 0 && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
+}
+
+/// A port that nobody has. One for monitoring that the server chose itself it takes for changed when it is told to read its configuration again, which then
+/// names it, and takes nothing of that: no new login either.
+fn free_port() -> anyhow::Result<u16> {
+    let held = std::net::TcpListener::bind(("127.0.0.1", 0)).context("no port is free")?;
+    Ok(held.local_addr()?.port())
 }
 
 async fn terminate(child: &mut Child) {
