@@ -39,8 +39,10 @@ async fn logins_are_renewed_while_work_goes_on_and_after_a_long_sleep() {
     }
     assert_ne!(creds_in_use(&home).unwrap(), first, "a renewal is a new file");
     assert_eq!(std::fs::read_to_string(format!("{home}/nats.pid")).unwrap(), server, "the device's server was not started again");
+    // It took each: it links anew in a few milliseconds, and not only when the hub has cut a login that ended.
     let said = std::fs::read_to_string(format!("{home}/logs/nats-server.log")).unwrap();
-    assert_eq!((said.matches("Leafnode connection created").count(), said.matches("Failed to reload").count()), (1, 0), "{said}");
+    let (told, links) = (said.matches("Trapped \"hangup\"").count(), said.matches("Leafnode connection created").count());
+    assert!(!said.contains("Failed to reload") && said.contains("Reloaded server configuration") && links <= told + 1, "{said}");
 
     // The whole device sleeps until its login has ended.
     let asleep = [stack.pids("agent"), stack.pids("leaf")].concat();
