@@ -157,9 +157,8 @@ impl World {
             Due::GaveUpQueued => {
                 let (device, attempt) = self.current(&id)?;
                 self.cancel_attempts(device, vec![attempt]);
-                let name = self.fleet.name(&device);
-                let problem = Problem::new(Code::NothingFits, format!("it waited on {name}, and no device began with it in time"));
-                self.close_failed(id, &problem, VoidReason::NotPlaced);
+                let message = "the device had not begun with it when the job's time to wait was over".to_owned();
+                self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
             }
             Due::CancelIgnored => {
                 let message = format!("the device did not stop it within {} s", self.config.timings.silence.as_secs());

@@ -83,8 +83,10 @@ async fn a_job_waits_in_a_devices_queue_no_longer_than_its_member_allows() {
     let job = network.admit_one("a", r#"{"kind":"echo","text":"x","max_execution_wait_ms":1000}"#).await;
     let end = network.end_of(job).await;
     let problem = end.problem.unwrap();
-    assert_eq!((end.state, problem.code), (JobState::Failed, Code::NothingFits));
-    assert_eq!(problem.detail, "it waited on d1, and no device began with it in time");
+    assert_eq!((end.state, problem.code, end.attempts), (JobState::Failed, Code::NothingFits, 1));
+    assert_eq!(problem.detail, "Timeout on d1: the device had not begun with it when the job's time to wait was over");
+    let [attempt] = ended_attempts(&network, job).await.try_into().expect("its one attempt");
+    assert_eq!((attempt.number, attempt.started_at, attempt.failure.class), (1, None, FailureClass::Timeout));
     network.jobs_are_gone().await;
     assert_eq!(network.books.of(job), HoldState::Voided { reason: VoidReason::NotPlaced });
     until("the device to be told", async || (device.cancelled() == device.assigned()).then_some(())).await;
