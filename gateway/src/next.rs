@@ -107,10 +107,12 @@ pub fn next(now: &Now<'_>, timings: &Timings) -> Vec<String> {
         Held::NoScheduler { heard: None } => with_device(now, "no scheduler is running: it goes on once one is".to_owned(), timings),
         Held::Unknown => with_device(now, "the schedulers could not be asked just now".to_owned(), timings),
     };
-    if let Some(since) = now.cancelled_at {
-        said.push(format!("cancelled at {}: {}", clock(since, now.at), cancelled(now.held, timings)));
+    if let Some((since, how)) = now.cancelled_at.zip(cancelled(now.held, timings)) {
+        said.push(format!("cancelled at {}: {how}", clock(since, now.at)));
     }
-    let unassigned = matches!(now.state, JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed);
+    // What ends anyway is not given up as well.
+    let unassigned =
+        matches!(now.state, JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed) && now.cancelled_at.is_none();
     if let Some(at) = now.gives_up_at.filter(|_| unassigned) {
         said.push(format!("given up {} if no device has taken it by then (max wait)", when(at, now.at)));
     }
@@ -144,18 +146,19 @@ fn with_device(now: &Now<'_>, said: String, timings: &Timings) -> Vec<String> {
     std::iter::once(said).chain(on).collect()
 }
 
-/// When a job ends that somebody wants to end.
-fn cancelled(held: &Held, timings: &Timings) -> String {
+/// When a job ends that somebody wants to end; nothing where it has, and that is being written down.
+fn cancelled(held: &Held, timings: &Timings) -> Option<String> {
     match held {
+        Held::By(holding) if holding.phase == HoldingPhase::Closing => None,
         Held::By(holding) if holding.cancelled && holding.phase == HoldingPhase::Running => {
             let (name, silence) = holding.current.as_ref().map_or(("its device", ms(timings.silence)), |on| (&on.name, on.silence_max_ms));
-            format!("{name} was told to stop it; it ends once that has, or {} later if it does not", span(silence))
+            Some(format!("{name} was told to stop it; it ends once that has, or {} later if it does not", span(silence)))
         }
-        Held::By(_) | Held::Nobody => {
-            format!("it ends as soon as a scheduler has it in hand, within {} as a rule", span(ms(timings.silence * 3)))
-        }
+        Held::By(holding) if holding.cancelled => Some(format!("scheduler {} knows, and ends it", holding.s)),
+        Held::By(holding) => Some(format!("scheduler {} ends it as soon as it hears of that", holding.s)),
+        Held::Nobody => Some(format!("it ends as soon as a scheduler has it in hand, within {} as a rule", span(ms(timings.silence * 3)))),
         // Nothing bounds it while nobody can end it.
-        Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => "it ends as soon as a scheduler has it in hand".to_owned(),
+        Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => Some("it ends as soon as a scheduler has it in hand".to_owned()),
     }
 }
 
@@ -222,7 +225,7 @@ fn on_device(holding: &Holding, on: &HeldAttempt, at: UnixMs) -> Vec<String> {
         }
         (false, None) => vec![in_queue(on, at)],
     };
-    if let Some(queued) = on.queued {
+    if let Some(queued) = on.queued.filter(|_| !holding.cancelled) {
         if let Some(late) = queued.late_at.filter(|late| *late < queued.gives_up_at) {
             let late = when(late, at);
             said.push(format!("given to another device that has room {late}, if {name} has not begun by then"));
@@ -514,13 +517,15 @@ mod tests {
             let holding = Holding { cancelled, current: on(Some(AT), 0), ..holding(phase, None) };
             super::cancelled(&by(holding), &Timings::default())
         };
-        let soon = "it ends as soon as a scheduler has it in hand, within 60 s as a rule";
-        assert_eq!(
-            cancelled(HoldingPhase::Running, true),
-            "laptop-a was told to stop it; it ends once that has, or 20 s later if it does not"
-        );
-        assert_eq!(cancelled(HoldingPhase::Running, false), soon);
-        assert_eq!(cancelled(HoldingPhase::Looking, true), soon);
+        for (phase, knows, said) in [
+            (HoldingPhase::Running, true, Some("laptop-a was told to stop it; it ends once that has, or 20 s later if it does not")),
+            (HoldingPhase::Running, false, Some("scheduler s1 ends it as soon as it hears of that")),
+            (HoldingPhase::Looking, true, Some("scheduler s1 knows, and ends it")),
+            (HoldingPhase::Closing, true, None),
+            (HoldingPhase::Closing, false, None),
+        ] {
+            assert_eq!(cancelled(phase, knows).as_deref(), said, "{phase:?} {knows}");
+        }
     }
 
     #[test]
@@ -542,9 +547,10 @@ mod tests {
                 "no scheduler says that it has it in hand; scheduler s7 had it last: it is delivered to one again 30 s after its last \
                  renewal, and 30 s later once more should that one be silent, too",
                 "cancelled at 07:59:55 UTC: it ends as soon as a scheduler has it in hand, within 60 s as a rule",
-                "given up at 08:03:00 UTC, in 3 min if no device has taken it by then (max wait)",
             ]
         );
+        let wanted = next(&Now { cancelled_at: None, ..now.clone() }, &timings);
+        assert_eq!(wanted[1], "given up at 08:03:00 UTC, in 3 min if no device has taken it by then (max wait)");
         // Nobody who could end it: no time is promised.
         let on = |silent_ms| On { name: "laptop-a".into(), silent_ms };
         let fresh = on(Some(2_000));
