@@ -262,16 +262,38 @@ fn silent(holding: &Holding, on: &HeldAttempt, at: UnixMs) -> String {
     if let Some(HoldBack { gone, there, until, follow_ms }) = holding.hold_back {
         return format!(
             "{has}; {gone} of {there} devices fell silent at once, so the bus is suspected, not they: the job stays with {name} until {}; if \
-             most are still silent then, this attempt ends; once most are heard again, {name} has {} to follow, until {} at the latest",
+             most are still silent then, this attempt ends{}; once most are heard again, {name} has {} to follow, until {} at the latest",
             until_when(until, at),
+            after(holding, on),
             span(follow_ms),
             clock(until.saturating_add(follow_ms), at)
         );
     }
     match on.gone_at {
-        Some(gone) => format!("{has}: it counts as gone {}, if no word of it comes, and this attempt ends", when(gone, at)),
+        Some(gone) => {
+            let after = after(holding, on);
+            format!("{has}: it counts as gone {}, if no word of it comes, and this attempt ends{after}", when(gone, at))
+        }
         None => format!("{has}: that does not count while the bus itself does not work"),
     }
+}
+
+/// What becomes of a job whose device counts as gone.
+fn after(holding: &Holding, on: &HeldAttempt) -> String {
+    let used = holding.attempts_used + 1;
+    if holding.cancelled {
+        return ", and the job with it".to_owned();
+    }
+    if used >= ATTEMPTS_MAX {
+        return format!(", and the job fails: it was the last of {ATTEMPTS_MAX} attempts");
+    }
+    let kept = holding.kept.map_or(0, |kept| kept.units);
+    let behind = match kept {
+        0 => String::new(),
+        1 => ", behind 1 kept text".to_owned(),
+        n => format!(", behind {n} kept texts"),
+    };
+    format!(": the job is offered anew as attempt {}{behind} ({used} of {ATTEMPTS_MAX} attempts used then)", on.number + 1)
 }
 
 /// `at 14:03:00 UTC, in 5 min`.
@@ -316,6 +338,7 @@ fn ms(duration: std::time::Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bus_schemas::event::Checkpoint;
     use bus_schemas::holding::Queued;
     use bus_schemas::{AttemptId, Cid, JobId, Signer};
 
@@ -388,7 +411,7 @@ mod tests {
                 by(silent),
                 vec![
                     "laptop-a has attempt 3, and was last heard of 12 s ago: it counts as gone at 08:00:08 UTC, in 8.0 s, if no word of it comes, \
-                     and this attempt ends",
+                     and this attempt ends: the job is offered anew as attempt 4 (3 of 4 attempts used then)",
                 ],
             ),
             (
@@ -433,6 +456,34 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_a_gone_device_is_said() {
+        let kept = |units| Some(Checkpoint { cid: Cid::of(b"{}"), bytes: 2, units });
+        let on = on(Some(AT), 12_000).unwrap();
+        let base = Holding { attempts_used: 0, ..holding(HoldingPhase::Running, None) };
+        let first = HeldAttempt { number: 1, ..on.clone() };
+        let cancelled = Holding { cancelled: true, ..base.clone() };
+        let last = Holding { attempts_used: 3, kept: kept(9), ..base.clone() };
+        for (holding, on, said) in [
+            (
+                Holding { kept: kept(12), ..base.clone() },
+                &first,
+                ": the job is offered anew as attempt 2, behind 12 kept texts (1 of 4 attempts used then)",
+            ),
+            (
+                Holding { kept: kept(1), ..base.clone() },
+                &first,
+                ": the job is offered anew as attempt 2, behind 1 kept text (1 of 4 attempts used then)",
+            ),
+            // Two of three did not count.
+            (base, &on, ": the job is offered anew as attempt 4 (1 of 4 attempts used then)"),
+            (last, &on, ", and the job fails: it was the last of 4 attempts"),
+            (cancelled, &first, ", and the job with it"),
+        ] {
+            assert_eq!(after(&holding, on), said);
+        }
+    }
+
+    #[test]
     fn while_most_are_silent_a_job_stays_and_says_until_when() {
         let hold_back = Some(HoldBack { gone: 5, there: 6, until: AT + 40_000, follow_ms: 10_000 });
         let mass = |phase, current| by(Holding { holds_back: true, hold_back, current, ..holding(phase, None) });
@@ -441,8 +492,9 @@ mod tests {
                 mass(HoldingPhase::Running, on(Some(AT - 60_000), 40_000)),
                 vec![
                     "laptop-a has attempt 3, and was last heard of 40 s ago; 5 of 6 devices fell silent at once, so the bus is suspected, not \
-                     they: the job stays with laptop-a until 08:00:40 UTC, in 40 s; if most are still silent then, this attempt ends; once \
-                     most are heard again, laptop-a has 10 s to follow, until 08:00:50 UTC at the latest",
+                     they: the job stays with laptop-a until 08:00:40 UTC, in 40 s; if most are still silent then, this attempt ends: the job \
+                     is offered anew as attempt 4 (3 of 4 attempts used then); once most are heard again, laptop-a has 10 s to follow, until \
+                     08:00:50 UTC at the latest",
                 ],
             ),
             (
