@@ -19,8 +19,11 @@ use crate::views::Moment;
 /// What a scheduler writes beside a change to Assigned, before the attempt's number.
 const CAUSE: &str = "attempt ";
 
+/// Beside the change to Submitted of a job that was admitted.
+pub const ADMITTED: &str = "admitted";
+
 /// In the order of time, each once; with those that its holder has not written down yet. An end that was told again, because who told it
-/// died before it let go of the job, is one end.
+/// died before it let go of the job, is one end; so is a submission that was delivered again and admitted again one admission.
 pub fn transitions(known: &Known, held: &Held) -> Vec<Transition> {
     let unwritten = match held {
         Held::By(holding) => holding.unwritten.as_slice(),
@@ -29,10 +32,12 @@ pub fn transitions(known: &Known, held: &Held) -> Vec<Transition> {
     let mut all: Vec<Transition> = Vec::new();
     let mut sorted: Vec<&Transition> = known.transitions.iter().chain(unwritten).collect();
     sorted.sort_by_key(|transition| (transition.at, transition.to.is_final()));
-    let mut ended = BTreeSet::new();
+    let (mut ended, mut is_admitted) = (BTreeSet::new(), false);
     for transition in sorted {
         // What is the same has the same time, so it is near.
         let again = all.iter().rev().take_while(|before| before.at == transition.at).any(|before| before == transition);
+        let admits = transition.to == JobState::Submitted && transition.cause == ADMITTED;
+        let again = again || (admits && std::mem::replace(&mut is_admitted, true));
         if !again && (!transition.to.is_final() || ended.insert(transition.to)) {
             all.push(transition.clone());
         }
@@ -325,6 +330,16 @@ mod tests {
             hold_back: None,
             unwritten,
         }))
+    }
+
+    #[test]
+    fn a_submission_that_came_twice_was_admitted_once() {
+        let one = |at, cause| change(JobState::Submitted, at, cause, "a".into());
+        let rejected = change(JobState::Rejected, 1, "c", "a".into());
+        let told = vec![rejected.clone(), one(2, ADMITTED), one(9, ADMITTED), one(5, "attempt 1 ended"), one(7, "attempt 2 ended")];
+        let known = Known { transitions: told, ..Known::default() };
+        let at: Vec<UnixMs> = transitions(&known, &Held::Nobody).iter().map(|change| change.at).collect();
+        assert_eq!(at, [1, 2, 5, 7]);
     }
 
     #[test]

@@ -107,10 +107,12 @@ pub fn next(now: &Now<'_>, timings: &Timings) -> Vec<String> {
         Held::NoScheduler { heard: None } => with_device(now, "no scheduler is running: it goes on once one is".to_owned(), timings),
         Held::Unknown => with_device(now, "the schedulers could not be asked just now".to_owned(), timings),
     };
-    if let Some(since) = now.cancelled_at {
-        said.push(format!("cancelled at {}: {}", clock(since, now.at), cancelled(now.held, timings)));
+    if let Some((since, how)) = now.cancelled_at.zip(cancelled(now.held, timings)) {
+        said.push(format!("cancelled at {}: {how}", clock(since, now.at)));
     }
-    let unassigned = matches!(now.state, JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed);
+    // What ends anyway is not given up as well.
+    let unassigned =
+        matches!(now.state, JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed) && now.cancelled_at.is_none();
     if let Some(at) = now.gives_up_at.filter(|_| unassigned) {
         said.push(format!("given up {} if no device has taken it by then (max wait)", when(at, now.at)));
     }
@@ -144,18 +146,19 @@ fn with_device(now: &Now<'_>, said: String, timings: &Timings) -> Vec<String> {
     std::iter::once(said).chain(on).collect()
 }
 
-/// When a job ends that somebody wants to end.
-fn cancelled(held: &Held, timings: &Timings) -> String {
+/// When a job ends that somebody wants to end; nothing where it has, and that is being written down.
+fn cancelled(held: &Held, timings: &Timings) -> Option<String> {
     match held {
+        Held::By(holding) if holding.phase == HoldingPhase::Closing => None,
         Held::By(holding) if holding.cancelled && holding.phase == HoldingPhase::Running => {
             let (name, silence) = holding.current.as_ref().map_or(("its device", ms(timings.silence)), |on| (&on.name, on.silence_max_ms));
-            format!("{name} was told to stop it; it ends once that has, or {} later if it does not", span(silence))
+            Some(format!("{name} was told to stop it; it ends once that has, or {} later if it does not", span(silence)))
         }
-        Held::By(_) | Held::Nobody => {
-            format!("it ends as soon as a scheduler has it in hand, within {} as a rule", span(ms(timings.silence * 3)))
-        }
+        Held::By(holding) if holding.cancelled => Some(format!("scheduler {} knows, and ends it", holding.s)),
+        Held::By(holding) => Some(format!("scheduler {} ends it as soon as it hears of that", holding.s)),
+        Held::Nobody => Some(format!("it ends as soon as a scheduler has it in hand, within {} as a rule", span(ms(timings.silence * 3)))),
         // Nothing bounds it while nobody can end it.
-        Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => "it ends as soon as a scheduler has it in hand".to_owned(),
+        Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => Some("it ends as soon as a scheduler has it in hand".to_owned()),
     }
 }
 
@@ -222,7 +225,7 @@ fn on_device(holding: &Holding, on: &HeldAttempt, at: UnixMs) -> Vec<String> {
         }
         (false, None) => vec![in_queue(on, at)],
     };
-    if let Some(queued) = on.queued {
+    if let Some(queued) = on.queued.filter(|_| !holding.cancelled) {
         if let Some(late) = queued.late_at.filter(|late| *late < queued.gives_up_at) {
             let late = when(late, at);
             said.push(format!("given to another device that has room {late}, if {name} has not begun by then"));
@@ -259,16 +262,38 @@ fn silent(holding: &Holding, on: &HeldAttempt, at: UnixMs) -> String {
     if let Some(HoldBack { gone, there, until, follow_ms }) = holding.hold_back {
         return format!(
             "{has}; {gone} of {there} devices fell silent at once, so the bus is suspected, not they: the job stays with {name} until {}; if \
-             most are still silent then, this attempt ends; once most are heard again, {name} has {} to follow, until {} at the latest",
+             most are still silent then, this attempt ends{}; once most are heard again, {name} has {} to follow, until {} at the latest",
             until_when(until, at),
+            after(holding, on),
             span(follow_ms),
             clock(until.saturating_add(follow_ms), at)
         );
     }
     match on.gone_at {
-        Some(gone) => format!("{has}: it counts as gone {}, if no word of it comes, and this attempt ends", when(gone, at)),
+        Some(gone) => {
+            let after = after(holding, on);
+            format!("{has}: it counts as gone {}, if no word of it comes, and this attempt ends{after}", when(gone, at))
+        }
         None => format!("{has}: that does not count while the bus itself does not work"),
     }
+}
+
+/// What becomes of a job whose device counts as gone.
+fn after(holding: &Holding, on: &HeldAttempt) -> String {
+    let used = holding.attempts_used + 1;
+    if holding.cancelled {
+        return ", and the job with it".to_owned();
+    }
+    if used >= ATTEMPTS_MAX {
+        return format!(", and the job fails: it was the last of {ATTEMPTS_MAX} attempts");
+    }
+    let kept = holding.kept.map_or(0, |kept| kept.units);
+    let behind = match kept {
+        0 => String::new(),
+        1 => ", behind 1 kept text".to_owned(),
+        n => format!(", behind {n} kept texts"),
+    };
+    format!(": the job is offered anew as attempt {}{behind} ({used} of {ATTEMPTS_MAX} attempts used then)", on.number + 1)
 }
 
 /// `at 14:03:00 UTC, in 5 min`.
@@ -313,6 +338,7 @@ fn ms(duration: std::time::Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bus_schemas::event::Checkpoint;
     use bus_schemas::holding::Queued;
     use bus_schemas::{AttemptId, Cid, JobId, Signer};
 
@@ -385,7 +411,7 @@ mod tests {
                 by(silent),
                 vec![
                     "laptop-a has attempt 3, and was last heard of 12 s ago: it counts as gone at 08:00:08 UTC, in 8.0 s, if no word of it comes, \
-                     and this attempt ends",
+                     and this attempt ends: the job is offered anew as attempt 4 (3 of 4 attempts used then)",
                 ],
             ),
             (
@@ -430,6 +456,34 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_a_gone_device_is_said() {
+        let kept = |units| Some(Checkpoint { cid: Cid::of(b"{}"), bytes: 2, units });
+        let on = on(Some(AT), 12_000).unwrap();
+        let base = Holding { attempts_used: 0, ..holding(HoldingPhase::Running, None) };
+        let first = HeldAttempt { number: 1, ..on.clone() };
+        let cancelled = Holding { cancelled: true, ..base.clone() };
+        let last = Holding { attempts_used: 3, kept: kept(9), ..base.clone() };
+        for (holding, on, said) in [
+            (
+                Holding { kept: kept(12), ..base.clone() },
+                &first,
+                ": the job is offered anew as attempt 2, behind 12 kept texts (1 of 4 attempts used then)",
+            ),
+            (
+                Holding { kept: kept(1), ..base.clone() },
+                &first,
+                ": the job is offered anew as attempt 2, behind 1 kept text (1 of 4 attempts used then)",
+            ),
+            // Two of three did not count.
+            (base, &on, ": the job is offered anew as attempt 4 (1 of 4 attempts used then)"),
+            (last, &on, ", and the job fails: it was the last of 4 attempts"),
+            (cancelled, &first, ", and the job with it"),
+        ] {
+            assert_eq!(after(&holding, on), said);
+        }
+    }
+
+    #[test]
     fn while_most_are_silent_a_job_stays_and_says_until_when() {
         let hold_back = Some(HoldBack { gone: 5, there: 6, until: AT + 40_000, follow_ms: 10_000 });
         let mass = |phase, current| by(Holding { holds_back: true, hold_back, current, ..holding(phase, None) });
@@ -438,8 +492,9 @@ mod tests {
                 mass(HoldingPhase::Running, on(Some(AT - 60_000), 40_000)),
                 vec![
                     "laptop-a has attempt 3, and was last heard of 40 s ago; 5 of 6 devices fell silent at once, so the bus is suspected, not \
-                     they: the job stays with laptop-a until 08:00:40 UTC, in 40 s; if most are still silent then, this attempt ends; once \
-                     most are heard again, laptop-a has 10 s to follow, until 08:00:50 UTC at the latest",
+                     they: the job stays with laptop-a until 08:00:40 UTC, in 40 s; if most are still silent then, this attempt ends: the job \
+                     is offered anew as attempt 4 (3 of 4 attempts used then); once most are heard again, laptop-a has 10 s to follow, until \
+                     08:00:50 UTC at the latest",
                 ],
             ),
             (
@@ -514,13 +569,15 @@ mod tests {
             let holding = Holding { cancelled, current: on(Some(AT), 0), ..holding(phase, None) };
             super::cancelled(&by(holding), &Timings::default())
         };
-        let soon = "it ends as soon as a scheduler has it in hand, within 60 s as a rule";
-        assert_eq!(
-            cancelled(HoldingPhase::Running, true),
-            "laptop-a was told to stop it; it ends once that has, or 20 s later if it does not"
-        );
-        assert_eq!(cancelled(HoldingPhase::Running, false), soon);
-        assert_eq!(cancelled(HoldingPhase::Looking, true), soon);
+        for (phase, knows, said) in [
+            (HoldingPhase::Running, true, Some("laptop-a was told to stop it; it ends once that has, or 20 s later if it does not")),
+            (HoldingPhase::Running, false, Some("scheduler s1 ends it as soon as it hears of that")),
+            (HoldingPhase::Looking, true, Some("scheduler s1 knows, and ends it")),
+            (HoldingPhase::Closing, true, None),
+            (HoldingPhase::Closing, false, None),
+        ] {
+            assert_eq!(cancelled(phase, knows).as_deref(), said, "{phase:?} {knows}");
+        }
     }
 
     #[test]
@@ -542,9 +599,10 @@ mod tests {
                 "no scheduler says that it has it in hand; scheduler s7 had it last: it is delivered to one again 30 s after its last \
                  renewal, and 30 s later once more should that one be silent, too",
                 "cancelled at 07:59:55 UTC: it ends as soon as a scheduler has it in hand, within 60 s as a rule",
-                "given up at 08:03:00 UTC, in 3 min if no device has taken it by then (max wait)",
             ]
         );
+        let wanted = next(&Now { cancelled_at: None, ..now.clone() }, &timings);
+        assert_eq!(wanted[1], "given up at 08:03:00 UTC, in 3 min if no device has taken it by then (max wait)");
         // Nobody who could end it: no time is promised.
         let on = |silent_ms| On { name: "laptop-a".into(), silent_ms };
         let fresh = on(Some(2_000));

@@ -6,6 +6,7 @@ use bus_schemas::event::Progress;
 use bus_schemas::history::{Considered, Verdict};
 use bus_schemas::id::DeviceId;
 use bus_schemas::mana::mana_text;
+use bus_schemas::receipt::FailureClass;
 
 use super::phases::stages_text;
 use crate::cli::args::{Cli, LsArgs};
@@ -222,15 +223,21 @@ fn within(at: &str, now: jiff::Timestamp) -> String {
     left.map_or_else(|| "now".to_owned(), |left| format!("in {}", duration::show(std::time::Duration::from_millis(left))))
 }
 
+fn between(from: u64, to: u64) -> String {
+    duration::show(std::time::Duration::from_millis(to.saturating_sub(from)))
+}
+
 /// How one attempt stands or ended, in a line.
 pub fn attempt_line(attempt: &AttemptView) -> String {
     let (number, device) = (attempt.number, named(attempt.device, attempt.device_name.as_ref()));
     let at = |at: Option<u64>| at.map_or_else(String::new, |at| format!(" {}", bus_schemas::date_and_time(at)));
     let ended = |how: &str| {
-        let since = attempt.started_at.or(attempt.assigned_at);
-        let lasted =
-            since.zip(attempt.ended_at).map(|(from, to)| duration::show(std::time::Duration::from_millis(to.saturating_sub(from))));
-        let lasted = lasted.map_or_else(String::new, |lasted| format!(" after {lasted}"));
+        // Without its begin, how long it ran is not known.
+        let lasted = match (attempt.started_at, attempt.assigned_at, attempt.ended_at) {
+            (Some(started), _, Some(to)) => format!(" after {}", between(started, to)),
+            (None, Some(assigned), Some(to)) => format!(", {} after it was assigned", between(assigned, to)),
+            (None, None, _) | (_, _, None) => String::new(),
+        };
         // It had been given up, and its device came back with the result.
         let before = if attempt.class.is_empty() { String::new() } else { format!(" (it had counted as {})", attempt.class) };
         format!("attempt {number} on {device} {how} at{}{lasted}{before}", at(attempt.ended_at))
@@ -251,9 +258,14 @@ pub fn attempt_line(attempt: &AttemptView) -> String {
 
 fn failed_line(attempt: &AttemptView) -> String {
     let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
-    let between = |from: u64, to: u64| duration::show(std::time::Duration::from_millis(to.saturating_sub(from)));
+    // Until when a device ran that fell silent, nobody knows.
+    let fell_silent = attempt.class == FailureClass::DeviceDisconnect.name();
     let lasted = attempt.assigned_at.zip(attempt.ended_at).map(|(from, to)| {
         let lasted = match attempt.started_at {
+            Some(started) if fell_silent => {
+                format!("after it waited there {}, {} after it began", between(from, started), between(started, to))
+            }
+            None if fell_silent => format!("{} after it was assigned", between(from, to)),
             Some(started) => format!("after it waited there {} and ran {}", between(from, started), between(started, to)),
             None => format!("after {}", between(from, to)),
         };
@@ -419,6 +431,9 @@ mod tests {
         };
         let ended = |state| AttemptView { ended_at: Some(1_800_000_004_000), ..attempt(state) };
         let back = AttemptView { class: "DeviceDisconnect".into(), ..ended(AttemptState::Completed) };
+        let assigned = AttemptView { started_at: None, ..ended(AttemptState::Completed) };
+        let unknown = AttemptView { assigned_at: None, ..assigned.clone() };
+        let gone = AttemptView { class: "DeviceDisconnect".into(), message: "silent".into(), ..ended(AttemptState::Failed) };
         let late = AttemptView { class: "Timeout".into(), message: "no result".into(), ..ended(AttemptState::Failed) };
         for (attempt, said) in [
             (attempt(AttemptState::Offered), "attempt 2 on laptop-b (dev_gr2q7gf5): offered at 2027-01-15 08:00:00 UTC"),
@@ -426,6 +441,13 @@ mod tests {
             (attempt(AttemptState::Running), "attempt 2 on laptop-b (dev_gr2q7gf5): begun at 2027-01-15 08:00:01 UTC, not ended"),
             (ended(AttemptState::Completed), "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC after 3.0 s"),
             (ended(AttemptState::Cancelled), "attempt 2 on laptop-b (dev_gr2q7gf5) was stopped at 2027-01-15 08:00:04 UTC after 3.0 s"),
+            (assigned, "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC, 4.0 s after it was assigned"),
+            (unknown, "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC"),
+            (
+                gone,
+                "attempt 2 on laptop-b (dev_gr2q7gf5) ended at 2027-01-15 08:00:04 UTC after it waited there 1.0 s, 3.0 s after it began: \
+                 DeviceDisconnect (silent)",
+            ),
             (
                 late,
                 "attempt 2 on laptop-b (dev_gr2q7gf5) ended at 2027-01-15 08:00:04 UTC after it waited there 1.0 s and ran 3.0 s: Timeout (no result)",
