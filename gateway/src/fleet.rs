@@ -193,6 +193,7 @@ impl Fleet {
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
             let drained = record.draining.as_ref().filter(|_| online).map(|draining| draining.status(beat.map_or(0, Beat::jobs)));
+            let drained = drained.and_then(|drained| both(Some(drained), heartbeat.and_then(|beat| beat.not_working.clone())));
             DeviceInfo {
                 id: record.device,
                 did: record.did,
@@ -226,6 +227,14 @@ impl Fleet {
     }
 }
 
+/// Both reasons, of a device that is drained and whose owner does not lend it now either.
+fn both(drained: Option<String>, own: Option<String>) -> Option<String> {
+    match (drained, own) {
+        (Some(drained), Some(own)) => Some(format!("{drained}; also {own}")),
+        (drained, own) => drained.or(own),
+    }
+}
+
 /// Why a device takes nothing now, in the words of schedulers; `when` writes since when.
 fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration, when: fn(u64) -> String) -> Option<String> {
     match beat {
@@ -235,7 +244,7 @@ fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Durat
         Some(beat) if beat.heartbeat.has_stopped() => beat.heartbeat.not_working.clone(),
         Some(beat) => {
             let draining = record.draining.as_ref().map(|draining| draining.said(beat.jobs()));
-            draining.or_else(|| beat.heartbeat.not_working.clone())
+            both(draining, beat.heartbeat.not_working.clone())
         }
     }
 }
@@ -501,6 +510,8 @@ mod tests {
         assert_eq!(told().last_heard_at, Some(9));
         fleet.note_beat(heartbeat(&one), Duration::ZERO, 9);
         assert_eq!(told().status, "drained since 1970-01-01 00:00:00 UTC: new disk");
+        fleet.note_beat(Heartbeat { not_working: Some("paused by its owner".into()), ..heartbeat(&one) }, Duration::ZERO, 9);
+        assert_eq!(told().status, "drained since 1970-01-01 00:00:00 UTC: new disk; also paused by its owner");
         fleet.note_beat(Heartbeat { not_working: Some("stopped".into()), ..heartbeat(&one) }, Duration::ZERO, 9);
         assert_eq!(told().status, "stopped");
         fleet.note_record(one.clone());

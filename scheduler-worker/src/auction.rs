@@ -248,7 +248,7 @@ fn why_it_won(first: &Ranked<'_>, second: Option<&Ranked<'_>>, bids: usize, othe
         None => format!("{name} would finish first by far"),
         Some(second) if newcomer => {
             let next = &second.candidate.device.name;
-            format!("{name} has fewer than {NEWCOMER_RESULTS} results, and one round in ten prefers such (next: {next})")
+            format!("{name} has fewer than {NEWCOMER_RESULTS} results, and one round in ten prefers such (second: {next})")
         }
         Some(second) if second.score.total == first.score.total && second.finish_ms == first.finish_ms => {
             format!("{name} and {} are equal; the lower id wins", second.candidate.device.name)

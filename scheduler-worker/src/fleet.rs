@@ -112,7 +112,11 @@ impl Device {
                 (Heard::Live(_), None, heartbeat) => {
                     let jobs = heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.jobs.len());
                     let draining = self.record.draining.as_ref().map(|draining| draining.said(jobs));
-                    draining.or_else(|| heartbeat.as_ref()?.not_working.clone())
+                    let own = heartbeat.as_ref().and_then(|heartbeat| heartbeat.not_working.clone());
+                    match (draining, own) {
+                        (Some(draining), Some(own)) => Some(format!("{draining}; also {own}")),
+                        (draining, own) => draining.or(own),
+                    }
                 }
             }
         };

@@ -52,7 +52,9 @@ fn drain_text(device: &DeviceInfo) -> String {
     let (name, status) = (&device.name, &device.status);
     match device.draining {
         Some(_) => format!("{name} takes nothing new: {status}   next: mesh node drain {name} --undo"),
-        None => format!("{name} takes work again: {status}"),
+        None if matches!(status.as_str(), "idle" | "working") => format!("{name} takes work again: {status}"),
+        // Another reason than the drain keeps it from work: a pause, or it is away.
+        None => format!("{name} is drained no more; still {status}"),
     }
 }
 

@@ -160,10 +160,17 @@ impl Agent {
             self.set_aside = record;
         }
         let status = self.status();
-        // Its own reason comes first: that one it can do something about.
-        let not_working = status.not_working.clone().or_else(|| self.set_aside.said(status.waiting + status.running));
+        let not_working = both(status.not_working.clone(), self.set_aside.said(status.waiting + status.running));
         let status = Status { outbox: asked.outbox, not_working, ..status };
         let _ = local.bus.client.publish(asked.reply, serde_json::to_vec(&status).unwrap_or_default().into()).await;
+    }
+}
+
+/// Both reasons where there are two; its own comes first: that one it can do something about.
+fn both(own: Option<String>, set_aside: Option<String>) -> Option<String> {
+    match (own, set_aside) {
+        (Some(own), Some(set_aside)) => Some(format!("{own}; also {set_aside}")),
+        (own, set_aside) => own.or(set_aside),
     }
 }
 
@@ -207,6 +214,13 @@ mod tests {
         assert!(link_up.1.is_ok() && hub == ("hub", Err("no answer in time".into())), "{link_up:?} {hub:?}");
         let [link_down, _] = told(link(false, Some("no answer in time")), Some("connection refused"));
         assert_eq!(link_down, ("link", Err("to nats://hub:7422: connection refused".into())));
+    }
+
+    #[test]
+    fn a_device_that_is_paused_and_drained_tells_both() {
+        let word = |text: &str| Some(text.to_owned());
+        assert_eq!(both(word("paused"), word("drained")), word("paused; also drained"));
+        assert_eq!((both(None, word("drained")), both(word("paused"), None), both(None, None)), (word("drained"), word("paused"), None));
     }
 
     #[test]

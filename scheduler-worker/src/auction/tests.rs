@@ -81,7 +81,7 @@ fn reputation_weighs_most_but_one_round_in_ten_prefers_newcomers() {
     let answers = vec![Some(BidAnswer::Bid(quote(900, 0, 5, 0))), Some(BidAnswer::Bid(quote(1, 0, 5, 10_000)))];
     let said = decide(&Weights::default(), Window { round: 70, at: 1, took_ms: 1 }, &candidates, &[], &[job(1, answers)]);
     let why = &said[0].decision.why;
-    assert_eq!(why, "d2 has fewer than 10 results, and one round in ten prefers such (next: d1); 2 bid, 0 did not");
+    assert_eq!(why, "d2 has fewer than 10 results, and one round in ten prefers such (second: d1); 2 bid, 0 did not");
 }
 
 #[test]
