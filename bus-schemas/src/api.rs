@@ -351,7 +351,7 @@ pub struct DeviceInfo {
     #[serde(default)]
     pub reputation: u32,
     pub online: bool,
-    /// "idle", "working", "paused …", "draining since …" (it takes nothing new and still has work), "drained since …" (and has none
+    /// "idle", "working", "paused …", "draining since …" (it takes nothing new and still has work), "drained, as asked at …" (and has none
     /// left), "offline since …".
     pub status: String,
     /// It ends what it has and takes nothing new.

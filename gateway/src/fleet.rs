@@ -509,9 +509,9 @@ mod tests {
         assert_eq!(told().status, "draining since 1970-01-01 00:00:00 UTC: new disk; 1 job to end");
         assert_eq!(told().last_heard_at, Some(9));
         fleet.note_beat(heartbeat(&one), Duration::ZERO, 9);
-        assert_eq!(told().status, "drained since 1970-01-01 00:00:00 UTC: new disk");
+        assert_eq!(told().status, "drained, as asked at 1970-01-01 00:00:00 UTC: new disk");
         fleet.note_beat(Heartbeat { not_working: Some("paused by its owner".into()), ..heartbeat(&one) }, Duration::ZERO, 9);
-        assert_eq!(told().status, "drained since 1970-01-01 00:00:00 UTC: new disk; also paused by its owner");
+        assert_eq!(told().status, "drained, as asked at 1970-01-01 00:00:00 UTC: new disk; also paused by its owner");
         fleet.note_beat(Heartbeat { not_working: Some("stopped".into()), ..heartbeat(&one) }, Duration::ZERO, 9);
         assert_eq!(told().status, "stopped");
         fleet.note_record(one.clone());

@@ -230,7 +230,7 @@ mod tests {
         for (status, draining, said) in [
             ("idle", None, None),
             ("working", None, None),
-            ("drained since", Some(draining), Some("draining since 2027-01-15 08:00:00 UTC: new disk; 2 jobs to end")),
+            ("drained, as asked at", Some(draining), Some("draining since 2027-01-15 08:00:00 UTC: new disk; 2 jobs to end")),
             ("revoked", None, Some("it was revoked")),
         ] {
             let info = DeviceInfo {
@@ -256,6 +256,6 @@ mod tests {
             assert_eq!(SetAside::of(info).said(2).as_deref(), said, "{status}");
         }
         let draining = Some(Draining { at: 1_800_000_000_000, by: "operator".into(), reason: None });
-        assert_eq!(SetAside { revoked: false, draining }.said(0).as_deref(), Some("drained since 2027-01-15 08:00:00 UTC"));
+        assert_eq!(SetAside { revoked: false, draining }.said(0).as_deref(), Some("drained, as asked at 2027-01-15 08:00:00 UTC"));
     }
 }
