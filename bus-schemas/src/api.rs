@@ -91,6 +91,9 @@ pub struct JobView {
     pub hold_mmana: Option<MilliMana>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// For how long nothing was heard of its device, where a heartbeat of it is missing: what is told of the job is of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_silent_ms: Option<u64>,
     /// It has run for more than a second.
     #[serde(default)]
     pub is_long_running: bool,

@@ -127,12 +127,17 @@ impl Fleet {
         let now = Instant::now();
         let heard = now.checked_sub(age).unwrap_or(now);
         let mut inner = lock(&self.0);
-        let silence = inner.silence;
-        // A scheduler that starts anew has another name.
-        inner.schedulers.retain(|_, scheduler| now.duration_since(scheduler.heard) <= silence);
+        // A scheduler that starts anew has another name; what one had in hand is delivered anew a while after its last word.
+        let kept = inner.silence * 4;
+        inner.schedulers.retain(|_, scheduler| now.duration_since(scheduler.heard) <= kept);
         if inner.schedulers.get(&beat.s).is_none_or(|known| known.heard <= heard) {
             inner.schedulers.insert(beat.s, Schedules { holds_back: beat.holds_back, heard });
         }
+    }
+
+    /// For how long nothing was heard of a scheduler.
+    pub fn scheduler_silent_for(&self, s: &InstanceId) -> Option<Duration> {
+        lock(&self.0).schedulers.get(s).map(|scheduler| scheduler.heard.elapsed())
     }
 
     /// Every known device, with the reason why it is away where it is.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus_schemas::api::ask::JobLs;
 use bus_schemas::api::{BlobRef, ErrorBody, Explanation, JobList, JobView, ReceiptView, ResultView, Submitted};
 use bus_schemas::history::CancelRequest;
-use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, JobId, MemberId};
+use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, InstanceId, JobId, MemberId};
 use bus_schemas::job::{JobSpec, JobState};
 use bus_schemas::{Code, Problem, stream, subject};
 
@@ -15,6 +15,7 @@ use crate::admission::{self, Candidate, Headers, Submission};
 use crate::freshness::Age;
 use crate::history::{Known, Rank};
 use crate::live::Running;
+use crate::next::{is_quiet, ms};
 use crate::store::StoreError;
 use crate::submit::Answer;
 use crate::views::{self, Moment};
@@ -39,14 +40,17 @@ impl World {
         let ended = known.failed.iter().map(|attempt| attempt.device);
         let devices = running.iter().map(|running| running.device).chain(holder).chain(known.device).chain(ended);
         let names = self.fleet.names(devices);
-        let moment = Moment { running, holder, names, ..Moment::default() };
-        Moment { silent_ms: self.silent_ms(&moment), ..moment }
+        let silent = |s: InstanceId| self.fleet.scheduler_silent_for(&s).map(|silence| (s, ms(silence)));
+        let schedulers = known.transitions.iter().filter_map(views::scheduler).filter_map(silent).collect();
+        let moment = Moment { running, holder, names, schedulers, ..Moment::default() };
+        let silent_ms = self.silent_ms(&moment);
+        Moment { silent_ms, quiet_ms: silent_ms.filter(|silent| is_quiet(*silent, &self.timings)), ..moment }
     }
 
     /// For how long nothing was heard of the device that has it, by its own word.
     fn silent_ms(&self, moment: &Moment) -> Option<u64> {
         let device = moment.heard_of()?;
-        let beat = self.fleet.silent_for(&device).map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
+        let beat = self.fleet.silent_for(&device).map(ms);
         let told = moment.running.as_ref().filter(|running| running.device == device);
         beat.into_iter().chain(told.map(|running| self.now().saturating_sub(running.at))).min()
     }

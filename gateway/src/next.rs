@@ -57,8 +57,8 @@ pub struct Now<'a> {
     pub cancelled_at: Option<UnixMs>,
     /// Its hold is not made yet.
     pub awaits_hold: bool,
-    /// Who had it in hand last, as its history says.
-    pub last_holder: Option<&'a str>,
+    /// Who had it in hand last, as its history says, and for how long nothing was heard of that one, where it was heard at all.
+    pub last_holder: Option<(&'a str, Option<u64>)>,
     /// A device has said that it has it.
     pub on: Option<&'a On>,
 }
@@ -122,10 +122,16 @@ pub fn next(now: &Now<'_>, timings: &Timings) -> Vec<String> {
 fn in_nobodys_hand(now: &Now<'_>, timings: &Timings) -> Vec<String> {
     let again = span(ms(timings.ack_wait));
     let said = match now.last_holder {
-        Some(holder) => format!(
-            "no scheduler says that it has it in hand; {holder} had it last: it is delivered to one again {again} after its last renewal, and \
-             {again} later once more should that one be silent, too"
-        ),
+        Some((holder, silent_ms)) => {
+            // It renews while it speaks.
+            let heard = silent_ms.map(|silent| now.at.saturating_sub(silent).saturating_add(ms(timings.heartbeat + timings.ack_wait)));
+            let by = heard.filter(|by| *by > now.at).map(|by| format!("{} at the latest", when(by, now.at)));
+            let by = by.unwrap_or_else(|| format!("{again} after its last renewal"));
+            format!(
+                "no scheduler says that it has it in hand; {holder} had it last: it is delivered to one again {by}, and {again} later once \
+                 more should that one be silent, too"
+            )
+        }
         None => format!("it is in the queue for a scheduler; should one have taken it and died, it is delivered again {again} later"),
     };
     with_device(now, said, timings)
@@ -331,7 +337,7 @@ pub fn span(ms: u64) -> String {
     }
 }
 
-fn ms(duration: std::time::Duration) -> u64 {
+pub fn ms(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -589,7 +595,7 @@ mod tests {
             gives_up_at: Some(AT + 180_000),
             cancelled_at: Some(AT - 5_000),
             awaits_hold: false,
-            last_holder: Some("scheduler s7"),
+            last_holder: Some(("scheduler s7", None)),
             on: None,
         };
         let timings = Timings::default();
@@ -601,6 +607,11 @@ mod tests {
                 "cancelled at 07:59:55 UTC: it ends as soon as a scheduler has it in hand, within 60 s as a rule",
             ]
         );
+        // Heard of 20 s ago, its last renewal was before the heartbeat that is missing; one that has been silent for long says nothing of the time.
+        for (silent, by) in [(20_000, "at 08:00:15 UTC, in 15 s at the latest"), (40_000, "30 s after its last renewal")] {
+            let said = next(&Now { last_holder: Some(("scheduler s7", Some(silent))), ..now.clone() }, &timings);
+            assert!(said[0].contains(&format!("delivered to one again {by}, and")), "{}", said[0]);
+        }
         let wanted = next(&Now { cancelled_at: None, ..now.clone() }, &timings);
         assert_eq!(wanted[1], "given up at 08:03:00 UTC, in 3 min if no device has taken it by then (max wait)");
         // Nobody who could end it: no time is promised.

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use bus_schemas::api::{BlobRef, Explanation, JobView, LeaseView, ReceiptView, ResultView, Submitted};
 use bus_schemas::envelope::{Proof, form_of};
-use bus_schemas::event::Checkpoint;
-use bus_schemas::history::{CompletedEnd, Decision};
+use bus_schemas::event::{Checkpoint, Progress};
+use bus_schemas::history::{CompletedEnd, Decision, Transition};
 use bus_schemas::holding::{Holding, HoldingPhase};
-use bus_schemas::id::{DeviceId, JobId, MemberId};
+use bus_schemas::id::{DeviceId, InstanceId, JobId, MemberId};
 use bus_schemas::job::JobState;
 use bus_schemas::limits::Timings;
 use bus_schemas::receipt::{Outcome, Receipt};
@@ -36,6 +36,10 @@ pub struct Moment {
     pub holder: Option<DeviceId>,
     /// For how long nothing was heard of the device that said so.
     pub silent_ms: Option<u64>,
+    /// The same, where a heartbeat of it is missing.
+    pub quiet_ms: Option<u64>,
+    /// Schedulers that had it, and for how long nothing was heard of them.
+    pub schedulers: BTreeMap<InstanceId, u64>,
     /// Who has its message in hand, where that was asked.
     pub held: Held,
     /// Since when somebody wants it to end, where that was looked up.
@@ -125,7 +129,8 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
         cost: paid.map(|paid| paid.to_string()),
         cost_mmana: paid,
         hold_mmana: known.hold,
-        progress: moment.running.as_ref().filter(|_| !state.is_final()).and_then(|running| running.progress.clone()),
+        progress: moment.running.as_ref().filter(|_| !state.is_final()).and_then(|running| progress(running, moment)),
+        device_silent_ms: moment.quiet_ms.filter(|_| !state.is_final()),
         is_long_running: moment.running.is_some() && !state.is_final(),
         checkpoint: kept(moment).filter(|_| !state.is_final()),
         cancelling: moment.cancelled_at.is_some() && !state.is_final(),
@@ -163,6 +168,17 @@ fn lease(held: &Held) -> Option<LeaseView> {
     })
 }
 
+/// What its device told last; how much is left of it is not known of one that is silent.
+fn progress(running: &Running, moment: &Moment) -> Option<Progress> {
+    let told = running.progress.clone()?;
+    Some(Progress { eta_ms: told.eta_ms.filter(|_| moment.quiet_ms.is_none()), ..told })
+}
+
+/// The scheduler that wrote a change of state.
+pub fn scheduler(change: &Transition) -> Option<InstanceId> {
+    change.actor.strip_prefix("scheduler ")?.parse().ok()
+}
+
 /// What happens next, and when.
 fn what_is_next(id: JobId, known: &Known, moment: &Moment, state: JobState, now: UnixMs, timings: &Timings) -> Vec<String> {
     if state.is_final() {
@@ -178,7 +194,7 @@ fn what_is_next(id: JobId, known: &Known, moment: &Moment, state: JobState, now:
         gives_up_at: gives_up_at(known),
         cancelled_at: moment.cancelled_at,
         awaits_hold,
-        last_holder: last.map(|change| change.actor.as_str()),
+        last_holder: last.map(|change| (change.actor.as_str(), scheduler(change).and_then(|s| moment.schedulers.get(&s).copied()))),
         on: on.as_ref(),
     };
     next::next(&now, timings)
@@ -453,6 +469,18 @@ mod tests {
         assert_eq!((view.state, view.device, view.attempts), (JobState::Completed, None, 0));
         assert_eq!(view.cost.as_deref(), Some("0"));
         assert_eq!(job(member, id, &known(JobState::Rejected), &runs).cost, None);
+    }
+
+    #[test]
+    fn what_a_silent_device_told_last_is_of_then() {
+        let (member, device) = (Signer::from_seed(&[1; 32]).public().member_id(), Signer::from_seed(&[2; 32]).public().device_id());
+        let told = Progress { basis_points: 1_200, stage: "embedding".into(), eta_ms: Some(48_600), ..Progress::default() };
+        let running = Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: Some(told.clone()), at: 1 };
+        for (quiet_ms, eta_ms) in [(None, Some(48_600)), (Some(11_000), None)] {
+            let moment = Moment { running: Some(running.clone()), quiet_ms, ..Moment::default() };
+            let view = job(member, JobId(Cid::of(b"j")), &known(JobState::Submitted), &moment);
+            assert_eq!((view.progress, view.device_silent_ms), (Some(Progress { eta_ms, ..told.clone() }), quiet_ms));
+        }
     }
 
     #[test]

@@ -298,7 +298,8 @@ async fn gateways(context: &Context) -> Finding {
         Some((why, fix)) => {
             let verdict = if faults.len() < of { Verdict::Warn } else { Verdict::Fail };
             let ready = if of == 1 { String::new() } else { format!("{} of {of} ready; ", of - faults.len()) };
-            bad(GROUP, "gateway", verdict, format!("{ready}{why}"), fix)
+            let others = faults.iter().skip(1).map(|(why, _)| format!("; {why}")).collect::<String>();
+            bad(GROUP, "gateway", verdict, format!("{ready}{why}{others}"), fix)
         }
     }
 }
@@ -359,7 +360,9 @@ async fn asked(session: &Session) -> Vec<Finding> {
         Ok(list) => {
             let online = list.devices.iter().filter(|device| device.online).count();
             let said = format!("answers after {} ms; {online} of {} devices online", start.elapsed().as_millis(), list.devices.len());
-            if online > 0 { pass(GROUP, "service", said) } else { bad(GROUP, "service", Verdict::Warn, said, "mesh start --detach") }
+            // What to do about a mass silence is another finding's to say.
+            let fix = if list.holds_back.is_some() { "mesh node ls" } else { "mesh start --detach" };
+            if online > 0 { pass(GROUP, "service", said) } else { bad(GROUP, "service", Verdict::Warn, said, fix) }
         }
         Err(failure) if is_silent => bad(GROUP, "service", Verdict::Fail, failure.body().detail, away_fix(&session.context, "gateway")),
         Err(failure) => failed(GROUP, "service", &failure),

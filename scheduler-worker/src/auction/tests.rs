@@ -82,6 +82,12 @@ fn reputation_weighs_most_but_one_round_in_ten_prefers_newcomers() {
     let said = decide(&Weights::default(), Window { round: 70, at: 1, took_ms: 1 }, &candidates, &[], &[job(1, answers)]);
     let why = &said[0].decision.why;
     assert_eq!(why, "d2 has fewer than 10 results, and one round in ten prefers such (second: d1); 2 bid, 0 did not");
+    // One that wins by its score owes nothing to the preference.
+    let devices = [view(1, 50, 500), view(2, 90, 3)];
+    let candidates: Vec<Candidate<'_>> = devices.iter().map(|device| Candidate { device, round_trip_ms: 1 }).collect();
+    let answers = vec![Some(BidAnswer::Bid(quote(1, 0, 5, 0))), Some(BidAnswer::Bid(quote(1, 0, 5, 0)))];
+    let said = decide(&Weights::default(), Window { round: 70, at: 1, took_ms: 1 }, &candidates, &[], &[job(1, answers)]);
+    assert!(said[0].decision.why.starts_with("d2 scores "), "{}", said[0].decision.why);
 }
 
 #[test]

@@ -123,6 +123,8 @@ fn show_text(job: &JobView) -> String {
     line("cost", job.cost.as_ref().map(|cost| format!("{cost} mana")));
     line("held", job.hold_mmana.filter(|_| job.cost.is_none()).map(|hold| format!("{hold} mana")));
     line("progress", job.progress.as_ref().map(progress_text));
+    let silent = job.device_silent_ms.map(std::time::Duration::from_millis);
+    line("silent", silent.map(|silent| format!("its device was last heard of {} ago; this is of then", duration::show(silent))));
     line("kept", job.checkpoint.map(|kept| format!("{}; another device would go on behind them", count(u64::from(kept.units), "text"))));
     line("cancel", job.cancelling.then(|| "cancelled, and ends as soon as its holder can".to_owned()));
     line("OVERDUE", job.overdue.clone());
@@ -309,7 +311,11 @@ pub async fn cancel(cli: &Cli, id: &str, output: &Output) -> Done {
     let session = Session::open(cli).await?;
     let job = ask_cancel(&session, id).await?;
     let human = || {
-        if job.state.is_final() { format!("{} is {}", job.short, job.state) } else { format!("{} is being cancelled", job.short) }
+        if job.state.is_final() {
+            format!("{} is {}", job.short, job.state)
+        } else {
+            format!("{0} is being cancelled\nnext: mesh job explain {0}", job.short)
+        }
     };
     output.print("job.cancel", &job, || job.id.to_string(), human);
     Ok(End::Fine)
