@@ -87,7 +87,7 @@ bench-schedulers: build ## jobs per second with one scheduler and with two, side
 	@$(WITH_DEPS) scripts/bench_schedulers.sh
 
 bench-recovery: programs ## how soon work goes on after deaths and stops, with the real times: about five minutes
-	@$(WITH_DEPS) export MESH_TEST_DIVISOR=1 MESH_TEST_STOPS=10 MESH_TEST_KILLS=5 && \
+	@$(WITH_DEPS) export MESH_TEST_DIVISOR=1 MESH_TEST_STOPS=10 MESH_TEST_KILLS=3 && \
 		cargo test $(ALL) --test survives -- --nocapture --test-threads 1 fifty_devices_die a_thousand_jobs_in_flight && \
 		cargo test $(ALL) --test moves_on -- --nocapture
 
