@@ -18,7 +18,7 @@ WITH_DEPS := found=$$(scripts/deps.sh) && eval "$$found" &&
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger bench-recovery attack chaos chaos-ledger simulate
+.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger bench-recovery bench-schedulers attack chaos chaos-ledger simulate
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)$$/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -83,8 +83,11 @@ bench: build ## jobs per second, latency and CPU time of a running stack
 bench-embed: build ## embeddings beside sentence-transformers, in the same run
 	@$(WITH_DEPS) scripts/bench_embed.sh
 
+bench-schedulers: build ## jobs per second with one scheduler and with two, side by side
+	@$(WITH_DEPS) scripts/bench_schedulers.sh
+
 bench-recovery: programs ## how soon work goes on after deaths and stops, with the real times: about five minutes
-	@$(WITH_DEPS) export MESH_TEST_DIVISOR=1 MESH_TEST_STOPS=10 MESH_TEST_KILLS=5 && \
+	@$(WITH_DEPS) export MESH_TEST_DIVISOR=1 MESH_TEST_STOPS=10 MESH_TEST_KILLS=3 && \
 		cargo test $(ALL) --test survives -- --nocapture --test-threads 1 fifty_devices_die a_thousand_jobs_in_flight && \
 		cargo test $(ALL) --test moves_on -- --nocapture
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 use crate::hardware::Hardware;
-use crate::home::{Device, DeviceName, Home, MemberName, Settings};
+use crate::home::{Device, DeviceName, Home, MemberName, Settings, Told};
 use crate::http::{Http, each};
 use crate::identity::Identity;
 
@@ -181,6 +181,7 @@ fn accept(identity: &Identity, invite: &Invite, name: &str, settings: Settings, 
         device: DeviceName { id: reply.device, did: device },
         member: MemberName { id: reply.member, did: member },
         settings,
+        told: Some(Told::of(reply)),
     })
 }
 

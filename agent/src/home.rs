@@ -18,6 +18,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, ensure};
+use bus_schemas::network::EnrolReply;
 use bus_schemas::{Code, DeviceId, MemberId, NetworkId, Problem, PublicKey};
 use serde::{Deserialize, Serialize};
 
@@ -168,6 +169,45 @@ pub struct Device {
     pub member: MemberName,
     #[serde(default)]
     pub settings: Settings,
+    /// Where the network said last that it is; absent where it joined before that was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<Told>,
+}
+/// Addresses as the network tells them when a device joins and with each renewal of its logins.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway_url: Option<String>,
+    pub leaf_url: String,
+    pub nats_url: String,
+}
+impl Told {
+    pub fn of(reply: &EnrolReply) -> Self {
+        Self { gateway_url: reply.gateway_url.clone(), leaf_url: reply.leaf_url.clone(), nats_url: reply.nats_url.clone() }
+    }
+}
+impl Device {
+    /// Takes over addresses that the network has changed since it told them last; those that the owner wrote here stay. The names of
+    /// those that are others now.
+    pub fn hear(&mut self, told: Told) -> Vec<&'static str> {
+        let Some(before) = self.told.replace(told.clone()) else { return vec![] };
+        let gateway = before.gateway_url.as_ref().zip(told.gateway_url.as_ref());
+        let mut changed = Vec::new();
+        for (name, own, pair) in [
+            ("gateway_url", &mut self.gateway_url, gateway),
+            ("leaf_url", &mut self.leaf_url, Some((&before.leaf_url, &told.leaf_url))),
+            ("nats_url", &mut self.nats_url, Some((&before.nats_url, &told.nats_url))),
+        ] {
+            if let Some((before, now)) = pair
+                && own == before
+                && now != before
+            {
+                own.clone_from(now);
+                changed.push(name);
+            }
+        }
+        changed
+    }
 }
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceName {
@@ -277,6 +317,7 @@ mod tests {
             device: DeviceName { id: key.device_id(), did: key },
             member: MemberName { id: key.member_id(), did: key },
             settings: Settings { kinds: vec!["echo".into()], ..Settings::default() },
+            told: None,
         }
     }
 
@@ -292,6 +333,33 @@ mod tests {
         assert_eq!(fs::metadata(home.root()).unwrap().permissions().mode() & 0o777, 0o700);
         bus::keys::write_secret(&home.device_toml(), b"name = 1").unwrap();
         assert_eq!(home.device().unwrap_err().code, Code::BadFile);
+    }
+
+    #[test]
+    fn addresses_follow_the_network_unless_the_owner_wrote_them() {
+        let told = |gateway: Option<&str>, leaf: &str, nats: &str| Told {
+            gateway_url: gateway.map(str::to_owned),
+            leaf_url: leaf.into(),
+            nats_url: nats.into(),
+        };
+        let first = told(Some("http://127.0.0.1:1"), "nats://127.0.0.1:2", "nats://127.0.0.1:3");
+        let mut home = device();
+        assert!(home.hear(told(None, "nats://new:2", "nats://new:3")).is_empty(), "what was told before is not known");
+        assert_eq!(home.leaf_url, device().leaf_url);
+        let joined = || Device { told: Some(first.clone()), ..device() };
+        for (own_leaf, now, changed, leaf) in [
+            (None, first.clone(), vec![], "nats://127.0.0.1:2"),
+            (None, told(Some("http://b"), "nats://b", "nats://c"), vec!["gateway_url", "leaf_url", "nats_url"], "nats://b"),
+            (None, told(None, "nats://b", "nats://127.0.0.1:3"), vec!["leaf_url"], "nats://b"),
+            (Some("nats://tunnel"), told(Some("http://b"), "nats://b", "nats://127.0.0.1:3"), vec!["gateway_url"], "nats://tunnel"),
+        ] {
+            let mut device = joined();
+            device.leaf_url = own_leaf.map_or(device.leaf_url, str::to_owned);
+            assert_eq!((device.hear(now.clone()), device.leaf_url.as_str()), (changed, leaf));
+            assert_eq!(device.told, Some(now));
+            let read: Device = toml::from_str(&toml::to_string_pretty(&device).unwrap()).unwrap();
+            assert_eq!(read, device);
+        }
     }
 
     #[test]

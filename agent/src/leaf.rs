@@ -506,6 +506,7 @@ mod tests {
             device: DeviceName { id: key.device_id(), did: key },
             member: MemberName { id: key.member_id(), did: key },
             settings: Settings::default(),
+            told: None,
         }
     }
 

@@ -324,6 +324,9 @@ pub struct Totals {
     pub assigned: u64,
     pub completed: u64,
     pub failed: u64,
+    /// Given to other devices: on a pause or a stop of its owner, or because it could not take them after all.
+    #[serde(default)]
+    pub handed_back: u64,
     pub cancelled: u64,
     /// Attempts that were settled, and what they paid.
     pub settled: u64,

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::enrol;
-use crate::home::{Device, Home, Link};
+use crate::home::{Device, Home, Link, Told};
 use crate::http::Http;
 use crate::identity::Identity;
 use crate::leaf::Reload;
@@ -58,7 +58,7 @@ pub struct Renewal {
 impl Renewal {
     /// Before the device has a link: renews what is due, while the old login may have ended.
     pub async fn at_start(home: &Home, device: &Device) {
-        let renewal = Self { home: home.clone(), device: device.clone(), uplink: None, leaf: None, time: HubTime::default() };
+        let mut renewal = Self { home: home.clone(), device: device.clone(), uplink: None, leaf: None, time: HubTime::default() };
         if renewal.left().is_zero()
             && let Err(problem) = renewal.renew().await
         {
@@ -72,7 +72,7 @@ impl Renewal {
     }
 
     /// Runs until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
         let mut pause = AGAIN;
         loop {
             let left = self.left();
@@ -104,14 +104,36 @@ impl Renewal {
         due_of(&self.home.device_creds()).map_or(LOOK, |due| Duration::from_millis(due.saturating_sub(self.time.now_ms())))
     }
 
-    async fn renew(&self) -> Result<(), Problem> {
+    async fn renew(&mut self) -> Result<(), Problem> {
         let identity = Identity::read_or_create(&self.home).map_err(|error| enrol::bad_file(&error))?;
         let reply = self.ask(&identity).await?;
         let network = enrol::check_reply(&identity, &self.device.network, &reply)?;
         if network.version < bus::keys::read_network(&self.home.network_json()).map_or(0, |known| known.version) {
             return Err(Problem::new(Code::WrongNetwork, "the gateway's network document is older than the one known here"));
         }
-        self.write(&identity, &reply).map_err(|error| enrol::bad_file(&error))
+        self.write(&identity, &reply).map_err(|error| enrol::bad_file(&error))?;
+        self.hear(Told::of(&reply))
+    }
+
+    /// Keeps where the network says that it is now. Gateways are asked there from now on; a server takes no other address of its hub while it
+    /// runs, so that one counts from the next start.
+    fn hear(&mut self, told: Told) -> Result<(), Problem> {
+        // As the file is now: its owner may have changed other lines of it.
+        let mut device = self.home.device()?;
+        if device.told.as_ref() == Some(&told) {
+            return Ok(());
+        }
+        let changed = device.hear(told);
+        self.home.save(&device).map_err(|error| enrol::bad_file(&error))?;
+        if !changed.is_empty() {
+            tracing::warn!(
+                changed = changed.join(", "),
+                leaf_url = device.leaf_url,
+                "the network is at other addresses; the hub's counts from the next start"
+            );
+        }
+        self.device.gateway_url = device.gateway_url;
+        Ok(())
     }
 
     async fn ask(&self, identity: &Identity) -> Result<EnrolReply, Problem> {

@@ -31,7 +31,7 @@ mod books;
 mod control;
 mod owner;
 pub mod parts;
-mod pulse;
+pub mod pulse;
 mod resume;
 mod state;
 mod store;
@@ -63,6 +63,8 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
     ensure!(signer.public() == device.device.did, "keys/device.key is not the key of device.toml");
 
     Renewal::at_start(&home, &device).await;
+    // It may have learned where the network is now.
+    let device = home.device()?;
     let links = Links::open(&home, &device).await?;
     let (uplink, leaf) = (links.uplink.clone(), links.leaf);
     let ended = async {
@@ -252,6 +254,7 @@ impl Agent {
             Happened::Uploaded { attempt, result } => self.on_uploaded(attempt, result),
             Happened::Sent { number, stored } => self.on_sent(number, stored),
             Happened::Beat(answer) => self.on_beat(answer),
+            Happened::Asked(asked) => self.on_asked(asked).await,
             Happened::Books(alarm) => self.on_books(alarm),
             Happened::Store(found) => self.on_store(found),
         }

@@ -235,7 +235,10 @@ impl Work {
     }
     /// Jobs that wait or run.
     pub fn at_work(&self) -> Vec<JobId> {
-        self.entries.values().map(|entry| entry.task.job).collect()
+        // In the order in which they are done.
+        let mut all: Vec<&Entry> = self.entries.values().collect();
+        all.sort_by_key(|entry| (entry.phase != Phase::Running, entry.task.class, entry.arrival));
+        all.into_iter().map(|entry| entry.task.job).collect()
     }
     /// Attempts that wait or run.
     pub fn attempts_at_work(&self) -> Vec<AttemptId> {
@@ -340,9 +343,11 @@ mod tests {
         for text in ["a#1", "b#1-", "c#1!", "d#1"] {
             assert_eq!(take(&mut work, text), Admission::Queue { dropped: None });
         }
-        for text in ["c#1!", "a#1", "d#1", "b#1-"] {
+        let order = ["c#1!", "a#1", "d#1", "b#1-"];
+        for (nth, text) in order.into_iter().enumerate() {
             assert_eq!(started(&mut work), Some(task(text).attempt), "{text}");
             assert_eq!(started(&mut work), None, "one slot");
+            assert_eq!(work.at_work(), order[nth..].iter().map(|text| task(text).job).collect::<Vec<_>>(), "told in that order");
             assert_eq!(work.finish(&task(text).attempt), Was::Running);
         }
         assert_eq!((work.at_work().len(), work.unsettled(3)), (0, (work.unsettled(9).0[..3].to_vec(), 1)));

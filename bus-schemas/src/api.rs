@@ -91,6 +91,9 @@ pub struct JobView {
     pub hold_mmana: Option<MilliMana>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+    /// For how long nothing was heard of its device, where a heartbeat of it is missing: what is told of the job is of then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_silent_ms: Option<u64>,
     /// It has run for more than a second.
     #[serde(default)]
     pub is_long_running: bool,
@@ -125,6 +128,12 @@ pub struct JobList {
     /// Pass as `cursor` for the next page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Up to when all that was recorded is in this list, and how long ago that was, in milliseconds: a moment as a rule, more while the records
+    /// are not taken in. Absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
 }
 
 /// A result with its receipt. `result` is what the executor made, verbatim (echo: `{"text":…}`, embed:
@@ -252,7 +261,7 @@ pub struct Explanation {
     pub summary: String,
     /// Each auction or look, newest first.
     pub decisions: Vec<Decision>,
-    /// Attempts that ended without a result, oldest first.
+    /// Oldest first: those that failed, and the one that goes on or was paid.
     pub attempts: Vec<AttemptView>,
     /// What happens next, and when, in plain words; what may be done, once it has ended.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -260,6 +269,9 @@ pub struct Explanation {
     /// Who has it in hand now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<LeaseView>,
+    /// Somebody wants it to end, and it has not ended yet.
+    #[serde(default)]
+    pub cancelling: bool,
     /// Why it should have moved on by now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overdue: Option<String>,
@@ -284,14 +296,33 @@ pub struct LeaseView {
     pub ends_at: String,
     pub phase: HoldingPhase,
 }
+/// How an attempt stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AttemptState {
+    /// Its device was asked to take it.
+    Offered,
+    /// It is in its device's queue.
+    Waiting,
+    Running,
+    Completed,
+    /// Stopped on request; the time used is paid.
+    Cancelled,
+    /// As its class says. What was stored before there were others is of this kind.
+    #[default]
+    Failed,
+}
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct AttemptView {
     pub attempt: AttemptId,
+    #[serde(default)]
+    pub state: AttemptState,
     pub number: u32,
     pub device: DeviceId,
     /// What people call it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_name: Option<String>,
+    /// How it failed, and a sentence; both are empty unless it did.
     pub class: String,
     pub message: String,
     /// Texts of the job that were done and kept when it ended: the next one went on behind them.
@@ -300,6 +331,8 @@ pub struct AttemptView {
     /// Hub time, Unix milliseconds, as they were recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub assigned_at: Option<UnixMs>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<UnixMs>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended_at: Option<UnixMs>,
     /// Whether another device may fare better.
@@ -321,12 +354,16 @@ pub struct DeviceInfo {
     #[serde(default)]
     pub reputation: u32,
     pub online: bool,
-    /// "idle", "working", "paused …", "draining …", "offline since …".
+    /// "idle", "working", "paused …", "draining since …" (it takes nothing new and still has work), "drained, as asked at …" (and has none
+    /// left), "offline since …".
     pub status: String,
     /// It ends what it has and takes nothing new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<Draining>,
     pub last_seen: Option<String>,
+    /// The same as it was recorded: when its last heartbeat was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_heard_at: Option<UnixMs>,
     pub kinds: Vec<String>,
     pub capabilities: Vec<String>,
     pub total: Resources,
@@ -337,6 +374,9 @@ pub struct DeviceInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct DeviceList {
     pub devices: Vec<DeviceInfo>,
+    /// Most devices fell silent at once, and the schedulers leave their jobs with them for a while: their own words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds_back: Option<String>,
 }
 
 /// `credit balance`.

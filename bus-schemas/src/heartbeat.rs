@@ -26,7 +26,7 @@ pub struct Heartbeat {
     pub claimed_tier: u8,
     pub total: Resources,
     pub free: Resources,
-    /// Jobs waiting or running here, complete (at most 64 wait).
+    /// Jobs waiting or running here, complete (at most 64 wait), in the order in which they are done: what runs comes first.
     pub jobs: Vec<JobId>,
     /// Jobs that ended here and are not settled; at most 64, and how many more.
     pub unsettled: Vec<JobId>,

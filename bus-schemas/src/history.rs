@@ -96,6 +96,9 @@ pub struct AttemptEnded {
     pub number: u32,
     pub device: DeviceId,
     pub assigned_at: UnixMs,
+    /// When its device began with it, after a wait in its queue; absent where that is not known, or was at once, or never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<UnixMs>,
     pub failure: Failure,
     pub decision: Decision,
     /// How much of the job was kept when it ended.
@@ -216,6 +219,13 @@ pub struct EndedAttempt {
     pub number: u32,
     pub device: DeviceId,
     pub failure: Failure,
+    /// Its device had not begun with it, and let it go because the job was cancelled.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub let_go: bool,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// CANCELS: `mesh.v1.cancel.<j>`, a batch of one signed by the gateway key.

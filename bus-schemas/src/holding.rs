@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::UnixMs;
 use crate::envelope::Body;
 use crate::event::Checkpoint;
+use crate::history::Transition;
 use crate::id::{AttemptId, DeviceId, InstanceId, JobId, NetworkId};
 
 /// The question (MessagePack, unsigned: nothing follows from it).
@@ -33,6 +34,9 @@ pub struct Holding {
     pub until: Option<UnixMs>,
     /// Attempts that counted, of [`crate::limits::ATTEMPTS_MAX`].
     pub attempts_used: u32,
+    /// How often a device said no to it, in words: that does not count.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub declined: u32,
     pub gives_up_at: UnixMs,
     pub cancelled: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,6 +47,18 @@ pub struct Holding {
     /// Most devices went quiet at once: nothing is given to others meanwhile.
     #[serde(default)]
     pub holds_back: bool,
+    /// Which, and for how long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold_back: Option<HoldBack>,
+    /// Changes of state that no record of HISTORY covers yet, oldest first; at most [`Self::UNWRITTEN_MAX`], the newest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unwritten: Vec<Transition>,
+}
+impl Holding {
+    pub const UNWRITTEN_MAX: usize = 32;
+}
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 impl Body for Holding {
     const KIND: &'static str = "holding";
@@ -67,6 +83,18 @@ pub enum HoldingPhase {
     Closing,
 }
 
+/// So many devices fell silent at once that the bus is suspected, not they: what they have stays with them for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HoldBack {
+    /// Silent ones, of how many that were there.
+    pub gone: u32,
+    pub there: u32,
+    /// Where most are still silent by then, their jobs go elsewhere.
+    pub until: UnixMs,
+    /// Once most are heard again, the others have this long to follow.
+    pub follow_ms: u64,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldAttempt {
     pub attempt: AttemptId,
@@ -78,7 +106,32 @@ pub struct HeldAttempt {
     pub started_at: Option<UnixMs>,
     /// How long the device has been silent.
     pub silent_ms: u64,
+    /// It was not heard of since this scheduler started: `silent_ms` is no measure.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unheard: bool,
     /// At this much silence the job goes elsewhere.
     pub silence_max_ms: u64,
+    /// When that is, if no word of the device comes; absent while silence does not count, because the bus itself does not work.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gone_at: Option<UnixMs>,
     pub timeout_ms: u64,
+    /// While it waits in the device's queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queued: Option<Queued>,
+}
+
+/// What a job that a device has not begun waits for, and how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// Jobs before it, by the device's last heartbeat; absent where that does not name it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<u32>,
+    /// When the device expected to begin, by its bid; absent where another scheduler knew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at: Option<UnixMs>,
+    /// Not begun by then, it goes to another device that has room; absent where it may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late_at: Option<UnixMs>,
+    /// Not begun by then, it fails.
+    pub gives_up_at: UnixMs,
 }

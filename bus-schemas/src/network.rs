@@ -165,15 +165,21 @@ pub struct Draining {
     pub reason: Option<String>,
 }
 impl Draining {
-    /// `since 2027-01-15 08:00:00 UTC: new disk`.
-    pub fn since(&self) -> String {
+    /// `draining since 2027-01-15 08:00:00 UTC: new disk`, of a device with so many jobs, waiting and running. Whoever speaks of it uses
+    /// these two words: a device that takes nothing new is *draining* while it still has work, and *drained* once it has none.
+    pub fn said(&self, jobs: usize) -> String {
+        // When its last job ended is not recorded.
+        let word = if jobs > 0 { "draining since" } else { "drained, as asked at" };
         let reason = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
-        format!("since {}{reason}", crate::date_and_time(self.at))
+        format!("{word} {}{reason}", crate::date_and_time(self.at))
     }
-}
-impl std::fmt::Display for Draining {
-    /// As it stands in reasons.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "draining {}", self.since())
+    /// As [`Self::said`], with how much is left: `draining since …: new disk; 2 jobs to end`.
+    pub fn status(&self, jobs: usize) -> String {
+        let said = self.said(jobs);
+        match jobs {
+            0 => said,
+            1 => format!("{said}; 1 job to end"),
+            jobs => format!("{said}; {jobs} jobs to end"),
+        }
     }
 }

@@ -5,12 +5,14 @@
 
 #![allow(clippy::unwrap_used)] // a test may end where it stands
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::path::PathBuf;
 
 use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignment, Closed, Control, Payload, Verb};
-use bus_schemas::envelope::{Body, JsonBatch, encode};
+use bus_schemas::envelope::{JsonBatch, encode};
 use bus_schemas::event::{Event, EventKind, Progress};
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::id::Asker;
@@ -19,30 +21,11 @@ use bus_schemas::ledger::{Account, Command, Fact, LedgerRequest, Leg, Op, Policy
 use bus_schemas::offer::{Bid, BidAnswer, Decline, Offer, Quote};
 use bus_schemas::receipt::{Outcome, Receipt, ReceiptMessage, ResultRef};
 use bus_schemas::resources::Resources;
-use bus_schemas::{AttemptId, Batch, Cid, Form, InstanceId, JobId, MilliMana, Proof, ReceiptId, Signer, Verifier};
+use bus_schemas::{AttemptId, Cid, Form, InstanceId, JobId, MilliMana, ReceiptId, Verifier};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_bytes::ByteBuf;
-
-fn golden(name: &str, bytes: &[u8]) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("MESH_UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, bytes).unwrap();
-    }
-    let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert!(stored == bytes, "{name} is written differently today: the wire format changed");
-}
-
-/// A signed batch of one and of two, and the second's proof: stored, and read back to the same values.
-fn body<T: Body + Clone + PartialEq + Debug>(signer: &Signer, one: &T, two: &T) {
-    let batch = signer.batch(&[one.clone(), two.clone()]);
-    golden(&format!("{}.batch.msgpack", T::KIND), &batch.encode());
-    golden(&format!("{}.proof.msgpack", T::KIND), &batch.proof(1).unwrap().encode());
-    let read = Batch::decode(&batch.encode()).unwrap().verify::<T>(&mut Verifier::default()).unwrap();
-    assert_eq!(read.into_iter().map(bus_schemas::Verified::into_body).collect::<Vec<_>>(), [one.clone(), two.clone()]);
-    let read = Proof::decode(&batch.proof(1).unwrap().encode()).unwrap().verify::<T>(&mut Verifier::default()).unwrap();
-    assert_eq!(&*read, two);
-}
+use support::{golden, signer, two};
 
 fn plain<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value: &T) {
     let bytes = encode(value);
@@ -52,7 +35,7 @@ fn plain<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, value:
 
 #[test]
 fn every_message_is_written_as_ever() {
-    let signer = Signer::from_seed(&[7; 32]);
+    let signer = signer();
     let key = signer.public();
     let (net, member, device) = (key.network_id(), key.member_id(), key.device_id());
     let s: InstanceId = "0badcafe".parse().unwrap();
@@ -74,7 +57,7 @@ fn every_message_is_written_as_ever() {
         labels: BTreeMap::from([("team".to_owned(), "lab".to_owned())]),
         ..JobSpec::default()
     };
-    body(&signer, &spec, &JobSpec { text: Some(Text::One("x".into())), kind: "echo".into(), ..spec.clone() });
+    two(&[spec.clone(), JobSpec { text: Some(Text::One("x".into())), kind: "echo".into(), ..spec.clone() }]);
 
     let admitted = AdmittedJob {
         net,
@@ -91,11 +74,10 @@ fn every_message_is_written_as_ever() {
         body: ByteBuf::from(br#"{"kind":"echo","text":"a"}"#.to_vec()),
         signed: None,
     };
-    body(
-        &signer,
-        &admitted,
-        &AdmittedJob { asker: Asker::Member(member), signed: Some(signer.batch(&[spec]).proof(0).unwrap().into()), ..admitted.clone() },
-    );
+    two(&[
+        admitted.clone(),
+        AdmittedJob { asker: Asker::Member(member), signed: Some(signer.batch(&[spec]).proof(0).unwrap().into()), ..admitted.clone() },
+    ]);
 
     let offer = Offer {
         net,
@@ -112,11 +94,11 @@ fn every_message_is_written_as_ever() {
         hold_mmana: mana(10_000),
         required_resources: Resources::default(),
     };
-    body(&signer, &offer, &Offer { required_resources: Resources { gpu_mb: 8192, ..Resources::default() }, ..offer.clone() });
+    two(&[offer.clone(), Offer { required_resources: Resources { gpu_mb: 8192, ..Resources::default() }, ..offer.clone() }]);
 
     let quote = Quote { price_mmana: mana(4), start_in_ms: 0, duration_ms: 1, free_bp: 9_500 };
     let bid = Bid { net, device, to: s.clone(), at: 3, job, round: 5, answer: BidAnswer::Bid(quote) };
-    body(&signer, &bid, &Bid { answer: BidAnswer::No(Decline::Resources("memory".into())), ..bid.clone() });
+    two(&[bid.clone(), Bid { answer: BidAnswer::No(Decline::Resources("memory".into())), ..bid.clone() }]);
 
     let assignment = Assignment {
         net,
@@ -132,7 +114,7 @@ fn every_message_is_written_as_ever() {
         payload: Cid::of(b"body"),
         resume: None,
     };
-    body(&signer, &assignment, &Assignment { attempt: 2, ..assignment.clone() });
+    two(&[assignment.clone(), Assignment { attempt: 2, ..assignment.clone() }]);
     let assignments = signer.batch(&[assignment]);
     let attempt = AttemptId(Cid::of(&assignments.b[0]));
     plain(
@@ -148,11 +130,11 @@ fn every_message_is_written_as_ever() {
 
     let control = Control { net, device, at: 6, exp: 7, s, verb: Verb::Adopt { jobs: vec![job] } };
     let closed = Verb::Closed { attempts: vec![Closed { attempt, paid_mmana: Some(mana(3)), not_paid: None }] };
-    body(&signer, &control, &Control { verb: closed, ..control.clone() });
+    two(&[control.clone(), Control { verb: closed, ..control.clone() }]);
 
     let event = Event { net, device, at: 8, job, attempt, what: EventKind::Started };
     let progress = Progress { basis_points: 5_000, stage: "embedding".into(), eta_ms: Some(900), ..Progress::default() };
-    body(&signer, &event, &Event { what: EventKind::Progress(progress), ..event.clone() });
+    two(&[event.clone(), Event { what: EventKind::Progress(progress), ..event.clone() }]);
 
     let receipt = Receipt {
         net,
@@ -164,7 +146,7 @@ fn every_message_is_written_as_ever() {
         claimed_ms: 1,
         waited_ms: 0,
     };
-    body(&signer, &receipt, &Receipt { outcome: Outcome::Cancelled, ..receipt.clone() });
+    two(&[receipt.clone(), Receipt { outcome: Outcome::Cancelled, ..receipt.clone() }]);
     let receipts = signer.batch(&[receipt]);
     plain("receipt-message", &ReceiptMessage { receipts, results: vec![Some(ByteBuf::from(b"result".to_vec()))] });
 
@@ -186,12 +168,12 @@ fn every_message_is_written_as_ever() {
         unsettled_more: 0,
         not_working: None,
     };
-    body(&signer, &heartbeat, &Heartbeat { not_working: Some("paused by its owner".into()), ..heartbeat.clone() });
+    two(&[heartbeat.clone(), Heartbeat { not_working: Some("paused by its owner".into()), ..heartbeat.clone() }]);
 
     let command = Command { net, at: 11, op: Op::Hold { job, member, key: "note-1".into(), amount_mmana: Some(mana(1250)), expires: 99 } };
     let settle =
         Op::Settle { job, attempt, receipt: ReceiptId(Cid::of(b"r")), receipt_at: 12, receipt_seq: 3, started_at: None, ended: vec![] };
-    body(&signer, &command, &Command { op: settle, ..command.clone() });
+    two(&[command.clone(), Command { op: settle, ..command.clone() }]);
     plain(
         "ledger-request",
         &LedgerRequest { commands: signer.batch(&[command]), assignments: vec![], receipts: vec![ByteBuf::from(vec![1, 2])] },

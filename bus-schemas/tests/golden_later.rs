@@ -3,38 +3,18 @@
 
 #![allow(clippy::unwrap_used)] // a test may end where it stands
 
-use std::fmt::Debug;
-use std::path::PathBuf;
+mod support;
 
 use bus_schemas::api::ask;
-use bus_schemas::envelope::{Body, JsonBatch, encode};
+use bus_schemas::envelope::{JsonBatch, encode};
 use bus_schemas::event::{Checkpoint, EventKind, Progress};
-use bus_schemas::holding::{HeldAttempt, Holding, HoldingAsk, HoldingPhase};
+use bus_schemas::history::Transition;
+use bus_schemas::holding::{HeldAttempt, HoldBack, Holding, HoldingAsk, HoldingPhase, Queued};
+use bus_schemas::job::JobState;
 use bus_schemas::letter::{Entry, Letter, Mark, Original, Stage};
 use bus_schemas::order::{Order, What};
-use bus_schemas::{AttemptId, Batch, Cid, Code, InstanceId, JobId, LetterId, Problem, Signer, Verifier};
-
-fn golden(name: &str, bytes: &[u8]) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
-    if std::env::var_os("MESH_UPDATE_GOLDEN").is_some() {
-        std::fs::write(&path, bytes).unwrap();
-    }
-    let stored = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    assert!(stored == bytes, "{name} is written differently today: the wire format changed");
-}
-
-fn signer() -> Signer {
-    Signer::from_seed(&[7; 32])
-}
-
-/// A signed batch of two bodies, and the second's proof: stored, and read back to the same values.
-fn two<T: Body + Clone + PartialEq + Debug>(bodies: &[T; 2]) {
-    let batch = signer().batch(bodies);
-    golden(&format!("{}.batch.msgpack", T::KIND), &batch.encode());
-    golden(&format!("{}.proof.msgpack", T::KIND), &batch.proof(1).unwrap().encode());
-    let read = Batch::decode(&batch.encode()).unwrap().verify::<T>(&mut Verifier::default()).unwrap();
-    assert_eq!(read.into_iter().map(bus_schemas::Verified::into_body).collect::<Vec<_>>(), bodies);
-}
+use bus_schemas::{AttemptId, Cid, Code, InstanceId, JobId, LetterId, Problem, Verifier};
+use support::{golden, signer, two};
 
 #[test]
 fn orders_are_written_as_ever() {
@@ -81,6 +61,9 @@ fn what_a_holder_says_is_written_as_ever() {
         current: None,
         kept: None,
         holds_back: false,
+        declined: 0,
+        hold_back: None,
+        unwritten: vec![],
     };
     let held = HeldAttempt {
         attempt,
@@ -90,19 +73,30 @@ fn what_a_holder_says_is_written_as_ever() {
         assigned_at: 11,
         started_at: Some(12),
         silent_ms: 300,
+        unheard: false,
         silence_max_ms: 20_000,
+        gone_at: None,
         timeout_ms: 900_000,
+        queued: None,
     };
     let most = Holding {
         phase: HoldingPhase::Running,
         until: Some(30),
         attempts_used: 1,
         cancelled: true,
-        current: Some(held),
+        current: Some(held.clone()),
         kept: Some(Checkpoint { cid, bytes: 7, units: 512 }),
         holds_back: true,
         ..least.clone()
     };
+    // What came later.
+    let queued = Queued { ahead: Some(3), starts_at: Some(21), late_at: Some(31), gives_up_at: 99 };
+    let held = HeldAttempt { unheard: true, gone_at: Some(25), queued: Some(queued), ..held };
+    let transition = Transition { to: JobState::Assigned, at: 11, cause: "attempt 2".into(), actor: "dev_x".into() };
+    let hold_back = Some(HoldBack { gone: 5, there: 6, until: 60, follow_ms: 10_000 });
+    let later = Holding { declined: 3, current: Some(held), hold_back, unwritten: vec![transition], ..most.clone() };
+    golden("holding-later.msgpack", &encode(&later));
+    assert_eq!(rmp_serde::from_slice::<Holding>(&encode(&later)).unwrap(), later);
     let all = [least, most];
     two(&all);
     let phases = [

@@ -289,7 +289,12 @@ impl Bus {
         }
     }
 
-    async fn api<A: serde::de::DeserializeOwned>(&self, stream: &str, call: &str, question: serde_json::Value) -> Result<A, ReadError> {
+    pub(crate) async fn api<A: serde::de::DeserializeOwned>(
+        &self,
+        stream: &str,
+        call: &str,
+        question: serde_json::Value,
+    ) -> Result<A, ReadError> {
         let answer = self.client.request(format!("{}.{call}", self.api_prefix), question.to_string().into()).await.map_err(|error| {
             match error.kind() {
                 async_nats::RequestErrorKind::TimedOut => ReadError::TimedOut(stream.to_owned()),

@@ -16,16 +16,40 @@ use tokio_util::sync::CancellationToken;
 
 /// The things a program needs, each fine or with a sentence that says why not. Cheap to clone.
 #[derive(Clone, Default)]
-pub struct Health(Arc<Mutex<BTreeMap<&'static str, Result<(), String>>>>);
+pub struct Health(Arc<Mutex<All>>);
+#[derive(Default)]
+struct All {
+    needs: BTreeMap<&'static str, Result<(), String>>,
+    told: BTreeMap<&'static str, Result<String, String>>,
+}
 
 impl Health {
     pub fn set(&self, what: &'static str, state: Result<(), String>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(what, state);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).needs.insert(what, state);
+    }
+    /// Tells of something that it can work without: how it stands, or what is wrong with it. It decides nothing.
+    pub fn tell(&self, what: &'static str, found: Result<String, String>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).told.insert(what, found);
     }
     /// What is not fine, by name; empty = ready.
     pub fn not_ready(&self) -> BTreeMap<&'static str, String> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().filter_map(|(what, state)| state.as_ref().err().map(|why| (*what, why.clone()))).collect()
+        all.needs.iter().filter_map(|(what, state)| state.as_ref().err().map(|why| (*what, why.clone()))).collect()
+    }
+    /// What `/readyz` answers: `{"ready":true,"waiting_for":{}}`, and what it was told beside: `"details":{"hub":{"ok":true,"said":"…"}}`.
+    fn body(&self) -> serde_json::Value {
+        let missing = self.not_ready();
+        let mut body = json!({"ready": missing.is_empty(), "waiting_for": missing});
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let detail = |found: &Result<String, String>| match found {
+            Ok(said) => json!({"ok": true, "said": said}),
+            Err(why) => json!({"ok": false, "said": why}),
+        };
+        let details: BTreeMap<_, _> = all.told.iter().map(|(what, found)| (*what, detail(found))).collect();
+        if !details.is_empty() {
+            body["details"] = json!(details);
+        }
+        body
     }
 }
 
@@ -36,9 +60,9 @@ pub fn routes(health: Health, metrics: PrometheusHandle) -> Router {
         .route(
             "/readyz",
             get(move || async move {
-                let missing = health.not_ready();
-                let status = if missing.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                (status, Json(json!({"ready": missing.is_empty(), "waiting_for": missing}))).into_response()
+                let body = health.body();
+                let status = if body["ready"] == true { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+                (status, Json(body)).into_response()
             }),
         )
         .route(
@@ -81,4 +105,21 @@ pub async fn serving_with(
     let bound = listener.local_addr()?;
     let serving = tokio::spawn(crate::http::serve(listener, tls, routes, stop));
     Ok((bound, serving))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_beside_decides_nothing() {
+        let health = Health::default();
+        assert_eq!(health.body(), json!({"ready": true, "waiting_for": {}}));
+        health.tell("hub", Err("no answer in time".into()));
+        health.tell("link", Ok("up".into()));
+        let details = json!({"hub": {"ok": false, "said": "no answer in time"}, "link": {"ok": true, "said": "up"}});
+        assert_eq!(health.body(), json!({"ready": true, "waiting_for": {}, "details": details}));
+        health.set("store", Err("no room".into()));
+        assert_eq!(health.body(), json!({"ready": false, "waiting_for": {"store": "no room"}, "details": details}));
+    }
 }

@@ -5,6 +5,7 @@
 
 pub mod ask;
 pub mod batch;
+pub mod check;
 pub mod connect;
 pub mod direct;
 pub mod health;

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{self, Message};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 
 use crate::Bus;
+use crate::check::{CheckError, START, is_absent, until_told};
 
 /// A pull that waits ends after this long, and the next one begins.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -54,18 +55,27 @@ impl Delivery {
     }
 }
 
+async fn found(context: &jetstream::Context, stream: &str, consumer: &str) -> Result<PullConsumer, CheckError> {
+    let what = || format!("consumer {consumer} of stream {stream}");
+    context.get_consumer_from_stream(consumer, stream).await.map_err(|error| match error.kind() {
+        ConsumerErrorKind::JetStream(error) if is_absent(error.error_code().0) => CheckError::Absent(what()),
+        ConsumerErrorKind::JetStream(_)
+        | ConsumerErrorKind::TimedOut
+        | ConsumerErrorKind::Request
+        | ConsumerErrorKind::InvalidConsumerType
+        | ConsumerErrorKind::InvalidName
+        | ConsumerErrorKind::Other => CheckError::Untold { what: what(), why: error.to_string() },
+    })
+}
+
 /// An endless stream of deliveries: at most `prefetch` wait here un-acked. Errors of the pull (a missed heartbeat, a hub that
 /// is away) are waited out: they are retries, not failures.
 ///
 /// # Errors
-/// Where the consumer does not exist.
+/// Where the consumer does not exist, or nobody says whether it does.
 pub async fn deliveries(bus: &Bus, stream: &str, consumer: &str, prefetch: usize) -> anyhow::Result<BoxStream<'static, Delivery>> {
     let context = jetstream::new(bus.client.clone());
-    let consumer: PullConsumer = context
-        .get_consumer_from_stream(consumer, stream)
-        .await
-        .map_err(|error| anyhow::anyhow!("{error}"))
-        .with_context(|| format!("consumer {consumer} of stream {stream} is not there; run: mesh-gateway bootstrap streams"))?;
+    let consumer = until_told(START, || found(&context, stream, consumer)).await?;
     let messages = consumer
         .stream()
         .max_messages_per_batch(prefetch)

@@ -1,19 +1,16 @@
 //! The table of streams as configuration for a server, and what differs between the table and what a server has.
 //!
-//! `bootstrap` creates and adjusts; every running part only compares ([`Bus::check_streams`]) and refuses what nobody can have meant.
+//! `bootstrap` creates and adjusts; every running part only compares ([`crate::Bus::check_streams`]) and refuses what nobody can have meant.
 
 use std::fmt;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, ReplayPolicy, pull};
 use async_nats::jetstream::stream::{
     Compression, Config, DiscardPolicy, PersistenceMode, Republish, RetentionPolicy, StorageType, SubjectTransform,
 };
 use bus_schemas::limits::Timings;
 use bus_schemas::stream::{self, ConsumerSpec, Full, KV_BUCKETS, Retention, StreamSpec};
-
-use crate::Bus;
 
 /// One stream as a server takes it, with its consumers.
 #[derive(Debug, Clone, PartialEq)]
@@ -242,65 +239,9 @@ pub fn compare_consumer(wanted: &pull::Config, found: &consumer::Config) -> Vec<
     all.0
 }
 
-impl Bus {
-    /// Compares streams of the table, and consumers as `(stream, consumer)`, with what the server has. For running parts: they
-    /// name what they use, and need `STREAM.INFO` and `CONSUMER.INFO` of exactly that.
-    ///
-    /// # Errors
-    /// Where one is missing, or differs in a way that nobody can have meant: then an [`Unlike`], which names every difference.
-    pub async fn check_streams(&self, timings: &Timings, streams: &[&str], consumers: &[(&str, &str)]) -> anyhow::Result<()> {
-        let context = async_nats::jetstream::new(self.client.clone());
-        let table = wanted(timings, 1);
-        for name in streams {
-            let wanted =
-                table.iter().find(|wanted| wanted.config.name == *name).with_context(|| format!("no stream {name} in the table"))?;
-            let found = context
-                .get_stream(name)
-                .await
-                .map_err(|error| anyhow::anyhow!("{error}"))
-                .with_context(|| format!("stream {name} is not there; run: mesh-gateway bootstrap streams"))?;
-            refuse(format!("stream {name}"), compare(&wanted.config, &found.cached_info().config))?;
-        }
-        for (stream, name) in consumers {
-            let wanted = table
-                .iter()
-                .filter(|wanted| wanted.config.name == *stream)
-                .flat_map(|wanted| &wanted.consumers)
-                .find(|consumer| consumer.durable_name.as_deref() == Some(*name))
-                .with_context(|| format!("no consumer {name} of {stream} in the table"))?;
-            let found: consumer::Consumer<consumer::Config> = context
-                .get_consumer_from_stream(*name, *stream)
-                .await
-                .map_err(|error| anyhow::anyhow!("{error}"))
-                .with_context(|| format!("consumer {name} of stream {stream} is not there; run: mesh-gateway bootstrap streams"))?;
-            refuse(format!("consumer {name} of stream {stream}"), compare_consumer(wanted, &found.cached_info().config))?;
-        }
-        // What waits in the streams does not tell what time it is there; the server itself does.
-        if let Some(stream) = streams.first() {
-            self.stream_end(stream).await?;
-        }
-        Ok(())
-    }
-}
-
-/// Something is there, but not as the table says: in a way that nobody can have meant, or that a running part cannot rely on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} is not as the table says: {}; run: mesh-gateway bootstrap streams", list(.differences))]
-pub struct Unlike {
-    /// Which stream or consumer.
-    pub what: String,
-    /// Those that weigh.
-    pub differences: Vec<Difference>,
-}
-
 /// Differences in one line.
 pub fn list(differences: &[Difference]) -> String {
     differences.iter().map(ToString::to_string).collect::<Vec<String>>().join(", ")
-}
-
-fn refuse(what: String, mut differences: Vec<Difference>) -> Result<(), Unlike> {
-    differences.retain(|difference| difference.weight != Weight::Mild);
-    if differences.is_empty() { Ok(()) } else { Err(Unlike { what, differences }) }
 }
 
 #[cfg(test)]

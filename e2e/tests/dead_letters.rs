@@ -17,14 +17,14 @@ async fn what_failed_is_tried_again_and_devices_drain() {
 
     // Drained: it takes nothing new, says so, and whoever waits for it is told.
     let drained = stack.cli.ok(&["node", "drain", &name, "--reason", "new disk"]);
-    assert!(text(&drained, "/status").starts_with("drained since ") && drained["draining"]["reason"] == "new disk", "{drained}");
+    assert!(text(&drained, "/status").starts_with("drained, as asked at ") && drained["draining"]["reason"] == "new disk", "{drained}");
     let again = stack.cli.ok(&["node", "drain", &name]);
     assert_eq!(again["draining"], drained["draining"], "asked again it changes nothing");
     let waits = stack.cli.ok(&["job", "submit", "echo", "--text", "later", "--target", &name, "--key", "waits"]);
     let waits = text(&waits, "/short").to_owned();
     let explained = until("the reason", async || {
         let explained = stack.cli.ok(&["job", "explain", &waits]);
-        (explained["lease"].is_object() && explained["summary"].as_str()?.contains("draining since ")).then_some(explained)
+        (explained["lease"].is_object() && explained["summary"].as_str()?.contains("drained, as asked at ")).then_some(explained)
     })
     .await;
     let next: Vec<&str> = explained["next"].as_array().expect("next").iter().filter_map(Value::as_str).collect();
@@ -38,7 +38,7 @@ async fn what_failed_is_tried_again_and_devices_drain() {
     }
     until("a gateway again", async || {
         let (code, shown) = stack.cli.json(&["node", "show", &name]);
-        (code == 0 && shown["status"].as_str()?.starts_with("drained since ")).then_some(())
+        (code == 0 && shown["status"].as_str()?.starts_with("drained, as asked at ")).then_some(())
     })
     .await;
 

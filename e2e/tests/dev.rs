@@ -69,6 +69,16 @@ async fn kept_data_are_there_again() {
     let done = doors::http(&stack, &doors::echo("kept"), "kept").await;
     let balance = settled_balance(&stack).await;
     stack.stop();
+    // What it left says what has ended and what starts it again, whichever way the context is named.
+    let file = stack.text("/contexts/mesh_file");
+    for context in [vec![], vec!["-c", "dev"], vec!["-c", &file]] {
+        let (code, told) = stack.cli.json(&[&["job", "ls"], context.as_slice()].concat());
+        assert_eq!((code, &told["code"]), (6, &json!("M0201")), "{told}");
+        assert!(told["detail"].as_str().expect("a detail").contains("the network of context dev was stopped"), "{told}");
+        let again = told["next"][0].as_str().expect("a command");
+        let data = stack.path("/data_dir");
+        assert!(again.starts_with("mesh dev --agents 1 ") && again.ends_with(&format!("--data-dir {}", data.display())), "{told}");
+    }
     stack.start_again();
     let (status, job) = doors::get(&stack, &format!("/jobs/{}", done["id"].as_str().expect("an id"))).await;
     assert_eq!((status, &job["state"], &job["key"]), (200, &json!("Completed"), &json!("kept")), "{job}");

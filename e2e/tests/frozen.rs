@@ -80,3 +80,30 @@ async fn a_frozen_device_gives_up_what_goes_on_elsewhere() {
     assert_eq!((&woken["unsettled"], &woken["totals"]["completed"]), (&Value::from(0), &before["completed"]), "{woken}");
     assert_eq!(stack.cli.ok_async(&["credit", "verify"]).await["ok"], Value::Bool(true));
 }
+
+#[tokio::test]
+async fn a_mass_silence_is_named_with_what_to_look_at() {
+    let stack = Stack::start(&["--agents", "2"], &[("MESH_TIME_DIVISOR", "10")]);
+    let checked = async || {
+        let (cli, args) = (stack.cli.clone(), ["doctor", "--only", "net"]);
+        let (_, report) = tokio::task::spawn_blocking(move || cli.json(&args)).await.expect("a report");
+        let findings = report["findings"].as_array().expect("findings").clone();
+        findings.into_iter().find(|finding| finding["check"] == "silence").unwrap_or_else(|| panic!("{report}"))
+    };
+    assert_eq!(checked().await["verdict"], "pass");
+    let before = stack.cli.ok_async(&["node", "ls"]).await;
+    assert!(before["holds_back"].is_null() && before["devices"][0]["last_heard_at"].is_u64(), "{before}");
+    let agents = stack.pids("agent");
+    agents.iter().for_each(|pid| proc::signal(*pid, "STOP"));
+    // The wait for them lasts 6 s here.
+    let held = until("the schedulers to hold back", async || {
+        let list = stack.cli.ok_async(&["node", "ls"]).await;
+        list["holds_back"].is_string().then_some(list)
+    })
+    .await;
+    assert!(held["holds_back"].as_str().expect("words").starts_with("2 of 2 devices fell silent at once: "), "{held}");
+    let finding = checked().await;
+    assert_eq!((&finding["verdict"], &finding["fix"]), (&Value::from("warn"), &Value::from("mesh node ls")), "{finding}");
+    agents.iter().for_each(|pid| proc::signal(*pid, "CONT"));
+    until("all to be heard again", async || (checked().await["verdict"] == "pass").then_some(())).await;
+}

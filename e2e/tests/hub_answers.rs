@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bus_schemas::id::Asker;
 use bus_schemas::subject;
+use e2e::doors;
 use futures::future::join_all;
 use serde_json::Value;
 use testkit::{HUNG, Stack, http, proc, until};
@@ -87,9 +88,71 @@ async fn an_answer_outlives_the_node_that_its_gateway_was_on() {
     assert!(took < SOON, "{took:?}");
 }
 
-fn pid(stack: &Stack, name: &str) -> u32 {
+/// Whether a node knows no leader, neither of the hub nor of any stream.
+async fn leads_nothing(node: &Node) -> bool {
+    let Ok((200, answer)) = http::try_send("GET", &format!("{}/jsz?streams=true", node.monitor), &[], "").await else { return false };
+    let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+    let streams = answer["account_details"].as_array().into_iter().flatten().flat_map(|account| account["stream_detail"].as_array());
+    let leads = |group: &Value| group["leader"].as_str().is_some_and(|leader| !leader.is_empty());
+    !leads(&answer["meta_cluster"]) && !streams.flatten().any(|stream| leads(&stream["cluster"]))
+}
+
+/// The parts of the hub's side that ask it for something when they start, and the words with which each says that it waits. A node that
+/// knows no leader says how streams are set up and nothing of consumers, so the worker without consumers gets further.
+const PARTS: [(&str, &[&str]); 3] =
+    [("gateway", &["waiting for the hub"]), ("scheduler-1", &["waiting for"]), ("ledger-1", &["not ready", "cannot write now"])];
+
+async fn restarted(stack: &Stack, name: &str, old: u32) -> u32 {
+    until(&format!("the restart of {name}"), || async { running(stack, name).filter(|now| *now != old) }).await
+}
+/// A job goes through the parts that were started last, and none of them had to start once more.
+async fn work(stack: &Stack, started: &[u32], key: &str) {
+    let ready = format!("{}/readyz", stack.text("/gateway/url"));
+    until("a ready gateway", || async { matches!(http::try_send("GET", &ready, &[], "").await, Ok((200, _))).then_some(()) }).await;
+    doors::http(stack, &doors::echo(key), key).await;
+    assert_eq!(PARTS.map(|(part, _)| running(stack, part)).to_vec(), started.iter().copied().map(Some).collect::<Vec<_>>(), "{key}");
+}
+
+/// Two of three nodes stand still: there is no leader of anything, and nobody can be made one. Then all nodes are killed.
+#[tokio::test]
+async fn parts_that_start_while_there_is_no_leader_come_up_when_there_is_one() {
+    let stack = Stack::start(&["--hub", "3", "--agents", "1"], &[("MESH_TIME_DIVISOR", "10")]);
+    let nodes = nodes(&stack);
+    let frozen: Vec<u32> = nodes[1..].iter().map(|node| pid(&stack, &node.name)).collect();
+    frozen.iter().for_each(|node| proc::signal(*node, "STOP"));
+    until("the node that is left to see that it leads nothing", || async { leads_nothing(&nodes[0]).await.then_some(()) }).await;
+    let log = |part: &str| std::fs::read_to_string(stack.path("/data_dir").join(format!("logs/{part}.log"))).unwrap_or_default();
+    let before = PARTS.map(|(part, says)| (part, says, pid(&stack, part), log(part).len()));
+    before.iter().for_each(|(.., old, _)| proc::signal(*old, "KILL"));
+    let mut started = Vec::new();
+    for (part, says, old, logged) in before {
+        started.push(restarted(&stack, part, old).await);
+        until(&format!("{part} to say that it waits"), || async {
+            says.iter().any(|says| log(part)[logged..].contains(says)).then_some(())
+        })
+        .await;
+    }
+    frozen.iter().for_each(|node| proc::signal(*node, "CONT"));
+    let back = Instant::now();
+    work(&stack, &started, "after two froze").await;
+    println!("a job was done {:.1?} after the nodes went on", back.elapsed());
+
+    let hub: Vec<u32> = nodes.iter().map(|node| pid(&stack, &node.name)).collect();
+    hub.iter().chain(&started).for_each(|pid| proc::signal(*pid, "KILL"));
+    let back = Instant::now();
+    for ((part, _), old) in PARTS.iter().zip(&mut started) {
+        *old = restarted(&stack, part, *old).await;
+    }
+    work(&stack, &started, "after all were killed").await;
+    println!("a job was done {:.1?} after hub and parts were killed", back.elapsed());
+}
+
+fn running(stack: &Stack, name: &str) -> Option<u32> {
     let file = stack.path("/data_dir").join("processes.json");
     let processes: Vec<Value> = serde_json::from_slice(&std::fs::read(file).expect("processes.json")).expect("a list");
     let pid = processes.iter().find(|process| process["name"] == name).and_then(|process| process["pid"].as_u64());
-    pid.and_then(|pid| u32::try_from(pid).ok()).unwrap_or_else(|| panic!("no pid of {name}"))
+    pid.and_then(|pid| u32::try_from(pid).ok())
+}
+fn pid(stack: &Stack, name: &str) -> u32 {
+    running(stack, name).unwrap_or_else(|| panic!("no pid of {name}"))
 }

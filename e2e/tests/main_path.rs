@@ -170,13 +170,21 @@ async fn a_long_job_has_its_reason_while_it_runs(stack: &Stack) {
         .await
     };
     let id = &submit("long-1").await;
-    reason(id).await;
+    let attempts = reason(id).await["attempts"].clone();
+    assert_eq!((&attempts[0]["state"], &attempts[0]["number"], attempts.as_array().map(Vec::len)), (&json!("running"), &json!(1), Some(1)));
 
     // One that waits behind it on the same device is cancelled before it began: nothing was done, nothing is paid.
     let device = in_state(id, "Executing").await["device"].clone();
     let (_, behind) = doors::post(stack, &json!({"kind": "embed", "text": ["x"], "target": device}).to_string(), Some("behind")).await;
     let behind = behind["id"].as_str().expect("an id");
     in_state(behind, "Assigned").await;
+    let waits = until("when it begins", || async {
+        let (_, explained) = doors::get(stack, &format!("/jobs/{behind}/explain")).await;
+        explained["next"][0].as_str()?.contains("; by its bid it begins at ").then_some(explained)
+    })
+    .await;
+    assert_eq!(waits["attempts"][0]["state"], "waiting", "{waits}");
+    assert!(waits["next"][1].as_str().expect("until when").starts_with("given up at "), "its device is named: {waits}");
     stack.cli.ok_async(&["job", "cancel", behind]).await;
     let unpaid = in_state(behind, "Cancelled").await;
     assert_eq!((&unpaid["cost_mmana"], unpaid["error"]["detail"].as_str()), (&json!(0), Some("cancelled before it ran")), "{unpaid}");

@@ -139,7 +139,7 @@ mod tests {
         let record = DeviceRecord { device, did, member, name: "a".into(), tier: 0, enrolled_at: 1, revoked: false, draining: None };
         let ask = |undo| ask::Drain { id: device.to_string(), undo, reason: Some("new disk".into()) };
         let drained = changed(&record, &ask(false), "operator", 28_800_000).unwrap();
-        assert_eq!(drained.draining.as_ref().unwrap().to_string(), "draining since 1970-01-01 08:00:00 UTC: new disk");
+        assert_eq!(drained.draining.as_ref().unwrap().said(1), "draining since 1970-01-01 08:00:00 UTC: new disk");
         assert_eq!(changed(&drained, &ask(false), "mem_x", 9), None, "who was first stays");
         assert_eq!(changed(&drained, &ask(true), "mem_x", 9), Some(record.clone()));
         assert_eq!(changed(&record, &ask(true), "mem_x", 9), None);

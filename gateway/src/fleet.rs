@@ -9,9 +9,9 @@ use bus::direct::StoredMessage;
 use bus_schemas::api::{DeviceInfo, DeviceList};
 use bus_schemas::eligibility::{DeviceView, Needs, nothing_fits, reasons_against, sort_out};
 use bus_schemas::envelope::Batch;
-use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::heartbeat::{Heartbeat, SchedulerHeartbeat};
 use bus_schemas::history::Decision;
-use bus_schemas::id::{DeviceId, JobId, MemberId};
+use bus_schemas::id::{DeviceId, InstanceId, JobId, MemberId};
 use bus_schemas::network::DeviceRecord;
 use bus_schemas::replay::Reputation;
 use bus_schemas::{date_and_time, stream, subject};
@@ -45,8 +45,19 @@ struct Inner {
     read: bool,
     silence: Duration,
     views: Option<(Instant, Arc<Vec<DeviceView>>)>,
+    schedulers: BTreeMap<InstanceId, Schedules>,
+}
+/// The last word of a scheduler about the fleet.
+struct Schedules {
+    holds_back: Option<String>,
+    heard: Instant,
 }
 impl Inner {
+    /// Why schedulers leave work with silent devices, by whoever of them says so and is heard itself.
+    fn holds_back(&self, now: Instant) -> Option<String> {
+        let mut heard = self.schedulers.values().filter(|scheduler| now.duration_since(scheduler.heard) <= self.silence);
+        heard.find_map(|scheduler| scheduler.holds_back.clone())
+    }
     fn reputation(&self, record: &DeviceRecord) -> Reputation {
         self.reputations.get(&record.device).copied().unwrap_or_default()
     }
@@ -56,6 +67,12 @@ struct Beat {
     heard: Instant,
     /// Hub time of arrival, for people.
     at: u64,
+}
+impl Beat {
+    /// Waiting and running there.
+    fn jobs(&self) -> usize {
+        self.heartbeat.jobs.len()
+    }
 }
 
 impl Fleet {
@@ -105,6 +122,24 @@ impl Fleet {
         }
     }
 
+    /// `age` is how long ago it was stored.
+    fn note_scheduler(&self, beat: SchedulerHeartbeat, age: Duration) {
+        let now = Instant::now();
+        let heard = now.checked_sub(age).unwrap_or(now);
+        let mut inner = lock(&self.0);
+        // A scheduler that starts anew has another name; what one had in hand is delivered anew a while after its last word.
+        let kept = inner.silence * 4;
+        inner.schedulers.retain(|_, scheduler| now.duration_since(scheduler.heard) <= kept);
+        if inner.schedulers.get(&beat.s).is_none_or(|known| known.heard <= heard) {
+            inner.schedulers.insert(beat.s, Schedules { holds_back: beat.holds_back, heard });
+        }
+    }
+
+    /// For how long nothing was heard of a scheduler.
+    pub fn scheduler_silent_for(&self, s: &InstanceId) -> Option<Duration> {
+        lock(&self.0).schedulers.get(s).map(|scheduler| scheduler.heard.elapsed())
+    }
+
     /// Every known device, with the reason why it is away where it is.
     fn views(&self) -> Arc<Vec<DeviceView>> {
         let mut inner = lock(&self.0);
@@ -145,6 +180,11 @@ impl Fleet {
         inner.beats.values().filter(fresh).find(|beat| beat.heartbeat.jobs.contains(job)).map(|beat| beat.heartbeat.device)
     }
 
+    /// How long ago a device's last heartbeat was stored; `None` where none is known.
+    pub fn silent_for(&self, device: &DeviceId) -> Option<Duration> {
+        lock(&self.0).beats.get(device).map(|beat| beat.heard.elapsed())
+    }
+
     /// For people.
     pub fn list(&self) -> DeviceList {
         let inner = lock(&self.0);
@@ -157,11 +197,8 @@ impl Fleet {
             let online = !record.revoked && beat.is_some_and(here);
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
-            let drained = record.draining.as_ref().filter(|_| online).map(|draining| match jobs {
-                0 => format!("drained {}", draining.since()),
-                1 => format!("{draining}; 1 job to end"),
-                jobs => format!("{draining}; {jobs} jobs to end"),
-            });
+            let drained = record.draining.as_ref().filter(|_| online).map(|draining| draining.status(beat.map_or(0, Beat::jobs)));
+            let drained = drained.and_then(|drained| both(Some(drained), heartbeat.and_then(|beat| beat.not_working.clone())));
             DeviceInfo {
                 id: record.device,
                 did: record.did,
@@ -174,6 +211,7 @@ impl Fleet {
                 draining: record.draining.clone(),
                 status: drained.or(away).unwrap_or_else(|| if jobs > 0 { "working".into() } else { "idle".into() }),
                 last_seen: beat.map(|beat| rfc3339(beat.at)),
+                last_heard_at: beat.map(|beat| beat.at),
                 kinds: heartbeat.map(|beat| beat.kinds.clone()).unwrap_or_default(),
                 capabilities: heartbeat.map(|beat| beat.capabilities.clone()).unwrap_or_default(),
                 total: heartbeat.map(|beat| beat.total).unwrap_or_default(),
@@ -182,7 +220,7 @@ impl Fleet {
                 version: heartbeat.map(|beat| beat.version.clone()),
             }
         };
-        DeviceList { devices: inner.records.values().map(info).collect() }
+        DeviceList { devices: inner.records.values().map(info).collect(), holds_back: inner.holds_back(now) }
     }
 
     /// Asks the bucket itself; remembers the answer.
@@ -194,14 +232,25 @@ impl Fleet {
     }
 }
 
+/// Both reasons, of a device that is drained and whose owner does not lend it now either.
+fn both(drained: Option<String>, own: Option<String>) -> Option<String> {
+    match (drained, own) {
+        (Some(drained), Some(own)) => Some(format!("{drained}; also {own}")),
+        (drained, own) => drained.or(own),
+    }
+}
+
 /// Why a device takes nothing now, in the words of schedulers; `when` writes since when.
 fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration, when: fn(u64) -> String) -> Option<String> {
     match beat {
         _ if record.revoked => Some("revoked".to_owned()),
         None => Some("not heard of lately".to_owned()),
         Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", when(beat.at))),
-        Some(_) if record.draining.is_some() => record.draining.as_ref().map(ToString::to_string),
-        Some(beat) => beat.heartbeat.not_working.clone(),
+        Some(beat) if beat.heartbeat.has_stopped() => beat.heartbeat.not_working.clone(),
+        Some(beat) => {
+            let draining = record.draining.as_ref().map(|draining| draining.said(beat.jobs()));
+            both(draining, beat.heartbeat.not_working.clone())
+        }
     }
 }
 
@@ -235,6 +284,7 @@ pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Resul
     let mut devices = world.bus.client.subscribe(DEVICES_ALL).await?;
     let mut beats = world.bus.client.subscribe(subject::HEARTBEATS).await?;
     let mut reputations = world.bus.client.subscribe(REPUTATION_ALL).await?;
+    let mut schedulers = world.bus.client.subscribe(subject::SCHEDULER_HEARTBEATS).await?;
     world.bus.client.flush().await?;
     read_all(&world).await;
     let mut again = tokio::time::interval(READ_AGAIN);
@@ -246,6 +296,7 @@ pub async fn follow(world: Arc<World>, stop: CancellationToken) -> anyhow::Resul
             _ = again.tick() => read_all(&world).await,
             Some(message) = devices.next() => note_device(&world, &message.subject, &message.payload),
             Some(message) = reputations.next() => note_reputation(&world, &message.subject, &message.payload),
+            Some(message) = schedulers.next() => note_scheduler(&world, &message.payload, Duration::ZERO),
             Some(message) = beats.next() => note_heartbeat(&world, &message.payload, Duration::ZERO, world.now()),
             else => return Ok(()),
         }
@@ -258,6 +309,13 @@ async fn read_all(world: &World) {
     match last_values(&world.bus, REPUTATION_STREAM, REPUTATION_ALL).await {
         Ok(reputations) => reputations.iter().for_each(|message| note_reputation(world, &message.subject, &message.payload)),
         Err(error) => tracing::warn!(%error, "the reputations cannot be read now"),
+    }
+    match last_values(&world.bus, stream::HEARTBEATS, subject::SCHEDULER_HEARTBEATS).await {
+        Ok(schedulers) => {
+            let age = |message: &StoredMessage| Duration::from_millis(world.now().saturating_sub(message.time_ms));
+            schedulers.iter().for_each(|message| note_scheduler(world, &message.payload, age(message)));
+        }
+        Err(error) => tracing::warn!(%error, "the schedulers' last words cannot be read now"),
     }
     match (devices, beats) {
         (Ok(devices), Ok(beats)) => {
@@ -308,6 +366,13 @@ fn note_reputation(world: &World, subject: &str, payload: &[u8]) {
         let mut inner = lock(&world.fleet.0);
         inner.views = None;
         inner.reputations.insert(device, reputation);
+    }
+}
+
+fn note_scheduler(world: &World, payload: &[u8], age: Duration) {
+    let beats = world.verified::<SchedulerHeartbeat>(payload, &[world.document.scheduler_keys.as_slice()]).unwrap_or_default();
+    for beat in beats.into_iter().filter(|beat| beat.net == world.net) {
+        world.fleet.note_scheduler(beat.into_body(), age);
     }
 }
 
@@ -397,6 +462,29 @@ mod tests {
     }
 
     #[test]
+    fn what_schedulers_hold_back_is_told_while_they_are_heard() {
+        let fleet = Fleet::new(Duration::from_secs(20));
+        let net = record(1).did.network_id();
+        let beat = |s: &str, holds_back: Option<&str>| {
+            let (s, holds_back) = (s.parse().unwrap(), holds_back.map(str::to_owned));
+            SchedulerHeartbeat { net, s, at: 1, bidding: 0, executing: 0, waiting: 0, holds_back }
+        };
+        let (said, other) = (Some("5 of 6 devices fell silent at once"), Some("7 of 7"));
+        for (scheduler, holds_back, age_s, told) in [
+            ("s1", None, 0, None),
+            ("s2", said, 0, said),
+            ("s1", None, 0, said),
+            ("s2", None, 9, said),
+            ("s2", None, 0, None),
+            ("s3", other, 21, None),
+            ("s3", other, 19, other),
+        ] {
+            fleet.note_scheduler(beat(scheduler, holds_back), Duration::from_secs(age_s));
+            assert_eq!(fleet.list().holds_back.as_deref(), told, "{scheduler} {age_s}");
+        }
+    }
+
+    #[test]
     fn an_older_heartbeat_does_not_replace_a_newer_one() {
         let fleet = Fleet::new(Duration::from_secs(20));
         let one = record(1);
@@ -421,6 +509,17 @@ mod tests {
         assert_eq!((told().status.as_str(), told().online, told().jobs), ("offline since 1970-01-01T00:00:00.007Z", false, 0));
         fleet.note_beat(Heartbeat { jobs: vec![job], ..heartbeat(&one) }, Duration::ZERO, 9);
         assert_eq!((told().online, told().jobs), (true, 1));
+        let draining = bus_schemas::network::Draining { at: 0, by: "operator".into(), reason: Some("new disk".into()) };
+        fleet.note_record(DeviceRecord { draining: Some(draining), ..one.clone() });
+        assert_eq!(told().status, "draining since 1970-01-01 00:00:00 UTC: new disk; 1 job to end");
+        assert_eq!(told().last_heard_at, Some(9));
+        fleet.note_beat(heartbeat(&one), Duration::ZERO, 9);
+        assert_eq!(told().status, "drained, as asked at 1970-01-01 00:00:00 UTC: new disk");
+        fleet.note_beat(Heartbeat { not_working: Some("paused by its owner".into()), ..heartbeat(&one) }, Duration::ZERO, 9);
+        assert_eq!(told().status, "drained, as asked at 1970-01-01 00:00:00 UTC: new disk; also paused by its owner");
+        fleet.note_beat(Heartbeat { not_working: Some("stopped".into()), ..heartbeat(&one) }, Duration::ZERO, 9);
+        assert_eq!(told().status, "stopped");
+        fleet.note_record(one.clone());
         for (why, online) in [("stopped", false), ("paused by its owner", true)] {
             let beat = Heartbeat { not_working: Some(why.into()), jobs: vec![job], ..heartbeat(&one) };
             fleet.note_beat(beat, Duration::ZERO, 10);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bus_schemas::UnixMs;
-use bus_schemas::api::AttemptView;
+use bus_schemas::api::{AttemptState, AttemptView};
 use bus_schemas::history::{CompletedEnd, Decision, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::id::{Asker, DeviceId, JobId, MemberId};
 use bus_schemas::job::{JobSpec, JobState, SignedBy};
@@ -139,7 +139,9 @@ fn known(seq: u64, record: HistoryRecord) -> Known {
                 class: ended.failure.class.name().to_owned(),
                 message: ended.failure.message,
                 kept_units: ended.kept.map(|kept| kept.units),
+                state: AttemptState::Failed,
                 assigned_at: Some(ended.assigned_at),
+                started_at: ended.started_at,
                 ended_at: Some(record.at),
                 retryable: Some(ended.failure.retryable),
             }],

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{self, Admit, Candidate, Headers, Refused, Sorted, Submission};
+use crate::attempts::ADMITTED;
 use crate::funding::{Judged, judge};
 use crate::ledger_client;
 use crate::letters;
@@ -383,7 +384,7 @@ fn record(net: bus_schemas::NetworkId, funded: Funded, now: UnixMs) -> HistoryRe
         member: job.member,
         job: job.job,
         at: now,
-        transitions: vec![transition(JobState::Submitted, job.submitted_at, "admitted")],
+        transitions: vec![transition(JobState::Submitted, job.submitted_at, ADMITTED)],
         what: HistoryEvent::Admitted(Box::new(Admitted {
             asker: job.asker,
             key: job.key,

@@ -7,13 +7,15 @@ use std::time::Duration;
 use bus_schemas::api::ask::JobLs;
 use bus_schemas::api::{BlobRef, ErrorBody, Explanation, JobList, JobView, ReceiptView, ResultView, Submitted};
 use bus_schemas::history::CancelRequest;
-use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, JobId, MemberId};
+use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, InstanceId, JobId, MemberId};
 use bus_schemas::job::{JobSpec, JobState};
 use bus_schemas::{Code, Problem, stream, subject};
 
 use crate::admission::{self, Candidate, Headers, Submission};
+use crate::freshness::Age;
 use crate::history::{Known, Rank};
 use crate::live::Running;
+use crate::next::{is_quiet, ms};
 use crate::store::StoreError;
 use crate::submit::Answer;
 use crate::views::{self, Moment};
@@ -38,7 +40,19 @@ impl World {
         let ended = known.failed.iter().map(|attempt| attempt.device);
         let devices = running.iter().map(|running| running.device).chain(holder).chain(known.device).chain(ended);
         let names = self.fleet.names(devices);
-        Moment { running, holder, names, ..Moment::default() }
+        let silent = |s: InstanceId| self.fleet.scheduler_silent_for(&s).map(|silence| (s, ms(silence)));
+        let schedulers = known.transitions.iter().filter_map(views::scheduler).filter_map(silent).collect();
+        let moment = Moment { running, holder, names, schedulers, ..Moment::default() };
+        let silent_ms = self.silent_ms(&moment);
+        Moment { silent_ms, quiet_ms: silent_ms.filter(|silent| is_quiet(*silent, &self.timings)), ..moment }
+    }
+
+    /// For how long nothing was heard of the device that has it, by its own word.
+    fn silent_ms(&self, moment: &Moment) -> Option<u64> {
+        let device = moment.heard_of()?;
+        let beat = self.fleet.silent_for(&device).map(ms);
+        let told = moment.running.as_ref().filter(|running| running.device == device);
+        beat.into_iter().chain(told.map(|running| self.now().saturating_sub(running.at))).min()
     }
 
     /// With who has it in hand, and whether somebody wants it to end.
@@ -181,13 +195,17 @@ impl World {
     /// ask again changes nothing; where it ended without a result, it is the one to try again.
     ///
     /// # Errors
-    /// As [`Self::job_show`]; [`Code::NotFinished`], [`Code::CannotRetry`] and [`Code::TriedAgain`] where there is nothing to try again;
+    /// As [`Self::job_show`]; [`Code::NotFinished`], [`Code::CannotRetry`], [`Code::TriedAgain`] and [`Code::CannotResend`] (its letter was
+    /// put away) where there is nothing to try again;
     /// what submitting refuses.
     pub async fn job_retry(&self, asker: &Asker, id: &str) -> Result<Submitted, About> {
         let member = self.member_of(asker).await?;
         let (id, known) = self.find(&member, id).await?;
         let state = views::state(&known, &self.moment(&id, &known));
         let (key, payload) = retried(id, state, &known).and_then(|again| message(&id, &again))?;
+        if state == JobState::Failed {
+            self.may_retry_failed(&id).await?;
+        }
         if let Some((again, its)) = self.retry_of(&member, &id, &known).await? {
             let state = views::state(&its, &self.moment(&again, &its));
             return tried(id, again, state).map(|()| views::submitted(again, &key, state, None));
@@ -211,14 +229,17 @@ impl World {
         if !(1..=LIST_MAX).contains(&limit) {
             return Err(Problem::new(Code::BadValue, format!("limit is {limit}; 1 to {LIST_MAX} are allowed")));
         }
+        let after = ask.cursor.as_deref().map(parse_cursor).transpose()?;
+        // First: what comes into the rows meanwhile makes the list newer than it says.
+        let age = self.age().await;
         if ask.overdue {
             let found = self.store.all_overdue(member, limit).await?;
             let view = |(id, known, overdue): (JobId, Known, String)| {
                 views::job(*member, id, &known, &Moment { overdue: Some(overdue), ..self.moment(&id, &known) })
             };
-            return Ok(JobList { jobs: found.into_iter().map(view).collect(), cursor: None });
+            let Age { as_of, behind_ms } = age;
+            return Ok(JobList { jobs: found.into_iter().map(view).collect(), cursor: None, as_of, behind_ms });
         }
-        let after = ask.cursor.as_deref().map(parse_cursor).transpose()?;
         // Rows know of jobs that go on that they were submitted; the rest is of this moment.
         let stored = ask.state.map(|state| if state.is_final() { state } else { JobState::Submitted });
         let rows = self.store.jobs(member, stored, after, limit).await?;
@@ -230,7 +251,8 @@ impl World {
         };
         let all = waiting.iter().chain(&rows);
         let views = all.map(|(id, known)| views::job(*member, *id, known, &self.moment(id, known)));
-        Ok(JobList { jobs: views.filter(|view| ask.state.is_none_or(|state| state == view.state)).collect(), cursor })
+        let jobs = views.filter(|view| ask.state.is_none_or(|state| state == view.state)).collect();
+        Ok(JobList { jobs, cursor, as_of: age.as_of, behind_ms: age.behind_ms })
     }
 }
 

@@ -172,6 +172,8 @@ impl World {
             return Err(Problem::new(Code::BadValue, format!("limit is {limit}; 1 to {LIST_MAX} are allowed")));
         }
         let after = ask.cursor.as_deref().map(parse_cursor::<LetterId>).transpose()?;
+        // Letters of failed jobs are made of HISTORY.
+        let age = self.age().await;
         self.catch_up(stream::DLQ).await?;
         let kept = rows::list(&self.store, reader.of(), after, limit).await?;
         let whole_page = kept.len() == usize::try_from(limit).unwrap_or(usize::MAX);
@@ -181,7 +183,7 @@ impl World {
             kept.letter.original.iter_mut().for_each(|original| original.payload = None);
             view(kept)
         };
-        Ok(LetterList { letters: kept.into_iter().map(brief).collect(), cursor })
+        Ok(LetterList { letters: kept.into_iter().map(brief).collect(), cursor, as_of: age.as_of, behind_ms: age.behind_ms })
     }
 
     async fn find_letter(&self, reader: Reader, text: &str) -> Result<Kept, Problem> {
@@ -224,10 +226,7 @@ impl World {
     /// As [`Self::dlq_show`]; [`Code::CannotResend`] and [`Code::Forbidden`] where it must not be; what [`World::job_retry`] refuses.
     pub async fn dlq_retry(&self, reader: Reader, id: &str) -> Result<LetterView, About> {
         let kept = self.find_letter(reader, id).await?;
-        if let Some(dropped) = &kept.dropped {
-            let detail = format!("{} was put away by {} at {}", kept.letter.id.short(), dropped.by, rfc3339(dropped.at));
-            return Err(Problem::new(Code::CannotResend, detail).into());
-        }
+        may_retry(&kept)?;
         if let Some(mark) = &kept.retried {
             self.still_tried(&kept.letter, mark.job).await?;
             return Ok(view(kept));
@@ -306,6 +305,16 @@ impl World {
         self.mark(reader, kept, None, |net, id, mark| Entry::Dropped { net, id, mark }).await
     }
 
+    /// Whether a failed job's letter lets it be tried again.
+    ///
+    /// # Errors
+    /// [`Code::CannotResend`] where it was put away; [`Code::Unavailable`].
+    pub async fn may_retry_failed(&self, failed: &JobId) -> Result<(), Problem> {
+        self.catch_up(stream::DLQ).await?;
+        let id = LetterId::of_job(failed).to_string();
+        rows::like(&self.store, None, &id, false).await?.iter().try_for_each(may_retry)
+    }
+
     /// A failed job was tried again by its own command: its letter says so.
     pub async fn note_retried(&self, by: &MemberId, failed: &JobId, job: JobId) {
         let mark = Mark { at: self.now(), by: by.to_string(), job: Some(job) };
@@ -328,6 +337,15 @@ impl World {
         // As it stands now: somebody else may have been first.
         Ok(view(self.find_letter(reader, &id).await.unwrap_or(kept)))
     }
+}
+
+/// What was put away is done with at every door, by its own id and by its job's.
+fn may_retry(kept: &Kept) -> Result<(), Problem> {
+    let Some(dropped) = &kept.dropped else { return Ok(()) };
+    let letter = kept.letter.id.short();
+    let detail =
+        format!("its letter {letter} was put away by {} at {}; submit the work anew where it is wanted", dropped.by, rfc3339(dropped.at));
+    Err(Problem::new(Code::CannotResend, detail))
 }
 
 /// Headers of a submission that say what it is.

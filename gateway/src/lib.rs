@@ -7,7 +7,7 @@
 //! `admission` decides what a message is and touches nothing; `intake` carries it out: hold, JOBS, HISTORY, and the ack last.
 //! Both doors are `door`: who asks is proved before it (by the subject, a token or a signature), and the answers are the same.
 //! `history` folds HISTORY into the rows that `store` keeps and `views` shows. `fleet` knows the devices, `live` what happens
-//! now. `enrolment` lets people and devices in; `bootstrap` makes a network before anything of it runs.
+//! now, `freshness` how old rows are. `enrolment` lets people and devices in; `bootstrap` makes a network before anything of it runs.
 //!
 //! Not here: which device gets a job (scheduler-worker), what it costs (ledger-worker), and any right to sign facts.
 
@@ -33,6 +33,7 @@ pub mod routes;
 pub mod service;
 pub mod submit;
 
+pub mod attempts;
 pub mod history;
 pub mod next;
 pub mod overdue;
@@ -44,6 +45,7 @@ pub mod views;
 pub mod doors;
 pub mod drain;
 pub mod fleet;
+pub mod freshness;
 pub mod holding;
 pub mod live;
 pub mod readiness;

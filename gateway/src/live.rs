@@ -7,7 +7,7 @@ use bus_schemas::envelope::Batch;
 use bus_schemas::event::{Event, EventKind, Progress};
 use bus_schemas::history::{HistoryEvent, HistoryRecord};
 use bus_schemas::id::{AttemptId, DeviceId, JobId, MemberId};
-use bus_schemas::{Problem, subject};
+use bus_schemas::{Problem, UnixMs, subject};
 use futures::StreamExt;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +30,8 @@ pub struct Running {
     pub attempt: AttemptId,
     pub device: DeviceId,
     pub progress: Option<Progress>,
+    /// When it told, hub time.
+    pub at: UnixMs,
 }
 /// Running jobs that are remembered; beyond it they are forgotten and learned again from their next event.
 const RUNNING_MAX: usize = 20_000;
@@ -84,14 +86,14 @@ impl Live {
     pub fn forget(&self, job: &JobId) {
         lock(&self.running).remove(job);
     }
-    fn note(&self, event: &Event) {
+    fn note(&self, event: &Event, at: UnixMs) {
         let mut running = lock(&self.running);
         if running.len() >= RUNNING_MAX {
             running.clear();
         }
         match &event.what {
             EventKind::Started => {
-                running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress: None });
+                running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress: None, at });
             }
             EventKind::Progress(progress) => {
                 let before = running.get(&event.job).filter(|before| before.attempt == event.attempt);
@@ -99,7 +101,8 @@ impl Live {
                     tracing::warn!(job = ?event.job, device = %event.device, why, "progress was refused");
                     return;
                 }
-                running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress: Some(progress.clone()) });
+                let progress = Some(progress.clone());
+                running.insert(event.job, Running { attempt: event.attempt, device: event.device, progress, at });
             }
             // The scheduler tells what is kept, once it can be read.
             EventKind::Checkpoint(_) => {}
@@ -157,8 +160,9 @@ fn note_events(world: &World, subject: &str, payload: &[u8]) {
         return;
     }
     let Ok(events) = batch.verify::<Event>(&mut lock(&world.verifier)) else { return };
+    let at = world.now();
     for event in events.iter().filter(|event| event.device == device && event.net == world.net) {
-        world.live.note(event);
+        world.live.note(event, at);
     }
 }
 

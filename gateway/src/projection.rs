@@ -86,6 +86,7 @@ async fn project(world: &World, health: &bus::Health, batch: Vec<Delivery>, stop
             Err(problem) => {
                 // Without a letter it comes again, and gets one then.
                 if dead_letter(world, delivery.stream_seq, delivery.stored_at, problem).await {
+                    note_place(world, delivery.stream_seq).await;
                     ack(world, delivery.ack_subject).await;
                 }
             }
@@ -149,7 +150,11 @@ async fn one_by_one(world: &World, readable: Readable) -> Readable {
             Ok(()) => true,
             Err(error) if error.is_permanent() => {
                 let problem = Problem::new(Code::Internal, format!("{:#}", anyhow::Error::from(error)));
-                dead_letter(world, seq, at, problem).await
+                let has_letter = dead_letter(world, seq, at, problem).await;
+                if has_letter {
+                    note_place(world, seq).await;
+                }
+                has_letter
             }
             Err(_) => false,
         };
@@ -172,6 +177,13 @@ async fn dead_letter(world: &World, seq: u64, at: u64, problem: Problem) -> bool
     let original =
         Original { stream: stream::HISTORY.to_owned(), seq, subject: String::new(), bytes: 0, headers: BTreeMap::new(), payload: None };
     world.keep_letter(letters::about(world.net, Stage::History, at, original, problem)).await
+}
+
+/// What has a letter is done with: rows without it are not behind. Best effort; who reads them says so for at most a day.
+async fn note_place(world: &World, seq: u64) {
+    if let Err(error) = world.store.apply(world.net, &[seq], |_| Jobs::new()).await {
+        tracing::debug!(%error, seq, "the place of a letter is not noted");
+    }
 }
 
 async fn ack(world: &World, ack_subject: String) {

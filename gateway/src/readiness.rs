@@ -30,7 +30,10 @@ pub async fn watch(world: Arc<World>, health: Health, stop: CancellationToken) -
             seen = async {
                 ticks.tick().await;
                 let (database, hub) = (world.store.answers(), world.bus.stream_end(stream::SUBMIT));
-                tokio::join!(answers("database", database), answers("hub", hub))
+                // So that a list can say how old it is while one of them is away.
+                let looked = async { drop(world.age().await) };
+                let ((), database, hub) = tokio::join!(looked, answers("database", database), answers("hub", hub));
+                (database, hub)
             } => [("database", seen.0), ("hub", seen.1)],
         };
         for ((name, seen), fine) in seen.into_iter().zip(&mut fine) {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context;
+use bus::check::{START, until_told};
 use bus::connect::Connect;
 use bus::{Bus, BusSettings, Health};
 use bus_schemas::Code;
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::enrolment::{self, EnrolContext, EnrolSettings};
 use crate::fleet::{self, Fleet};
+use crate::freshness::Freshness;
 use crate::live::{self, Live};
 use crate::store::Store;
 use crate::world::World;
@@ -129,7 +131,10 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let metrics = bus::telemetry::metrics("mesh-gateway", env!("CARGO_PKG_VERSION"))?;
     let bus = Bus::connect(Connect::new(&settings.bus, "mesh-gateway", "_INBOX.gateway"), &health).await?;
     let timings = settings.bus.timings();
-    check(&bus, &settings).await?;
+    tokio::select! {
+        checked = check(&bus, &settings) => checked?,
+        () = stop.cancelled() => return Ok(()),
+    }
     let store = Store::open(&settings.database_url).await?;
     health.set("postgres", Ok(()));
     if let Some(secret) = secret {
@@ -150,6 +155,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         live: Live::default(),
         store,
         verifier: Mutex::default(),
+        freshness: Freshness::default(),
         solvent: Mutex::default(),
         enrol,
     });
@@ -227,11 +233,13 @@ fn spawn(
     })
 }
 
+/// Compares what a gateway uses with the table; a hub that elects a leader is waited for.
 async fn check(bus: &Bus, settings: &Settings) -> anyhow::Result<()> {
     let streams =
         [stream::SUBMIT, stream::JOBS, stream::HISTORY, stream::CANCELS, stream::HEARTBEATS, stream::DLQ, stream::BLOBS, "KV_devices"];
     let consumers = [(stream::SUBMIT, stream::INTAKE), (stream::HISTORY, stream::PROJECTION)];
-    bus.check_streams(&settings.bus.timings(), &streams, &consumers).await
+    let timings = settings.bus.timings();
+    Ok(until_told(START, || bus.check_streams(&timings, &streams, &consumers)).await?)
 }
 
 /// The secret of an invite line, or the file's only line itself.

@@ -1,13 +1,13 @@
 //! What people and programs are shown of a job. Pure: the rows, what is known of this moment, and the clock come in.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bus_schemas::api::{BlobRef, Explanation, JobView, LeaseView, ReceiptView, ResultView, Submitted};
 use bus_schemas::envelope::{Proof, form_of};
-use bus_schemas::event::Checkpoint;
+use bus_schemas::event::{Checkpoint, Progress};
 use bus_schemas::history::{CompletedEnd, Decision, Transition};
 use bus_schemas::holding::{Holding, HoldingPhase};
-use bus_schemas::id::{DeviceId, JobId, MemberId};
+use bus_schemas::id::{DeviceId, InstanceId, JobId, MemberId};
 use bus_schemas::job::JobState;
 use bus_schemas::limits::Timings;
 use bus_schemas::receipt::{Outcome, Receipt};
@@ -15,10 +15,11 @@ use bus_schemas::{Code, MilliMana, Problem, UnixMs, limits, strict};
 use data_encoding::BASE64URL_NOPAD;
 use serde_json::value::RawValue;
 
+use crate::attempts::{self, attempts, transitions};
 use crate::awaited;
 use crate::history::Known;
 use crate::live::Running;
-use crate::next::{self, Held, Now};
+use crate::next::{self, Held, Now, On};
 use crate::world::rfc3339;
 
 /// Decisions that an explanation carries; the newest ones.
@@ -33,6 +34,12 @@ pub struct Moment {
     pub running: Option<Running>,
     /// A device's heartbeat lists it.
     pub holder: Option<DeviceId>,
+    /// For how long nothing was heard of the device that said so.
+    pub silent_ms: Option<u64>,
+    /// The same, where a heartbeat of it is missing.
+    pub quiet_ms: Option<u64>,
+    /// Schedulers that had it, and for how long nothing was heard of them.
+    pub schedulers: BTreeMap<InstanceId, u64>,
     /// Who has its message in hand, where that was asked.
     pub held: Held,
     /// Since when somebody wants it to end, where that was looked up.
@@ -52,8 +59,8 @@ impl Moment {
             Held::Nobody | Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => self.heard_of(),
         }
     }
-    /// The device that said so a moment ago.
-    fn heard_of(&self) -> Option<DeviceId> {
+    /// The device that said so itself.
+    pub fn heard_of(&self) -> Option<DeviceId> {
         self.running.as_ref().map(|running| running.device).or(self.holder)
     }
 }
@@ -122,27 +129,18 @@ pub fn job(member: MemberId, id: JobId, known: &Known, moment: &Moment) -> JobVi
         cost: paid.map(|paid| paid.to_string()),
         cost_mmana: paid,
         hold_mmana: known.hold,
-        progress: moment.running.as_ref().filter(|_| !state.is_final()).and_then(|running| running.progress.clone()),
+        progress: moment.running.as_ref().filter(|_| !state.is_final()).and_then(|running| progress(running, moment)),
+        device_silent_ms: moment.quiet_ms.filter(|_| !state.is_final()),
         is_long_running: moment.running.is_some() && !state.is_final(),
         checkpoint: kept(moment).filter(|_| !state.is_final()),
         cancelling: moment.cancelled_at.is_some() && !state.is_final(),
         overdue: moment.overdue.clone().filter(|_| !state.is_final()),
         waiting: waiting(known, state),
         error: known.problem.as_ref().map(Problem::body),
-        transitions: transitions(known),
+        transitions: transitions(known, &moment.held),
         retry_of: None,
         retried_as: moment.retried_as,
     }
-}
-
-/// In the order of time, each once. An end that was told again, because who told it died before it let go of the job, is one end.
-fn transitions(known: &Known) -> Vec<Transition> {
-    let mut transitions = known.transitions.clone();
-    transitions.sort_by_key(|transition| (transition.at, transition.to.is_final()));
-    transitions.dedup();
-    let mut ended = BTreeSet::new();
-    transitions.retain(|transition| !transition.to.is_final() || ended.insert(transition.to));
-    transitions
 }
 
 pub fn submitted(id: JobId, key: &str, state: JobState, waiting: Option<String>) -> Submitted {
@@ -170,12 +168,23 @@ fn lease(held: &Held) -> Option<LeaseView> {
     })
 }
 
+/// What its device told last; how much is left of it is not known of one that is silent.
+fn progress(running: &Running, moment: &Moment) -> Option<Progress> {
+    let told = running.progress.clone()?;
+    Some(Progress { eta_ms: told.eta_ms.filter(|_| moment.quiet_ms.is_none()), ..told })
+}
+
+/// The scheduler that wrote a change of state.
+pub fn scheduler(change: &Transition) -> Option<InstanceId> {
+    change.actor.strip_prefix("scheduler ")?.parse().ok()
+}
+
 /// What happens next, and when.
 fn what_is_next(id: JobId, known: &Known, moment: &Moment, state: JobState, now: UnixMs, timings: &Timings) -> Vec<String> {
     if state.is_final() {
         return next::ended(state, id, moment.retried_as);
     }
-    let on = moment.heard_of().map(|device| name(known, moment, device));
+    let on = moment.heard_of().map(|device| On { name: name(known, moment, device), silent_ms: moment.silent_ms });
     let last = known.transitions.iter().filter(|change| change.actor.starts_with("scheduler ")).max_by_key(|change| change.at);
     let awaits_hold = newest(&known.decisions).is_some_and(|decision| decision.why == awaited::WHY);
     let now = Now {
@@ -185,8 +194,8 @@ fn what_is_next(id: JobId, known: &Known, moment: &Moment, state: JobState, now:
         gives_up_at: gives_up_at(known),
         cancelled_at: moment.cancelled_at,
         awaits_hold,
-        last_holder: last.map(|change| change.actor.as_str()),
-        on: on.as_deref(),
+        last_holder: last.map(|change| (change.actor.as_str(), scheduler(change).and_then(|s| moment.schedulers.get(&s).copied()))),
+        on: on.as_ref(),
     };
     next::next(&now, timings)
 }
@@ -201,22 +210,24 @@ pub fn explanation(id: JobId, known: &Known, moment: &Moment, now: UnixMs, timin
     for decision in &mut decisions {
         decision.considered.truncate(DEVICES_SHOWN);
     }
-    let mut attempts = known.failed.clone();
-    attempts.sort_by_key(|attempt| attempt.number);
+    let mut attempts = attempts(known, moment);
     attempts.iter_mut().for_each(|attempt| attempt.device_name = known_name(known, moment, attempt.device));
     let waits = !state.is_final();
+    let cancelling = waits && moment.cancelled_at.is_some();
+    let summary = summary(id, known, moment, state, timings);
     Explanation {
         id,
         short: id.short(),
         state,
-        summary: summary(known, moment, state),
+        summary: if cancelling { format!("is being cancelled: {summary}") } else { summary },
         attempts,
         next: what_is_next(id, known, moment, state, now, timings),
         lease: lease(&moment.held).filter(|_| waits),
+        cancelling,
         overdue: moment.overdue.clone().filter(|_| waits),
         next_look_at: known.next_look_at.filter(|_| waits).map(rfc3339),
         gives_up_at: gives_up_at(known).filter(|_| waits).map(rfc3339),
-        transitions: transitions(known),
+        transitions: transitions(known, &moment.held),
         devices: decisions.first().map(|decision| decision.considered.clone()).unwrap_or_default(),
         decisions,
     }
@@ -227,11 +238,16 @@ fn gives_up_at(known: &Known) -> Option<UnixMs> {
     known.gives_up_at.or_else(own)
 }
 
-fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
+fn summary(id: JobId, known: &Known, moment: &Moment, state: JobState, timings: &Timings) -> String {
     let why = newest(&known.decisions).map_or_else(String::new, |decision| format!(": {}", decision.why));
     let reason = known.problem.as_ref().map_or_else(String::new, |problem| format!(": {problem}"));
     let on = known.device.map_or_else(String::new, |device| format!(" on {}", name(known, moment, device)));
     match state {
+        JobState::Completed if attempts::is_unwritten(known) => format!(
+            "completed{on}; whoever had it in hand ended before it could write down how: its receipt (mesh job receipt {}) and the books tell \
+             the rest",
+            id.short()
+        ),
         JobState::Completed => {
             let attempt = match settled_attempt(known) {
                 0 | 1 => String::new(),
@@ -239,13 +255,13 @@ fn summary(known: &Known, moment: &Moment, state: JobState) -> String {
             };
             format!("completed{on}{attempt}{}", known.device.map_or(why, |device| won(known, device)))
         }
-        JobState::Failed => format!("failed{on} after {} of {} attempts{reason}", known.attempts, limits::ATTEMPTS_MAX),
+        JobState::Failed => format!("failed{on} after {} of {} attempts{reason}", attempts::counted(known), limits::ATTEMPTS_MAX),
         JobState::Cancelled => format!("cancelled{on}{}", known.problem.as_ref().map_or_else(String::new, cancelled)),
         JobState::Rejected => format!("never became a job{reason}"),
         JobState::Submitted | JobState::BiddingOpen | JobState::BiddingClosed | JobState::Assigned | JobState::Executing => {
             match &moment.held {
                 Held::By(holding) => headline(known, moment, holding, state),
-                Held::Nobody | Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => as_last_told(known, moment, state),
+                Held::Nobody | Held::Silent(_) | Held::NoScheduler { .. } | Held::Unknown => as_last_told(known, moment, state, timings),
             }
         }
     }
@@ -271,6 +287,10 @@ fn headline(known: &Known, moment: &Moment, holding: &Holding, state: JobState) 
             None => "waits for its next attempt".to_owned(),
         },
         (HoldingPhase::Assigning, Some(on)) => format!("goes to {}{}", on.name, won(known, on.device)),
+        (HoldingPhase::Running, Some(on)) if next::is_silent(on) => {
+            let did = if state == JobState::Executing { "ran" } else { "waited in the queue" };
+            format!("{did} on {} when that was last heard of{}", on.name, won(known, on.device))
+        }
         (HoldingPhase::Running, Some(on)) if state == JobState::Executing => format!("runs on {}{}", on.name, won(known, on.device)),
         (HoldingPhase::Running, Some(on)) => format!("waits in the queue on {}{}", on.name, won(known, on.device)),
         (HoldingPhase::Assigning | HoldingPhase::Running, None) => "a device has it".to_owned(),
@@ -279,9 +299,12 @@ fn headline(known: &Known, moment: &Moment, holding: &Holding, state: JobState) 
 }
 
 /// Where it stands by what was told last, while no scheduler says so.
-fn as_last_told(known: &Known, moment: &Moment, state: JobState) -> String {
+fn as_last_told(known: &Known, moment: &Moment, state: JobState, timings: &Timings) -> String {
     let (last, on) = (newest(&known.decisions), moment.heard_of());
-    let sure = on.is_some() || moment.held == Held::Unknown;
+    let sure = match on {
+        Some(_) => !next::is_quiet(moment.silent_ms.unwrap_or(0), timings),
+        None => moment.held == Held::Unknown,
+    };
     let (verb, told) = match (state == JobState::Executing, sure) {
         (true, true) => ("runs", ""),
         (true, false) => ("ran", " when it was last told of"),
@@ -399,7 +422,7 @@ pub fn done<'a>(id: JobId, known: &'a Known, moment: &Moment) -> Result<&'a Comp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bus_schemas::history::{Considered, Verdict};
+    use bus_schemas::history::{Considered, Transition, Verdict};
     use bus_schemas::holding::HeldAttempt;
     use bus_schemas::{Cid, Signer};
 
@@ -434,7 +457,7 @@ mod tests {
         let device = Signer::from_seed(&[2; 32]).public().device_id();
         let id = JobId(Cid::of(b"j"));
         let runs = Moment {
-            running: Some(Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: None }),
+            running: Some(Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: None, at: 1 }),
             holder: Some(device),
             ..Moment::default()
         };
@@ -449,6 +472,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_silent_device_told_last_is_of_then() {
+        let (member, device) = (Signer::from_seed(&[1; 32]).public().member_id(), Signer::from_seed(&[2; 32]).public().device_id());
+        let told = Progress { basis_points: 1_200, stage: "embedding".into(), eta_ms: Some(48_600), ..Progress::default() };
+        let running = Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: Some(told.clone()), at: 1 };
+        for (quiet_ms, eta_ms) in [(None, Some(48_600)), (Some(11_000), None)] {
+            let moment = Moment { running: Some(running.clone()), quiet_ms, ..Moment::default() };
+            let view = job(member, JobId(Cid::of(b"j")), &known(JobState::Submitted), &moment);
+            assert_eq!((view.progress, view.device_silent_ms), (Some(Progress { eta_ms, ..told.clone() }), quiet_ms));
+        }
+    }
+
+    #[test]
     fn the_reason_is_that_of_the_device_that_has_it() {
         let (first, second) = (Signer::from_seed(&[2; 32]).public().device_id(), Signer::from_seed(&[3; 32]).public().device_id());
         let mut known = known(JobState::Submitted);
@@ -458,7 +493,7 @@ mod tests {
         };
         known.decisions = vec![one(1, first, "the first scores 2"), one(1, first, "the first scores 2")];
         let on = |device| Moment {
-            running: Some(Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: None }),
+            running: Some(Running { attempt: bus_schemas::AttemptId(Cid::of(b"a")), device, progress: None, at: 1 }),
             holder: Some(device),
             ..Moment::default()
         };
@@ -489,8 +524,11 @@ mod tests {
             assigned_at: now,
             started_at,
             silent_ms: 0,
+            unheard: false,
             silence_max_ms: 20_000,
+            gone_at: Some(now + 20_000),
             timeout_ms: 60_000,
+            queued: None,
         });
         let holding = Holding {
             net: Signer::from_seed(&[1; 32]).public().network_id(),
@@ -504,11 +542,14 @@ mod tests {
             phase,
             until: None,
             attempts_used: 1,
+            declined: 0,
             gives_up_at: now + 3_600_000,
             cancelled: false,
             current,
             kept: None,
             holds_back: false,
+            hold_back: None,
+            unwritten: vec![],
         };
         Moment { held: Held::By(Box::new(holding)), ..Moment::default() }
     }
@@ -549,6 +590,9 @@ mod tests {
         let explain = |moment: Moment| explanation(JobId(Cid::of(b"j")), &known, &moment, 9, &Timings::default());
         let silent = Moment { held: Held::Silent(None), names: names.clone(), ..Moment::default() };
         assert_eq!(explain(silent.clone()).summary, "ran on laptop-a when it was last told of: it scores 2");
+        let quiet = explain(Moment { holder: Some(device), silent_ms: Some(12_000), ..silent.clone() });
+        assert_eq!(quiet.summary, "ran on laptop-a when it was last told of: it scores 2");
+        assert!(quiet.next[1].starts_with("laptop-a has it, and was last heard of 12 s ago: it counts as gone at"), "{:?}", quiet.next);
         let heard = explain(Moment { holder: Some(device), ..silent });
         assert_eq!((heard.state, heard.summary.as_str()), (JobState::Executing, "runs on laptop-a: it scores 2"));
         assert!(heard.next[1].starts_with("laptop-a goes on with it meanwhile"), "{:?}", heard.next);
@@ -563,6 +607,47 @@ mod tests {
         let id = JobId(Cid::of(b"j"));
         let shown = job(Signer::from_seed(&[1; 32]).public().member_id(), id, &known, &Moment::default()).transitions;
         assert_eq!(shown, [change(1, JobState::Submitted, "gateway"), first]);
+    }
+
+    #[test]
+    fn a_silent_device_does_not_run_a_job_in_the_headline() {
+        let device = Signer::from_seed(&[2; 32]).public().device_id();
+        let silent = |started, silent_ms| {
+            let mut moment = held(HoldingPhase::Running, Some((device, started)));
+            if let Held::By(holding) = &mut moment.held {
+                holding.current.as_mut().unwrap().silent_ms = silent_ms;
+            }
+            explanation(JobId(Cid::of(b"j")), &known(JobState::Submitted), &moment, 1_800_000_000_000, &Timings::default())
+        };
+        assert_eq!(silent(Some(1), 7_500).summary, "runs on laptop-a");
+        assert_eq!(silent(Some(1), 7_501).summary, "ran on laptop-a when that was last heard of");
+        assert_eq!(silent(None, 12_000).summary, "waited in the queue on laptop-a when that was last heard of");
+    }
+
+    #[test]
+    fn a_job_that_is_being_cancelled_says_so_until_it_has_ended() {
+        let moment = Moment { cancelled_at: Some(5), ..Moment::default() };
+        let explain = |state| explanation(JobId(Cid::of(b"j")), &known(state), &moment, 9, &Timings::default());
+        let explained = explain(JobState::Submitted);
+        assert!(explained.cancelling && explained.summary.starts_with("is being cancelled: waits since "), "{}", explained.summary);
+        assert!(!explain(JobState::Cancelled).cancelling);
+    }
+
+    #[test]
+    fn an_end_without_its_beginning_says_so() {
+        let device = Signer::from_seed(&[2; 32]).public().device_id();
+        let change = |to| Transition { to, at: 5, cause: "c".into(), actor: "scheduler s1".into() };
+        let mut unwritten = Known { device: Some(device), ..known(JobState::Completed) };
+        unwritten.transitions = vec![change(JobState::Submitted), change(JobState::Completed)];
+        let id = JobId(Cid::of(b"j"));
+        let said = format!(
+            "completed on {device}; whoever had it in hand ended before it could write down how: its receipt (mesh job receipt {}) and the \
+             books tell the rest",
+            id.short()
+        );
+        assert_eq!(explained(&unwritten).summary, said);
+        unwritten.transitions.push(change(JobState::Assigned));
+        assert_eq!(explained(&unwritten).summary, format!("completed on {device}"));
     }
 
     #[test]

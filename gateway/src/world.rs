@@ -13,6 +13,7 @@ use bus_schemas::{Code, Problem, Signer};
 
 use crate::enrolment::EnrolContext;
 use crate::fleet::Fleet;
+use crate::freshness::Freshness;
 use crate::ledger_client::Asking;
 use crate::live::Live;
 use crate::store::Store;
@@ -30,6 +31,8 @@ pub struct World {
     pub live: Live,
     pub store: Store,
     pub verifier: Mutex<Verifier>,
+    /// How far the rows have been seen to follow HISTORY.
+    pub freshness: Freshness,
     /// Members who were granted the last hold that they asked for here.
     pub solvent: Mutex<HashSet<MemberId>>,
     /// Who may come in, and who is in.

@@ -336,6 +336,9 @@ async fn a_job_until_its_end(desk: &Desk, me: &Guest, other: &Guest) {
     assert!(explained["summary"].as_str().unwrap().contains("0 of 0 devices fit") && explained["gives_up_at"].is_string(), "{explained}");
     let (status, cancelled) = me.http(desk, "POST", &format!("/jobs/{id}/cancel"), &[], "").await;
     assert_eq!((status, &cancelled["state"]), (200, &json!("Submitted")), "{cancelled}");
+    let (_, explained) = me.get(desk, &format!("/jobs/{id}/explain")).await;
+    let summary = explained["summary"].as_str().unwrap();
+    assert!(explained["cancelling"] == true && summary.starts_with("is being cancelled: waits since "), "{explained}");
     let wish = desk.hub.bus("gateway").await.last_by_subject("CANCELS", &format!("mesh.v1.cancel.{id}")).await.unwrap();
     assert!(wish.is_some());
 
@@ -346,6 +349,13 @@ async fn a_job_until_its_end(desk: &Desk, me: &Guest, other: &Guest) {
     })
     .await;
     assert_eq!((&done["cost"], &done["cost_mmana"], &done["attempts"]), (&json!("1.25"), &json!(1250), &json!(1)));
+    let (_, explained) = me.get(desk, &format!("/jobs/{id}/explain")).await;
+    let [attempt] = explained["attempts"].as_array().unwrap().as_slice() else { panic!("{explained}") };
+    assert_eq!((&attempt["state"], &attempt["number"], &attempt["class"]), (&json!("completed"), &json!(1), &json!("")), "{attempt}");
+    assert!(attempt["assigned_at"].as_u64().unwrap() <= attempt["ended_at"].as_u64().unwrap(), "{attempt}");
+    // No record says how it got there.
+    let summary = explained["summary"].as_str().unwrap();
+    assert!(summary.contains("ended before it could write down how") && explained["cancelling"] == false, "{explained}");
     let (status, over_http) = me.get(desk, &format!("/jobs/{id}/result")).await;
     assert_eq!((status, &over_http["result"]["text"], &over_http["state"]), (200, &json!("hello"), &json!("Completed")));
     assert_eq!(over_http, me.ask_json("job.result", json!({"id": id.short()}).to_string()).await, "both doors say the same");

@@ -10,8 +10,9 @@ use bus_schemas::id::{Asker, JobId};
 use bus_schemas::job::JobState;
 use bus_schemas::network::DeviceRecord;
 use bus_schemas::order::{Order, What};
-use bus_schemas::{Code, NetworkId, Problem, Signer, api::ask, subject};
+use bus_schemas::{Code, NetworkId, Problem, Signer, api::ask, stream, subject};
 use desk::{Desk, Guest, in_jobs, job_id, until};
+use futures::StreamExt;
 use serde_json::{Value, json};
 use support::HUNG;
 
@@ -66,6 +67,7 @@ async fn what_failed_for_good_is_kept_for_whoever_may_see_it() {
     let program = desk.open(&[]).await;
     let (me, other) = (desk.guest(1).await, desk.guest(2).await);
     a_failed_job_is_tried_again(&desk, &me, &other).await;
+    what_was_put_away_stays_so(&desk, &me).await;
     what_is_nobodys_is_the_operators(&desk, &me).await;
     only_the_network_key_orders(&desk, &me).await;
     assert!(program.stop(), "{}", desk.log());
@@ -142,6 +144,63 @@ async fn a_failed_job_is_tried_again(desk: &Desk, me: &Guest, other: &Guest) {
     let new = me.ask_json("job.retry", json!({"id": job}).to_string()).await;
     let shown = me.ask_json("dlq.show", json!({"id": letter["id"]}).to_string()).await;
     assert_eq!(shown["retried"]["job"], new["id"], "{shown}");
+}
+
+/// What was put away is not tried again, by its own id or by its job's, at either door.
+async fn what_was_put_away_stays_so(desk: &Desk, me: &Guest) {
+    let job = failed(desk, me, "put away").await;
+    let letter = listed(desk, async || me.ask_json("dlq.ls", "").await, |letter| letter["job"] == json!(job)).await;
+    assert_eq!(order(desk, What::DlqDrop(by_id(&letter["id"]))).await["dropped"]["by"], "operator");
+    for (call, id, next) in [("dlq.retry", &letter["short"], &letter["short"]), ("job.retry", &json!(job), &json!(job))] {
+        let refused = me.ask_json(call, json!({"id": id}).to_string()).await;
+        let next = format!("mesh dlq show {}", next.as_str().unwrap());
+        assert_eq!((&refused["code"], &refused["next"]), (&json!("M0516"), &json!([next])), "{call}: {refused}");
+        assert!(refused["detail"].as_str().unwrap().contains("was put away by operator at "), "{call}: {refused}");
+    }
+    let (status, refused) = me.http(desk, "POST", &format!("/jobs/{job}/retry"), &[], "").await;
+    let next = json!([format!("mesh dlq show {job}"), format!("GET /api/v1/dlq/{job}")]);
+    assert_eq!((status, &refused["code"], &refused["next"]), (409, &json!("M0516"), &next), "{refused}");
+}
+
+/// A message that a gateway took and died with is not in the rows until it is delivered again: lists say as of when they are.
+#[tokio::test]
+async fn a_list_says_how_old_it_is() {
+    let desk = Desk::new(1).await;
+    let program = desk.open(&[]).await;
+    let me = desk.guest(1).await;
+    let job = job_id(&me.post(&desk, ECHO, Some("old")).await.1);
+    me.listed(&desk, "old").await;
+    assert!(program.stop(), "{}", desk.log());
+
+    let gateway = desk.hub.bus("gateway").await;
+    fail(&desk, &me, job).await;
+    let mut taken = bus::pull::deliveries(&gateway, stream::HISTORY, stream::PROJECTION, 1).await.unwrap();
+    let held = taken.next().await.unwrap();
+    drop(taken);
+    // What comes after it is taken in, so that the last place alone says nothing.
+    fail(&desk, &me, JobId(bus_schemas::Cid::of(b"another"))).await;
+    let _program = desk.open(&[]).await;
+    let told = until(&desk, "the later one", async || {
+        let list = me.ask_json("job.ls", "").await;
+        let later = list["jobs"].as_array().unwrap().iter().any(|job| job["state"] == "Failed");
+        later.then_some(list)
+    })
+    .await;
+    let stored_at = jiff::Timestamp::from_millisecond(i64::try_from(held.stored_at).unwrap()).unwrap();
+    assert_eq!(told["as_of"], format!("{stored_at:.3}"), "{told}");
+    assert!(told["behind_ms"].as_u64().is_some_and(|behind| behind > 0), "{told}");
+    let state = |list: &Value| list["jobs"].as_array().unwrap().iter().find(|one| one["id"] == json!(job)).unwrap()["state"].clone();
+    assert_eq!(state(&told), "Submitted");
+    let (_, over_http) = me.get(&desk, "/dlq").await;
+    assert_eq!(over_http["as_of"], told["as_of"], "letters of failed jobs come the same way: {over_http}");
+
+    gateway.client.publish(held.ack_subject, "-NAK".into()).await.unwrap();
+    let whole = until(&desk, "all of it", async || {
+        let list = me.ask_json("job.ls", "").await;
+        (state(&list) == "Failed" && list["as_of"] != told["as_of"]).then_some(list)
+    })
+    .await;
+    assert!(whole["as_of"].as_str() > told["as_of"].as_str(), "{whole}");
 }
 
 async fn what_is_nobodys_is_the_operators(desk: &Desk, me: &Guest) {

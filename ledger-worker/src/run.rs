@@ -100,7 +100,7 @@ impl Worker {
             match self.bus.check_streams(&self.timings, &[LEDGER, &lease_stream], &[]).await {
                 // Told with an alarm, below.
                 Err(error) if unlike(&error).is_some() => Ok(()),
-                checked => checked,
+                checked => Ok(checked?),
             }
         })
         .await;

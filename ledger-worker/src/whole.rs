@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use bus::Bus;
+use bus::check::{CheckError, Unlike};
 use bus::direct::StreamEnd;
-use bus::streams::{Unlike, list};
+use bus::streams::list;
 use bus_schemas::limits::Timings;
 use bus_schemas::stream::LEDGER;
 
@@ -25,16 +26,20 @@ pub fn whole(end: &StreamEnd) -> Result<(), String> {
 }
 
 /// What `check_streams` found: a LEDGER that is set up otherwise than the table says?
-pub fn unlike(error: &anyhow::Error) -> Option<&Unlike> {
-    error.downcast_ref::<Unlike>().filter(|unlike| unlike.what == format!("stream {LEDGER}"))
+pub fn unlike(error: &CheckError) -> Option<&Unlike> {
+    match error {
+        CheckError::Unlike(unlike) => Some(unlike).filter(|unlike| unlike.what == format!("stream {LEDGER}")),
+        CheckError::Absent(_) | CheckError::Untold { .. } | CheckError::Unknown(_) => None,
+    }
 }
 
 /// How LEDGER is not what the table of streams says, where that may cost facts. `None`: it is, or it cannot be seen now.
 pub async fn unlike_the_table(bus: &Bus, timings: &Timings) -> Option<String> {
     let seen = tokio::time::timeout(LOOK, bus.check_streams(timings, &[LEDGER], &[])).await;
-    let error = seen.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {LOOK:?}"))).err()?;
+    let late = |_| Err(CheckError::Untold { what: format!("stream {LEDGER}"), why: format!("no answer within {LOOK:?}") });
+    let error = seen.unwrap_or_else(late).err()?;
     let Some(Unlike { what, differences }) = unlike(&error) else {
-        tracing::debug!(error = format!("{error:#}"), "how LEDGER is set up cannot be seen");
+        tracing::debug!(%error, "how LEDGER is set up cannot be seen");
         return None;
     };
     Some(format!("{what} is not as the table says: {} (next: mesh-gateway bootstrap streams)", list(differences)))

@@ -121,6 +121,9 @@ impl World {
     pub fn answered(&mut self, answered: Answered, now: Instant) {
         let Answered { sent, answer } = answered;
         let said = answer.is_ok();
+        if said {
+            self.fleet.heard(&sent.device, now);
+        }
         let answers = match answer {
             Ok(reply) if reply.answers.len() == sent.attempts.len() => reply.answers,
             Ok(reply) => {

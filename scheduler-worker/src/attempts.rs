@@ -40,6 +40,12 @@ pub struct SettledBy {
     pub other: Option<(DeviceId, AttemptId)>,
 }
 
+/// When an attempt was made, and begun where that is known; hub time.
+struct When {
+    assigned_at: UnixMs,
+    started_at: Option<UnixMs>,
+}
+
 /// How a job ends that was cancelled while it ran.
 pub fn stopped() -> Problem {
     Problem::new(Code::JobCancelled, "it was stopped while it ran; the time used is paid")
@@ -99,8 +105,12 @@ impl Job {
     /// The current attempt ended without a result: it is counted, and its device left out. It stays the current one until it is taken off
     /// its device.
     pub fn end_current(&mut self, failure: Failure, net: NetworkId, at: UnixMs, actor: impl Into<String>) -> Option<EndedNow> {
-        let Attempt { id, number, device, assigned_at, .. } = *self.current()?;
-        Some(self.end_attempt(EndedAttempt { attempt: id, number, device, failure }, assigned_at, net, at, actor))
+        let Attempt { id, number, device, assigned_at, started, cancel_sent, .. } = *self.current()?;
+        // What had begun when it was told to stop is paid, and does not end like this.
+        let let_go = cancel_sent.is_some() && failure.class == FailureClass::DeviceDeclined;
+        let ended = EndedAttempt { attempt: id, number, device, failure, let_go };
+        let when = When { assigned_at, started_at: started.map(|(at, _)| at).filter(|at| *at > assigned_at) };
+        Some(self.end_attempt(ended, when, net, at, actor))
     }
 
     /// What the last holder left on a device is not there any more: it ended while nobody watched, and is counted like any other.
@@ -111,22 +121,24 @@ impl Job {
             return None;
         }
         let failure = Failure { class: FailureClass::DeviceDisconnect, message: message.to_owned(), retryable: true };
-        Some(self.end_attempt(EndedAttempt { attempt, number, device, failure }, assigned_at, net, at, actor))
+        let ended = EndedAttempt { attempt, number, device, failure, let_go: false };
+        Some(self.end_attempt(ended, When { assigned_at, started_at: None }, net, at, actor))
     }
 
-    fn end_attempt(&mut self, ended: EndedAttempt, assigned_at: UnixMs, net: NetworkId, at: UnixMs, actor: impl Into<String>) -> EndedNow {
-        let EndedAttempt { attempt, number, device, failure } = ended.clone();
+    fn end_attempt(&mut self, ended: EndedAttempt, when: When, net: NetworkId, at: UnixMs, actor: impl Into<String>) -> EndedNow {
+        let When { assigned_at, started_at } = when;
+        let EndedAttempt { attempt, number, device, failure, .. } = ended.clone();
         // It may have been counted before by a holder that could not tell its device: then that one says so again.
         if self.ended.iter().all(|known| known.attempt != attempt) {
             self.ended.push(ended);
         }
         self.avoid = avoided(&self.needs, &self.ended);
-        let next = after_failure(&self.ended);
+        let next = after_failure(&self.ended, at.saturating_sub(assigned_at));
         if matches!(next, Retry::After { .. }) {
             self.note(JobState::Submitted, at, format!("{}: {}", failure.class.name(), failure.message), actor);
         }
         let decision = self.decision.take().unwrap_or_else(|| no_decision(at));
-        let ended = AttemptEnded { attempt, number, device, assigned_at, failure, kept: self.kept, decision };
+        let ended = AttemptEnded { attempt, number, device, assigned_at, started_at, failure, kept: self.kept, decision };
         let record = self.record(net, at, HistoryEvent::AttemptEnded(Box::new(ended)));
         EndedNow { attempt, number, device, assigned_at, next, record }
     }

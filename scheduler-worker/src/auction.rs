@@ -79,6 +79,8 @@ pub struct Bidding {
     pub hold: MilliMana,
     /// Hub time: it waits for its begin until then.
     pub gives_up_at: UnixMs,
+    /// Devices that were not asked because of what they did with it before.
+    pub left_out: Vec<Considered>,
     pub answers: Vec<Option<BidAnswer>>,
 }
 
@@ -205,14 +207,18 @@ fn decide_one(
     let late = |bid: &Ranked<'_>| bid.finish_ms > best_finish.saturating_mul(2).saturating_add(LATE_MS);
     // Late ones stay at the end of the order: better late than not at all, when the others say no.
     let newcomer = |bid: &Ranked<'_>| window.prefers_newcomers() && bid.candidate.device.results < NEWCOMER_RESULTS;
-    ranked.sort_by_key(|bid| (late(bid), !newcomer(bid), Reverse(bid.score.total), bid.finish_ms, bid.candidate.device.id));
+    let rank = |bid: &Ranked<'_>| (Reverse(bid.score.total), bid.finish_ms, bid.candidate.device.id);
+    let without = ranked.iter().min_by_key(|bid| (late(bid), rank(bid))).map(|bid| bid.candidate.device.id);
+    ranked.sort_by_key(|bid| (late(bid), !newcomer(bid), rank(bid)));
     let late_count = ranked.iter().filter(|bid| late(bid)).count();
     let why = match ranked.first() {
         Some(first) => {
-            why_it_won(first, ranked.get(1).filter(|second| !late(second)), bids, candidates.len() - bids, late_count, newcomer(first))
+            let preferred = without != Some(first.candidate.device.id);
+            why_it_won(first, ranked.get(1).filter(|second| !late(second)), bids, candidates.len() - bids, late_count, preferred)
         }
-        None => why_nobody(candidates.len(), answered, busy, out.len(), &considered),
+        None => why_nobody(candidates.len(), answered, busy, out.len() + job.left_out.len(), &considered),
     };
+    considered.extend(job.left_out.iter().cloned());
     considered.extend(out.iter().take(NAMED_MAX).cloned());
     let decision = Decision {
         round: window.round,
@@ -238,12 +244,15 @@ fn begins_too_late(quote: &Quote, window: Window, job: &Bidding, before: Option<
     begins_in > 0 && window.at.saturating_add(begins_in) > job.gives_up_at
 }
 
-fn why_it_won(first: &Ranked<'_>, second: Option<&Ranked<'_>>, bids: usize, others: usize, late: usize, newcomer: bool) -> String {
+fn why_it_won(first: &Ranked<'_>, second: Option<&Ranked<'_>>, bids: usize, others: usize, late: usize, preferred: bool) -> String {
     let name = &first.candidate.device.name;
     let mut why = match second {
         None if bids == 1 => format!("{name} was the only one to bid"),
         None => format!("{name} would finish first by far"),
-        Some(second) if newcomer => format!("{name} is new here and this round prefers newcomers (next: {})", second.candidate.device.name),
+        Some(second) if preferred => {
+            let next = &second.candidate.device.name;
+            format!("{name} has fewer than {NEWCOMER_RESULTS} results, and one round in ten prefers such (second: {next})")
+        }
         Some(second) if second.score.total == first.score.total && second.finish_ms == first.finish_ms => {
             format!("{name} and {} are equal; the lower id wins", second.candidate.device.name)
         }

@@ -52,18 +52,24 @@ pub type Paces = BTreeMap<String, Pace>;
 impl World {
     /// Looks how fast each group is, and puts off what is too much of a slow one: the lowest class first, then the youngest.
     pub fn sweep_backlog(&mut self, now: Instant) {
-        let names = self.ready.sizes();
-        self.paces.retain(|name, _| names.contains_key(name));
+        self.paces.retain(|name, _| self.ready.has(name));
         let is_full = self.jobs.len() > self.config.jobs_max / 2;
         let share = self.config.jobs_max / SHARE;
         let comes_after = self.surplus_pause().as_millis() / self.sweep_every().as_millis().max(1);
         let comes_after = usize::try_from(comes_after).unwrap_or(usize::MAX).max(1);
-        for (name, jobs) in names {
-            let pace = self.paces.entry(name.clone()).or_default();
+        let mut too_many = Vec::new();
+        for (name, jobs) in self.ready.sizes() {
+            let pace = match self.paces.get_mut(name) {
+                Some(pace) => pace,
+                None => self.paces.entry(name.to_owned()).or_default(),
+            };
             pace.swept(comes_after, share, is_full);
             if let Some(surplus) = pace.limit.map(|limit| jobs.saturating_sub(limit)).filter(|surplus| *surplus > 0) {
-                self.put_off_surplus(&name, surplus, now);
+                too_many.push((name.to_owned(), surplus));
             }
+        }
+        for (name, surplus) in too_many {
+            self.put_off_surplus(&name, surplus, now);
         }
     }
 

@@ -18,6 +18,7 @@ use crate::auction::{Bidding, Candidate, Decided, Nobody, Window, choose_whom_to
 use crate::crash;
 use crate::job::{Brief, Job, Phase};
 use crate::measure;
+use crate::next_step::left_out;
 use crate::world::{Out, World, is_instant};
 
 /// Auctions open at once; more work piles into the next one.
@@ -52,6 +53,10 @@ pub struct Auction {
     pub deadline: Instant,
 }
 impl Auction {
+    /// Whether a device was asked, or is known not to fit.
+    fn knows(&self, device: &DeviceId) -> bool {
+        self.asked.contains_key(device) || self.out.iter().any(|out| out.device == *device)
+    }
     /// All whose answer is waited for have answered.
     fn is_complete(&self) -> bool {
         self.asked.values().all(|asked| asked.left == 0 || !asked.expected)
@@ -63,6 +68,8 @@ impl Auction {
 pub struct Candidates<'a> {
     /// Each with how many more jobs it may get.
     pub with_room: Vec<(&'a DeviceView, usize)>,
+    /// Those that have room for none.
+    full: Vec<&'a DeviceView>,
     /// Those that do not fit.
     out: Vec<Considered>,
 }
@@ -70,6 +77,8 @@ impl Candidates<'_> {
     /// Those who are asked, and all others with the reason.
     pub fn choose(mut self) -> (Vec<DeviceView>, Vec<Considered>) {
         let chosen = choose_whom_to_ask(self.with_room.iter().map(|(view, _)| *view).collect(), random_u64());
+        let full = || Verdict::Out { reasons: vec![Decline::QueueFull.to_string()] };
+        self.out.extend(self.full.iter().map(|view| Considered { device: view.id, name: view.name.clone(), verdict: full() }));
         let not_asked = self.with_room.iter().filter(|(view, _)| !chosen.iter().any(|asked| asked.id == view.id));
         self.out.extend(not_asked.map(|(view, _)| Considered { device: view.id, name: view.name.clone(), verdict: Verdict::NotAsked }));
         (chosen.into_iter().cloned().collect(), self.out)
@@ -131,8 +140,16 @@ impl World {
         if !others.is_empty() {
             fit = others;
         }
-        let with_room = fit.iter().map(|view| (*view, self.room_on(&view.id, &needs.kind, now))).filter(|(_, room)| *room > 0).collect();
-        Ok(Candidates { with_room, out })
+        let mut full = Vec::new();
+        let with_room = fit.into_iter().filter_map(|view| match self.room_on(&view.id, &needs.kind, now) {
+            0 => {
+                full.push(view);
+                None
+            }
+            room => Some((view, room)),
+        });
+        let with_room = with_room.collect();
+        Ok(Candidates { with_room, full, out })
     }
 
     /// How many more jobs of a kind this scheduler may put on a device.
@@ -316,6 +333,7 @@ impl World {
                     job: *id,
                     hold: job.admitted.hold_mmana,
                     gives_up_at: job.gives_up_at,
+                    left_out: left_out(&job.ended, |id| auction.knows(id), |id| self.fleet.name(id)),
                     answers: auction.asked.values().map(|asked| asked.answers.get(place).cloned().flatten()).collect(),
                 })
             })

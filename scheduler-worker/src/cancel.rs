@@ -12,7 +12,6 @@ use crate::crash;
 use crate::job::Phase;
 use crate::measure;
 use crate::next_step::said;
-use crate::verdict::NOT_BEGUN;
 use crate::world::World;
 
 /// Jobs that are to be cancelled; a job that is taken later is checked against them.
@@ -31,7 +30,7 @@ impl Cancels {
 
 /// What is said of a job that was cancelled and is not paid; `last`: how its last attempt ended.
 pub fn cancelled(last: Option<&EndedAttempt>) -> String {
-    match last.filter(|last| last.failure.message != NOT_BEGUN) {
+    match last.filter(|last| !last.let_go) {
         None => "cancelled before it ran".to_owned(),
         Some(last) => format!("cancelled; its last attempt ended before: {}", said(last)),
     }

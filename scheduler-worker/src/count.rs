@@ -127,7 +127,7 @@ impl World {
         if job.cancelled {
             return self.close_cancelled(id);
         }
-        match after_failure(&job.ended) {
+        match after_failure(&job.ended, 0) {
             Retry::GiveUp(problem) => self.close_failed(id, &problem, VoidReason::Failed),
             Retry::After { .. } => self.make_ready(id),
         }

@@ -1,4 +1,6 @@
-//! What devices tell of jobs that are not in hand here: another scheduler has them, or they do not exist. The books are asked once about each.
+//! What devices tell of jobs that are not in hand here: another scheduler has them, or they do not exist. The books are asked once about each
+//! of which there is room to ask: at most one question of 64 jobs a sweep, however many jobs others have. The rest is passed over without
+//! a look, so that another scheduler's work costs this one next to nothing; who invents jobs is found out by those that are asked about.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -35,12 +37,15 @@ pub struct Elsewhere {
 }
 
 impl Elsewhere {
+    fn has_room(&self) -> bool {
+        self.to_ask.len() < STEP_MAX
+    }
     /// Takes what was told; `false` where there is no room for it now.
     fn note(&mut self, told: Told) -> bool {
         if self.known.contains(&told.job) {
             return true;
         }
-        if self.to_ask.len() >= STEP_MAX {
+        if !self.has_room() {
             return false;
         }
         self.known.insert(told.job);
@@ -65,17 +70,27 @@ impl World {
     /// Whether a message of events is to be looked at: all schedulers hear all devices, so most are about other schedulers' jobs, and their
     /// signatures are left alone. What cannot be read is looked at.
     pub fn concerns_us(&self, events: &Batch) -> bool {
-        events.b.iter().any(|body| match strict::decode::<About>(Form::Msgpack, body, BODY_BYTES_MAX) {
-            Ok(about) => self.jobs.contains_key(&about.job) || !self.elsewhere.known.contains(&about.job),
+        let has_room = self.elsewhere.has_room();
+        let mut unheard_of = false;
+        let concerns_us = events.b.iter().any(|body| match strict::decode::<About>(Form::Msgpack, body, BODY_BYTES_MAX) {
+            Ok(about) if self.jobs.contains_key(&about.job) => true,
+            Ok(about) => {
+                unheard_of |= !self.elsewhere.known.contains(&about.job);
+                unheard_of && has_room
+            }
             Err(_) => true,
-        })
+        });
+        if unheard_of && !concerns_us {
+            measure::passed_over();
+        }
+        concerns_us
     }
 
     /// A device's signed word about a job that is not in hand here.
     pub fn hear_of_another(&mut self, event: &Event) {
         let told = Told { job: event.job, attempt: event.attempt, device: event.device, what: event.what.token() };
         if !self.elsewhere.note(told) {
-            measure::refused("event_unasked");
+            measure::passed_over();
         }
     }
 
@@ -85,6 +100,7 @@ impl World {
         if told.is_empty() {
             return;
         }
+        measure::asked_of_others(told.len());
         let asker = self.ledger();
         self.spawn(async move {
             let holds = asker.look(&told.iter().map(|told| told.job).collect::<Vec<_>>()).await;

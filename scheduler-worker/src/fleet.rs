@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bus_schemas::eligibility::DeviceView;
 use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::holding::HoldBack;
 use bus_schemas::network::DeviceRecord;
 use bus_schemas::replay::{Reputation, reputation};
 use bus_schemas::resources::Resources;
@@ -22,6 +23,11 @@ const STRANGERS_MAX: usize = 256;
 const MASS: usize = 4;
 /// Of so few as this or more, only all of them: then nobody is left to go on with what they have.
 const MASS_WHOLE: usize = 2;
+
+/// How long the rest of a fleet has to follow once most of it is heard again after a mass silence.
+fn follows_in(silence: Duration) -> Duration {
+    silence / 2
+}
 
 /// How a device was heard of last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +45,8 @@ pub struct Device {
     /// Jobs waiting or running there, and unsettled ones, by its last heartbeat.
     pub heartbeat: Option<Heartbeat>,
     heard: Heard,
+    /// Any other word of it: receipts, events, answers.
+    word: Option<Instant>,
     /// Since when it counts as gone; text for people.
     silent: Option<String>,
     went_silent: Option<Instant>,
@@ -53,20 +61,25 @@ pub struct Device {
 }
 
 impl Device {
-    /// When its last live heartbeat (or any other signed word) arrived.
+    /// When its last live heartbeat arrived.
     pub fn heard_at(&self) -> Option<Instant> {
         match self.heard {
             Heard::Live(at) => Some(at),
             Heard::Never | Heard::Stored => None,
         }
     }
+    /// When its last word of any kind arrived.
+    pub fn last_word(&self) -> Option<Instant> {
+        self.heard_at().max(self.word)
+    }
     /// Since when its silence counts, where it counts `from` a moment at the earliest.
     fn counted_from(&self, from: Instant) -> Option<Instant> {
-        match self.heard {
-            Heard::Live(at) => Some(at.max(from)),
-            Heard::Stored => Some(from),
-            Heard::Never => None,
-        }
+        let counted = match self.heard {
+            Heard::Live(at) => at.max(from),
+            Heard::Stored => from,
+            Heard::Never => return None,
+        };
+        Some(self.word.map_or(counted, |word| word.max(counted)))
     }
     /// Heard of lately; it may still take no work.
     pub fn is_live(&self) -> bool {
@@ -96,9 +109,15 @@ impl Device {
                 (Heard::Never, ..) => Some("not heard of lately".into()),
                 (Heard::Stored, ..) => Some("not heard of since this scheduler started".into()),
                 (Heard::Live(_), Some(since), _) => Some(format!("nobody listens there since {since}")),
-                (Heard::Live(_), None, _) if self.record.draining.is_some() => self.record.draining.as_ref().map(ToString::to_string),
-                (Heard::Live(_), None, Some(heartbeat)) => heartbeat.not_working.clone(),
-                (Heard::Live(_), None, None) => None,
+                (Heard::Live(_), None, heartbeat) => {
+                    let jobs = heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.jobs.len());
+                    let draining = self.record.draining.as_ref().map(|draining| draining.said(jobs));
+                    let own = heartbeat.as_ref().and_then(|heartbeat| heartbeat.not_working.clone());
+                    match (draining, own) {
+                        (Some(draining), Some(own)) => Some(format!("{draining}; also {own}")),
+                        (draining, own) => draining.or(own),
+                    }
+                }
             }
         };
     }
@@ -141,6 +160,12 @@ impl MassSilence {
     pub fn said(&self) -> String {
         let Self { gone, there, until_ms, .. } = self;
         format!("{gone} of {there} devices fell silent at once: their jobs stay with them until {}", date_and_time(*until_ms))
+    }
+    /// For those who ask about a job; `silence`: that of the fleet.
+    pub fn told(&self, silence: Duration) -> HoldBack {
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let follow_ms = u64::try_from(follows_in(silence).as_millis()).unwrap_or(u64::MAX);
+        HoldBack { gone: count(self.gone), there: count(self.there), until: self.until_ms, follow_ms }
     }
 }
 
@@ -221,6 +246,7 @@ impl Fleet {
                     view,
                     heartbeat: None,
                     heard: Heard::Never,
+                    word: None,
                     silent: None,
                     went_silent: None,
                     unreachable: None,
@@ -312,6 +338,21 @@ impl Fleet {
         Ok(Changed { look_again, is_back })
     }
 
+    /// A word of a device that is no heartbeat: it is not silent. One that counts as gone is back with its next heartbeat, which says what it
+    /// has.
+    pub fn heard(&mut self, device: &DeviceId, now: Instant) {
+        if let Some(found) = self.devices.get_mut(device).filter(|found| found.silent.is_none()) {
+            found.word = Some(now);
+        }
+    }
+
+    /// When a device counts as gone if nothing more is heard of it. `None`: its silence does not count now, or it is gone already.
+    pub fn gone_at(&self, device: &DeviceId, now: Instant) -> Option<Instant> {
+        let found = self.devices.get(device).filter(|found| !found.record.revoked && found.silent.is_none())?;
+        let bus_works = now.duration_since(self.bus_works) <= self.silence / 2;
+        found.counted_from(self.silence_from).filter(|_| bus_works).map(|from| from + self.silence)
+    }
+
     /// Its server said that nobody listens: nothing goes there until its next word.
     pub fn unreachable(&mut self, device: &DeviceId, hub_ms: UnixMs) {
         if let Some(found) = self.devices.get_mut(device) {
@@ -336,8 +377,8 @@ impl Fleet {
 
     /// When the next device falls silent if nothing is heard of it: a sweep then finds it at once.
     pub fn silent_at(&self) -> Option<Instant> {
-        let counted = self.devices.values().filter(|device| device.is_live()).filter_map(Device::heard_at);
-        counted.map(|at| at.max(self.silence_from) + self.silence).min()
+        let live = self.devices.values().filter(|device| device.is_live());
+        live.filter_map(|device| device.counted_from(self.silence_from)).map(|from| from + self.silence).min()
     }
 
     /// Devices of which nothing was heard for half of the silence, or that fell silent as lately, of how many that were there. Heartbeats
@@ -385,7 +426,7 @@ impl Fleet {
             Some(_) if is_mass => tracing::warn!(gone, there, "most devices stayed silent: their jobs move on"),
             Some(_) => {
                 tracing::info!(gone, there, "most devices are heard again: the others have half a silence to follow");
-                self.silence_from = now.checked_sub(silence / 2).unwrap_or(now);
+                self.silence_from = now.checked_sub(silence - follows_in(silence)).unwrap_or(now);
                 self.mass_silence = None;
                 return Vec::new();
             }
@@ -395,6 +436,7 @@ impl Fleet {
         for id in &newly {
             if let Some(device) = self.devices.get_mut(id) {
                 device.silent = Some(date_and_time(hub_ms.saturating_sub(u64::try_from(silence.as_millis()).unwrap_or(0))));
+                device.word = None;
                 device.went_silent = Some(now);
                 device.refresh();
                 tracing::info!(device = %id, name = device.view.name, "the device is silent");

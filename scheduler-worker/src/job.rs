@@ -104,6 +104,10 @@ impl Attempt {
             cancel_since: None,
         }
     }
+    /// Sent from here, not taken over with its device's word that it has it: when the device expects to begin is known.
+    pub fn is_from_here(&self) -> bool {
+        self.accepted.is_none_or(|accepted| accepted > self.at)
+    }
 }
 
 /// Where a job in hand stands.
@@ -208,6 +212,11 @@ pub struct Job {
     pub transitions: Vec<Transition>,
 }
 
+/// Whether a job that gives up waiting for its begin at `gives_up_at` has waited long enough by `at`; both hub time.
+pub fn has_waited(gives_up_at: UnixMs, at: UnixMs) -> bool {
+    gives_up_at <= at
+}
+
 impl Job {
     /// A job that was just delivered: nothing is known of its past.
     pub fn new(admitted: AdmittedJob, spec: &JobSpec, lease: Lease, cancelled: bool) -> Self {
@@ -292,6 +301,10 @@ impl Job {
     /// The attempts that ended without a result, for the books: they count for the reputation of their devices.
     pub fn ended_badly(&self) -> Vec<Ended> {
         self.ended.iter().map(|end| Ended { attempt: end.attempt, device: end.device, class: end.failure.class }).collect()
+    }
+    /// Its time to wait for a begin is over.
+    pub fn has_waited(&self, at: UnixMs) -> bool {
+        has_waited(self.gives_up_at, at)
     }
     /// Neither assigned nor ended.
     pub fn is_unassigned(&self) -> bool {

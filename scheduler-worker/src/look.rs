@@ -202,6 +202,7 @@ impl World {
             }
         };
         if answered {
+            self.fleet.heard(&device, now);
             self.refuse_unshown(device, now);
         }
         let Some(group_id) = group else { return };
@@ -330,23 +331,28 @@ impl World {
         };
         let mut left = BTreeMap::new();
         let mut steps = Vec::new();
+        let now_ms = self.hub_ms();
+        let look_first_ms = u64::try_from(self.config.timings.look_first.as_millis()).unwrap_or(u64::MAX);
         for (id, one) in std::mem::take(&mut found.jobs) {
             let Some(job) = self.jobs.get(&id).filter(|job| job.phase == Phase::Looking) else { continue };
             // A heartbeat that does not name the job may have come before the books said who was paid: then nobody asks that device again.
             let payee_heard = matches!(&one.hold, Some(HoldState::Settled { device, .. }) if found.heard.contains(device));
             let past = Past {
                 delivered: job.lease.delivered,
-                back: job.vouched_back(one.back.as_ref(), self.net, self.hub_ms()),
+                back: job.vouched_back(one.back.as_ref(), self.net, now_ms),
                 hold: one.hold.clone(),
                 named: named_by(&self.fleet, &id),
                 unheard: unheard.len() + silent_ones,
+                young: now_ms.saturating_sub(job.admitted.at) < look_first_ms,
                 payee_forgot: one.payee_forgot || payee_heard,
             };
             match next_step(&past) {
                 Step::Wait | Step::TakeOver { .. } | Step::AskPayee { .. } => {
                     left.insert(id, one);
                 }
-                step @ (Step::Auction { .. } | Step::Finish { .. } | Step::Drop { .. } | Step::DropUnfunded) => steps.push((id, step)),
+                step @ (Step::Auction { .. } | Step::Finish { .. } | Step::Drop { .. } | Step::DropUnfunded | Step::AskAgain) => {
+                    steps.push((id, step));
+                }
             }
         }
         found.jobs = left;
@@ -390,6 +396,7 @@ impl World {
                 };
                 self.close_without_result(id, state, &problem, None);
             }
+            Step::AskAgain => self.give_back(&id, self.config.timings.heartbeat),
             Step::DropUnfunded => {
                 let problem = Problem::new(Code::Refused, "the books do not know it: nothing was set aside for it");
                 self.close_without_result(id, JobState::Failed, &problem, None);

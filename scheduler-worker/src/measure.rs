@@ -12,6 +12,11 @@ pub fn describe() {
     describe_counter!("mesh_jobs_completed_total", "Jobs whose result was told");
     describe_counter!("mesh_jobs_failed_total", "Jobs that ended without a result");
     describe_counter!("mesh_job_checkpoints_total", "Parts of results that a next attempt can go on behind");
+    describe_counter!(
+        "mesh_other_jobs_asked_total",
+        "Jobs in another scheduler's hand that the books were asked about, at most 64 a second"
+    );
+    describe_counter!("mesh_other_events_passed_over_total", "Events of other schedulers' jobs that were not looked at");
     describe_histogram!("mesh_job_assignment_seconds", "From submission to the accepted assignment");
     describe_histogram!("mesh_job_process_seconds", "From the assignment to the receipt");
     describe_gauge!("mesh_jobs_pending", "Jobs in hand that wait for an auction or a device");
@@ -25,6 +30,8 @@ pub fn describe() {
         "mesh_jobs_completed_total",
         "mesh_jobs_failed_total",
         "mesh_job_checkpoints_total",
+        "mesh_other_jobs_asked_total",
+        "mesh_other_events_passed_over_total",
     ] {
         counter!(name).increment(0);
     }
@@ -51,6 +58,14 @@ pub fn failed() {
 }
 pub fn checkpoint() {
     counter!("mesh_job_checkpoints_total").increment(1);
+}
+/// Jobs that devices tell of and that are not in hand here: the books are asked whether they exist.
+pub fn asked_of_others(jobs: usize) {
+    counter!("mesh_other_jobs_asked_total").increment(jobs as u64);
+}
+/// Events of such jobs that were not looked at, because enough jobs are asked about already.
+pub fn passed_over() {
+    counter!("mesh_other_events_passed_over_total").increment(1);
 }
 /// A message that could not be used.
 pub fn refused(what: &'static str) {

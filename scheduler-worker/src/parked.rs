@@ -14,7 +14,7 @@ use bus_schemas::eligibility::Needs;
 use bus_schemas::{JobId, MemberId, UnixMs};
 
 use crate::crash;
-use crate::job::Job;
+use crate::job::{Job, has_waited};
 use crate::ready::group_name;
 use crate::world::World;
 
@@ -133,7 +133,9 @@ impl World {
         let Some(mut parked) = self.parking.by_seq.remove(&delivery.stream_seq) else { return Seen::Unknown };
         let delivered = u64::try_from(delivery.delivered).unwrap_or(0);
         let known = if delivered == parked.delivered + 1 { Seen::Vouched } else { Seen::Unknown };
-        let due = parked.unseen >= UNSEEN_MAX || self.cancels.contains(&parked.job, &parked.member) || parked.gives_up_at <= self.hub_ms();
+        let due = parked.unseen >= UNSEEN_MAX
+            || self.cancels.contains(&parked.job, &parked.member)
+            || has_waited(parked.gives_up_at, self.hub_ms());
         let why = *hopeless.entry(Arc::as_ptr(&parked.needs)).or_insert_with(|| match self.candidates(&parked.needs, &[], now) {
             Err(_) => Some(Why::Nobody),
             Ok(_) => self.is_backed_up(&group_name(&parked.needs, &[])).then_some(Why::Busy),

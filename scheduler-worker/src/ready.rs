@@ -71,9 +71,12 @@ impl Ready {
     pub fn size(&self, group: &str) -> usize {
         self.groups.get(group).map_or(0, BTreeMap::len)
     }
-    /// The same of all groups.
-    pub fn sizes(&self) -> BTreeMap<String, usize> {
-        self.groups.iter().map(|(name, jobs)| (name.clone(), jobs.len())).collect()
+    /// The same of all groups, in the order of their names.
+    pub fn sizes(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.groups.iter().map(|(name, jobs)| (name.as_str(), jobs.len()))
+    }
+    pub fn has(&self, group: &str) -> bool {
+        self.groups.contains_key(group)
     }
 
     /// Takes the last good job out of a group: of the lowest class the youngest.
@@ -135,7 +138,7 @@ mod tests {
         let good = |id: &JobId, _| *id != job(1);
         let taken: Vec<Option<JobId>> = (0..4).map(|_| ready.take_last("echo", good)).collect();
         assert_eq!(taken, [Some(job(3)), Some(job(4)), Some(job(2)), None]);
-        assert_eq!((ready.size("echo"), ready.sizes().len()), (0, 0));
+        assert_eq!((ready.size("echo"), ready.sizes().count()), (0, 0));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The one place that waits: takes what has arrived, lets the world act, sends what it wants sent.
 
+use std::fmt::Display;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -65,14 +66,15 @@ pub async fn run(bus: Bus, config: Config, health: Health, stop: CancellationTok
         return Ok(());
     }
     let mut inbox = subscribe(&world).await?.ready_chunks(TURN_MAX);
-    let first = refresh(&bus, 1, true).await.context("failed to read devices and cancels")?;
+    let Some(first) = first_refresh(&bus, &health, &stop).await else { return Ok(()) };
     world.refreshed(first, Instant::now());
     // Others are told of this one before it takes anything.
     world.beat();
     send(&mut world).await;
-    let mut high = pull(&bus, Class::High).await?;
-    let mut normal = pull(&bus, Class::Normal).await?;
-    let mut low = pull(&bus, Class::Low).await?;
+    let pulls = async { tokio::try_join!(pull(&bus, Class::High), pull(&bus, Class::Normal), pull(&bus, Class::Low)) };
+    // Where the hub has no leader this waits for one.
+    let Some(pulled) = stop.run_until_cancelled(pulls).await else { return Ok(()) };
+    let (mut high, mut normal, mut low) = pulled?;
     health.set("jobs", Ok(()));
 
     let now = Instant::now();
@@ -138,15 +140,29 @@ async fn wait_for_streams(world: &World, health: &Health, stop: &CancellationTok
         [stream::JOBS, stream::RECEIPTS, stream::HISTORY, stream::BACK, stream::CANCELS, stream::HEARTBEATS, stream::DLQ, stream::BLOBS];
     let streams: Vec<&str> = plain.into_iter().chain(buckets.iter().map(String::as_str)).collect();
     let consumers = Class::ALL.map(|class| (stream::JOBS, stream::jobs_consumer(class)));
+    let check = || world.bus.check_streams(&world.config.timings, &streams, &consumers);
+    until_read("the streams", health, stop, check).await.is_some()
+}
+
+/// What this part has to know before it takes anything; a hub that elects a leader is waited for. `None`: told to stop.
+async fn first_refresh(bus: &Bus, health: &Health, stop: &CancellationToken) -> Option<Refreshed> {
+    until_read("devices and cancels", health, stop, || refresh(bus, 1, true)).await
+}
+
+/// Asks again and again until it is told. `None`: told to stop.
+async fn until_read<T, E: Display, F>(what: &str, health: &Health, stop: &CancellationToken, read: impl Fn() -> F) -> Option<T>
+where
+    F: Future<Output = Result<T, E>>,
+{
     let mut said = String::new();
     while !stop.is_cancelled() {
-        match world.bus.check_streams(&world.config.timings, &streams, &consumers).await {
-            Ok(()) => return true,
+        match read().await {
+            Ok(found) => return Some(found),
             Err(error) => {
-                let why = format!("{error:#}");
+                let why = error.to_string();
                 health.set("jobs", Err(why.clone()));
                 if said != why {
-                    tracing::warn!(why, "waiting for the streams");
+                    tracing::warn!(why, "waiting for {what}");
                     said = why;
                 }
             }
@@ -156,7 +172,7 @@ async fn wait_for_streams(world: &World, health: &Health, stop: &CancellationTok
             () = stop.cancelled() => {}
         }
     }
-    false
+    None
 }
 
 /// Sends what the world wants sent.

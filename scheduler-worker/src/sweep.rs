@@ -1,5 +1,6 @@
 //! Once a second, all jobs in hand at a glance: leases, silent devices, deadlines; and the scheduler's own heartbeat.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bus_schemas::heartbeat::SchedulerHeartbeat;
@@ -37,12 +38,22 @@ pub fn assignment_lasts(timings: &Timings) -> Duration {
 
 /// Whether an attempt that its device has not begun is so late that another device should have it: by its whole timeout.
 pub fn is_late(attempt: &Attempt, timeout_ms: u64, timings: &Timings, now: Instant) -> bool {
-    attempt.start_by + Duration::from_millis(timeout_ms) + timings.heartbeat < now
+    late_from(attempt, timeout_ms, timings) < now
+}
+/// From then on it is so late.
+pub fn late_from(attempt: &Attempt, timeout_ms: u64, timings: &Timings) -> Instant {
+    attempt.start_by + Duration::from_millis(timeout_ms) + timings.heartbeat
+}
+
+/// Whether a job may leave the queue that it waits in for another device's: not as its last attempt, for waiting is no failure of the job.
+pub fn may_move(job: &Job) -> bool {
+    let tried = job.ended.iter().filter(|ended| counts(ended.failure.class)).count();
+    job.needs.target.is_none() && tried + 1 < ATTEMPTS_MAX as usize
 }
 
 /// What is due for one job by now (`at`: hub time).
 pub fn due(job: &Job, timings: &Timings, at: UnixMs, now: Instant) -> Option<Due> {
-    if job.is_unassigned() && job.gives_up_at <= at {
+    if job.is_unassigned() && job.has_waited(at) {
         return Some(Due::GaveUpWaiting);
     }
     match job.phase {
@@ -60,7 +71,7 @@ pub fn due(job: &Job, timings: &Timings, at: UnixMs, now: Instant) -> Option<Due
             }
             match attempt.started {
                 Some((_, since)) if now.duration_since(since) > timeout => Some(Due::TimedOut),
-                None if attempt.start_by < now && job.gives_up_at <= at => Some(Due::GaveUpQueued),
+                None if attempt.start_by < now && job.has_waited(at) => Some(Due::GaveUpQueued),
                 None if attempt.ask_at < now && attempt.absent == 0 => Some(Due::NoStart),
                 Some(_) | None => None,
             }
@@ -86,8 +97,14 @@ impl World {
         let mut all: Vec<(JobId, Due)> =
             self.jobs.iter().filter_map(|(id, job)| due(job, &timings, at, now).map(|due| (*id, due))).collect();
         all.sort_by_key(|(id, _)| *id);
+        let mut ask = BTreeMap::<DeviceId, Vec<JobId>>::new();
         for (id, due) in all {
-            self.act_on(id, &due, now);
+            if let Some(device) = self.act_on(id, &due, now) {
+                ask.entry(device).or_default().push(id);
+            }
+        }
+        for (device, jobs) in ask {
+            self.adopt(device, jobs, None);
         }
         self.sweep_looks(now);
         self.forget_early();
@@ -122,37 +139,38 @@ impl World {
         }
     }
 
-    fn act_on(&mut self, id: JobId, due: &Due, now: Instant) {
+    /// Gives the device that is to be asked whether it has the job.
+    fn act_on(&mut self, id: JobId, due: &Due, now: Instant) -> Option<DeviceId> {
         match due {
             Due::GaveUpWaiting => self.gave_up_waiting(id),
             Due::LookAgain => self.make_ready(id),
             Due::CancelAgain => self.cancel_running(&id, now),
             Due::TimedOut => {
-                let Some((device, attempt)) = self.current(&id) else { return };
-                let Some(job) = self.jobs.get(&id) else { return };
-                let message = format!("no result within {} ms", job.timeout_ms);
+                let (device, attempt) = self.current(&id)?;
+                let job = self.jobs.get(&id)?;
+                let message = format!("no result within {} ms of its start", job.timeout_ms);
                 self.cancel_attempts(device, vec![attempt]);
                 self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
             }
             Due::NoAnswer => self.no_answer(&id, now),
-            Due::NoStart => self.no_start(id, now),
+            Due::NoStart => return self.no_start(id, now),
             Due::GaveUpQueued => {
-                let Some((device, attempt)) = self.current(&id) else { return };
+                let (device, attempt) = self.current(&id)?;
                 self.cancel_attempts(device, vec![attempt]);
-                let name = self.fleet.name(&device);
-                let problem = Problem::new(Code::NothingFits, format!("it waited on {name}, and no device began with it in time"));
-                self.close_failed(id, &problem, VoidReason::NotPlaced);
+                let message = "the device had not begun with it when the job's time to wait was over".to_owned();
+                self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
             }
             Due::CancelIgnored => {
                 let message = format!("the device did not stop it within {} s", self.config.timings.silence.as_secs());
                 self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
             }
         }
+        None
     }
 
     /// Its time to wait for a begin is over.
     pub fn has_waited(&self, id: &JobId) -> bool {
-        self.jobs.get(id).is_some_and(|job| job.gives_up_at <= self.hub_ms())
+        self.jobs.get(id).is_some_and(|job| job.has_waited(self.hub_ms()))
     }
 
     /// A job that has waited as long as it may: failed, with what stood in its way last.
@@ -187,24 +205,24 @@ impl World {
         self.attempt_ended(id, Failure { class: FailureClass::DeviceDisconnect, message, retryable: true }, now);
     }
 
-    /// No word of a start: ask. A device that does not know the job has lost it, and its heartbeats will say so. One that has it, but is late
-    /// by the job's whole timeout, loses it where another one has room; not as the last attempt, for waiting is no failure of the job.
-    fn no_start(&mut self, id: JobId, now: Instant) {
+    /// No word of a start: gives the device, to be asked. A device that does not know the job has lost it, and its heartbeats will say so. One
+    /// that has it, but is late by the job's whole timeout, loses it where another one has room.
+    fn no_start(&mut self, id: JobId, now: Instant) -> Option<DeviceId> {
         let timings = self.config.timings;
-        let Some(job) = self.jobs.get(&id) else { return };
-        let Some(attempt) = job.current() else { return };
+        let job = self.jobs.get(&id)?;
+        let attempt = job.current()?;
         let (device, attempt, late) = (attempt.device, attempt.id, is_late(attempt, job.timeout_ms, &timings, now));
-        let tried = job.ended.iter().filter(|ended| counts(ended.failure.class)).count();
         let elsewhere = |found: Candidates<'_>| found.with_room.iter().any(|(view, _)| view.id != device && !job.avoid.contains(&view.id));
-        if late && tried + 1 < ATTEMPTS_MAX as usize && self.candidates(&job.needs, &job.avoid, now).is_ok_and(elsewhere) {
+        if late && may_move(job) && self.candidates(&job.needs, &job.avoid, now).is_ok_and(elsewhere) {
             let message = format!("the device had not begun with it {} ms after it was to", job.timeout_ms);
             self.cancel_attempts(device, vec![attempt]);
-            return self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
+            self.attempt_ended(&id, Failure { class: FailureClass::Timeout, message, retryable: true }, now);
+            return None;
         }
         if let Some(attempt) = self.jobs.get_mut(&id).and_then(|job| job.current_mut()) {
             attempt.ask_at = now + timings.silence;
         }
-        self.adopt(device, vec![id], None);
+        Some(device)
     }
 
     /// Jobs that wait, that are in an auction or being assigned, and that a device has.

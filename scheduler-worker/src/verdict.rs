@@ -15,9 +15,6 @@ pub enum Meaning {
     Failed(Failure),
 }
 
-/// What is said of an attempt that had not begun when its device was told to let it go.
-pub const NOT_BEGUN: &str = "taken from the device's queue";
-
 /// Reads a receipt; `cancelled`: the member asked for the job's end.
 pub fn meaning(receipt: &Receipt, cancelled: bool) -> Meaning {
     match &receipt.outcome {
@@ -26,7 +23,7 @@ pub fn meaning(receipt: &Receipt, cancelled: bool) -> Meaning {
         // The member asked for it, and what was used until then is paid.
         Outcome::Cancelled if receipt.claimed_ms > 0 && cancelled => Meaning::Stopped,
         Outcome::Cancelled => {
-            let why = if receipt.claimed_ms > 0 { "stopped on the device" } else { NOT_BEGUN };
+            let why = if receipt.claimed_ms > 0 { "stopped on the device" } else { "taken from the device's queue" };
             Meaning::Failed(Failure { class: FailureClass::DeviceDeclined, message: why.into(), retryable: true })
         }
     }

@@ -106,6 +106,7 @@ impl World {
         if let Some(found) = self.fleet.get_mut(&device) {
             found.full_until = None;
         }
+        self.fleet.heard(&device, now);
         self.try_open = true;
         let carried = Arc::new(Carried { device, payload: payload.clone(), heard_ms: self.hub_ms(), heard: now });
         let proofs = message.receipts.proofs();
@@ -267,6 +268,9 @@ impl World {
 
     fn take_events(&mut self, device: DeviceId, events: Vec<Event>, now: Instant) {
         let at = self.hub_ms();
+        if !events.is_empty() {
+            self.fleet.heard(&device, now);
+        }
         for event in events {
             if event.device != device || event.net != self.net {
                 measure::refused("event");

@@ -7,11 +7,15 @@ mod network;
 
 use std::time::Instant;
 
+use bus_schemas::envelope::encode;
 use bus_schemas::event::{Checkpoint, EventKind, Progress};
-use bus_schemas::history::HistoryEvent;
+use bus_schemas::history::{HistoryEvent, Transition};
+use bus_schemas::holding::{Holding, HoldingAsk, HoldingPhase};
 use bus_schemas::job::JobState;
+use bus_schemas::limits::ATTEMPTS_MAX;
+use bus_schemas::offer::Decline;
 use bus_schemas::receipt::{Failure, FailureClass, Outcome};
-use bus_schemas::{AttemptId, subject};
+use bus_schemas::{AttemptId, Batch, JobId, Verifier, subject};
 use network::device::{OnAssign, Script, completed};
 use network::{Network, cid, member, next, timings, until};
 
@@ -104,4 +108,56 @@ async fn progress_that_cannot_be_is_refused_by_name() {
     for job in [job, other] {
         assert_eq!(network.end_of(job).await.state, JobState::Completed);
     }
+}
+
+/// What the holder of a job says of it.
+async fn holding(network: &Network, job: JobId) -> Option<Holding> {
+    let ask = encode(&HoldingAsk { job });
+    let answer = network.bus.ask_bytes(subject::HOLDING.into(), ask.into(), timings().heartbeat).await.ok()?;
+    let told = Batch::decode(&answer).unwrap().verify::<Holding>(&mut Verifier::default()).unwrap();
+    told.into_iter().next().map(bus_schemas::Verified::into_body)
+}
+
+#[tokio::test]
+async fn the_holder_tells_what_a_job_waits_for_and_what_is_not_written_yet() {
+    let network = Network::start().await;
+    let device = network.device(1, Script { start_in_ms: 600_000, ..keeps().that(OnAssign::Decline(Decline::Paused)) }).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", TEN).await;
+    let told = |what: &'static str, wanted: fn(&Holding) -> bool| {
+        let network = &network;
+        async move { until(what, async || holding(network, job).await.filter(wanted)).await }
+    };
+    // A no is told, and no attempt is used up by it.
+    let no = told("three refusals", |told| told.declined >= 3).await;
+    assert_eq!(no.attempts_used, 0);
+    let refused = |change: &Transition| change.cause.contains("declined: ");
+    assert!(no.unwritten.iter().any(refused) && no.unwritten.len() <= Holding::UNWRITTEN_MAX, "{:?}", no.unwritten);
+
+    // In a queue: for what it waits, and how long.
+    device.script(|script| script.on_assign = OnAssign::Queue);
+    let waits =
+        told("its place", |told| told.current.as_ref().is_some_and(|on| on.queued.is_some_and(|queued| queued.ahead == Some(0)))).await;
+    let (on, silence) = (waits.current.unwrap(), u64::try_from(timings().silence.as_millis()).unwrap());
+    let queued = on.queued.unwrap();
+    assert_eq!((waits.phase, on.started_at, waits.attempts_used), (HoldingPhase::Running, None, 0));
+    assert!(on.number > ATTEMPTS_MAX.min(3), "{on:?}: each offer has its number");
+    let starts_in = queued.starts_at.expect("it knows the bid") - on.assigned_at;
+    // Its own clock and the hub's are read one after the other.
+    assert!((599_900..=600_100).contains(&starts_in), "{starts_in}");
+    assert!(queued.late_at.unwrap() >= on.assigned_at + 600_000 + silence + on.timeout_ms - 100, "{queued:?}");
+    assert_eq!(queued.gives_up_at, waits.gives_up_at);
+    let gone_in = on.gone_at.expect("silence counts").saturating_sub(waits.at);
+    assert!(!on.unheard && gone_in <= silence && gone_in + on.silent_ms + 100 >= silence, "{gone_in} {on:?}");
+
+    // Begun: nothing is written of it yet, or it is.
+    device.tells(job, on.attempt, EventKind::Started, device.signer()).await;
+    let runs = told("its start", |told| told.current.as_ref().is_some_and(|on| on.started_at.is_some())).await;
+    let written: Vec<Transition> = network.history(job).await.into_iter().flat_map(|record| record.transitions).collect();
+    for to in [JobState::Assigned, JobState::Executing] {
+        assert!(runs.unwritten.iter().chain(&written).any(|change| change.to == to), "{to}: {:?} {written:?}", runs.unwritten);
+    }
+    assert_eq!(runs.current.and_then(|on| on.queued), None);
+    device.finish(completed).await;
+    assert_eq!(network.end_of(job).await.state, JobState::Completed);
 }

@@ -144,7 +144,7 @@ pub struct StopArgs {
 )]
 pub struct PauseArgs {
     /// Take work again after this long.
-    #[arg(long = "for", value_name = "DURATION", value_parser = super::duration::pause)]
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration::pause, allow_hyphen_values = true)]
     pub duration: Option<Duration>,
     /// Why; it is told to those whose jobs wait.
     #[arg(long, value_name = "TEXT")]
@@ -268,7 +268,7 @@ pub struct RetryArgs {
     #[arg(long)]
     pub wait: bool,
     /// Give up waiting after this long; the job lives on.
-    #[arg(long, value_name = "DURATION", value_parser = duration::some, requires = "wait")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some, allow_hyphen_values = true, requires = "wait")]
     pub timeout: Option<Duration>,
 }
 
@@ -305,13 +305,13 @@ pub struct JobOptions {
     #[arg(long)]
     pub key: Option<String>,
     /// Wait at most this long; the job lives on.
-    #[arg(long, value_name = "DURATION", value_parser = duration::some)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some, allow_hyphen_values = true)]
     pub timeout: Option<Duration>,
     /// Let the job run at most this long.
-    #[arg(long, value_name = "DURATION", value_parser = duration::some)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some, allow_hyphen_values = true)]
     pub run_timeout: Option<Duration>,
     /// Give up if no device has taken it after this long.
-    #[arg(long, value_name = "DURATION", value_parser = duration::some)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some, allow_hyphen_values = true)]
     pub max_wait: Option<Duration>,
     /// Return as soon as it is submitted.
     #[arg(long, overrides_with = "wait")]
@@ -339,7 +339,7 @@ pub struct LsArgs {
     #[arg(long, conflicts_with_all = ["state", "cursor"])]
     pub overdue: bool,
     /// How many, at most 200.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200), allow_negative_numbers = true)]
     pub limit: u32,
     /// Where the last list ended.
     #[arg(long)]
@@ -351,7 +351,7 @@ pub struct WaitArgs {
     #[command(flatten)]
     pub job: JobId,
     /// Wait at most this long; the job lives on.
-    #[arg(long, value_name = "DURATION", value_parser = duration::some)]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some, allow_hyphen_values = true)]
     pub timeout: Option<Duration>,
 }
 
@@ -404,7 +404,7 @@ pub struct SignArgs {
     #[arg(long, value_name = "FILE")]
     pub to: Option<PathBuf>,
     /// How long it may be submitted.
-    #[arg(long, value_name = "DURATION", value_parser = duration::some, default_value = "1h")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::some, allow_hyphen_values = true, default_value = "1h")]
     pub valid: Duration,
     /// Print a whole `nats pub` command.
     #[arg(long)]
@@ -422,10 +422,10 @@ pub enum BenchCommand {
 #[command(before_help = "  mesh bench latency --jobs 200\n  mesh bench throughput --jobs 10000 --in-flight 1024")]
 pub struct BenchArgs {
     /// How many jobs.
-    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000), allow_negative_numbers = true)]
     pub jobs: u32,
     /// How many at once.
-    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=8192))]
+    #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=8192), allow_negative_numbers = true)]
     pub in_flight: u32,
     /// echo or embed.
     #[arg(long, default_value = "echo")]

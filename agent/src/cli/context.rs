@@ -44,6 +44,12 @@ pub struct Context {
     /// The `mesh dev` that made it; it goes when that ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_by_pid: Option<u32>,
+    /// What starts that `mesh dev` again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_again: Option<String>,
+    /// It was stopped in order; its process id may be another's by now.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stopped: bool,
 }
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -84,13 +90,25 @@ impl Context {
         serde_json::from_str(&text).map_err(|error| bad(format!("no context of mesh ({error})")))
     }
     /// # Errors
+    /// [`Code::NoContext`] where its network was one of this machine that has ended, with what starts it again.
+    fn alive(self) -> Result<Self, Failure> {
+        if !self.is_stale() {
+            return Ok(self);
+        }
+        let how = if self.stopped { "was stopped" } else { "has ended" };
+        let again = self.start_again.unwrap_or_else(|| "mesh dev".to_owned());
+        let why = format!("the network of context {} {how}: its mesh dev does not run any more", self.name);
+        Err(Failure::new(Code::NoContext, why).next(again).next("mesh context ls"))
+    }
+    /// # Errors
     /// Where the folder cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         write_json(path, self)
     }
     /// Made by a `mesh dev` that has ended.
     pub fn is_stale(&self) -> bool {
-        self.made_by_pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists() && Path::new("/proc/self").exists())
+        self.stopped
+            || self.made_by_pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists() && Path::new("/proc/self").exists())
     }
 }
 
@@ -184,16 +202,19 @@ impl Contexts {
         bus::keys::write_secret(&self.pointer("current"), name.as_bytes())?;
         Ok(())
     }
-    /// Removes a context; the one before becomes the current one again.
-    pub fn remove(&self, name: &str) {
-        let _ = fs::remove_file(self.path(name));
-        if self.current().as_deref() == Some(name) {
-            let _ = fs::remove_file(self.pointer("current"));
-            if let Some(before) = self.read_pointer("previous").filter(|before| self.path(before).exists()) {
-                let _ = bus::keys::write_secret(&self.pointer("current"), before.as_bytes());
-            }
+    /// Its `mesh dev` stops. The one before becomes the current one again; where there is none, this stays it, so that commands say what
+    /// has ended and what starts it again.
+    pub fn stopped(&self, name: &str) {
+        let Ok(context) = Context::read(&self.path(name)) else { return };
+        let _ = Context { stopped: true, ..context }.write(&self.path(name));
+        let lives = |before: &String| Context::read(&self.path(before)).is_ok_and(|before| !before.is_stale());
+        let before = self.read_pointer("previous");
+        if self.current().as_deref() == Some(name)
+            && let Some(before) = before.clone().filter(lives)
+        {
+            let _ = bus::keys::write_secret(&self.pointer("current"), before.as_bytes());
         }
-        if self.read_pointer("previous").as_deref() == Some(name) {
+        if before.as_deref() == Some(name) {
             let _ = fs::remove_file(self.pointer("previous"));
         }
     }
@@ -204,20 +225,14 @@ impl Contexts {
     pub fn find(&self, asked: Option<&str>) -> Result<Context, Failure> {
         match asked {
             Some(path) if path.contains('/') || Path::new(path).extension().is_some_and(|ext| ext == "json") => {
-                Context::read(Path::new(path))
+                Context::read(Path::new(path))?.alive()
             }
-            Some(name) => Context::read(&self.path(name)).map_err(|_| no_such(name, &self.names())),
+            Some(name) => Context::read(&self.path(name)).map_err(|_| no_such(name, &self.names()))?.alive(),
             None => {
                 let name = self.current().ok_or_else(|| {
                     Failure::new(Code::NoContext, "no context is selected").next("mesh dev").next("mesh init --join INVITE")
                 })?;
-                let context = Context::read(&self.path(&name)).map_err(|_| no_such(&name, &self.names()))?;
-                if context.is_stale() {
-                    return Err(Failure::new(Code::NoContext, format!("the local stack of context {name} has ended"))
-                        .next("mesh dev")
-                        .next("mesh context ls"));
-                }
-                Ok(context)
+                Context::read(&self.path(&name)).map_err(|_| no_such(&name, &self.names()))?.alive()
             }
         }
     }
@@ -330,6 +345,8 @@ pub(crate) mod tests {
             device: None,
             processes: None,
             made_by_pid: pid,
+            start_again: None,
+            stopped: false,
         }
     }
     pub(crate) fn folder() -> PathBuf {
@@ -355,8 +372,12 @@ pub(crate) mod tests {
         // Another stack that runs at the same time takes another name and does not push itself in front.
         assert_eq!(contexts.add(sample("dev", Some(1)), true).unwrap(), "dev-2");
         assert_eq!(contexts.current().as_deref(), Some("dev"));
-        contexts.remove("dev");
+        contexts.stopped("dev");
         assert_eq!(contexts.current().as_deref(), Some("lab"), "the one before is back");
+        let failure = contexts.find(Some("dev")).unwrap_err();
+        assert_eq!((failure.code(), failure.next.first().map(String::as_str)), (Code::NoContext, Some("mesh dev")));
+        assert_eq!(contexts.add(sample("dev", Some(me)), true).unwrap(), "dev", "the name is free again");
+        contexts.find(Some("dev")).unwrap();
         fs::remove_dir_all(folder).unwrap();
     }
 
@@ -366,6 +387,17 @@ pub(crate) mod tests {
         let contexts = Contexts::in_folder(folder.clone());
         let gone = sample("dev", Some(u32::MAX));
         contexts.add(gone, true).unwrap();
+        // Stopped in order, its process id may belong to another by now.
+        let (me, again) = (std::process::id(), "mesh dev --data-dir /srv/mesh");
+        let ended = Context { start_again: Some(again.into()), ..sample("lab", Some(me)) };
+        contexts.add(ended, false).unwrap();
+        contexts.find(Some("lab")).unwrap();
+        contexts.stopped("lab");
+        for asked in ["lab", contexts.path("lab").to_str().unwrap()] {
+            let failure = contexts.find(Some(asked)).unwrap_err();
+            assert!(failure.problem.detail.contains("lab was stopped"), "{failure:?}");
+            assert_eq!(failure.next, [again, "mesh context ls"]);
+        }
         let failure = contexts.find(None).unwrap_err();
         assert_eq!((failure.code(), failure.next.first().map(String::as_str)), (Code::NoContext, Some("mesh dev")));
         assert!(contexts.names().is_empty());

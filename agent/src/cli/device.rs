@@ -100,6 +100,8 @@ fn register(home: &Home) -> Result<String, Failure> {
         device: Some(Device { id: device.device.id, home: home.root().to_owned() }),
         processes: None,
         made_by_pid: None,
+        start_again: None,
+        stopped: false,
     };
     let contexts = Contexts::of_user()?;
     let select = contexts.find(None).is_err();
@@ -337,14 +339,16 @@ fn status_text(view: &StatusView) -> String {
             device.not_offered.iter().for_each(|why| lines.push(format!("            not offered: {why}")));
             let totals = &device.totals;
             lines.push(format!(
-                "  done      {} completed, {} failed, {} mana earned   up {}",
+                "  done      {} completed, {} failed, {} handed back, {} mana earned   up {}",
                 totals.completed,
                 totals.failed,
+                totals.handed_back,
                 mana_text(totals.earned_mmana),
                 duration::show(Duration::from_secs(device.uptime_s))
             ));
             if let Some(url) = &device.local_url {
-                lines.push(format!("  local     {url}   outbox {}", device.outbox.unwrap_or(0)));
+                let outbox = device.outbox.map_or_else(|| "not known now".to_owned(), |waiting| waiting.to_string());
+                lines.push(format!("  local     {url}   outbox {outbox}"));
             }
         }
         (None, Some(error)) => lines.push(match &view.stopped {
@@ -376,13 +380,14 @@ pub async fn metrics(output: &Output) -> Done {
 fn metrics_text(status: &Status) -> String {
     let totals = &status.totals;
     let gauge = |up: bool| u64::from(up);
-    let rows: [(&str, &str, u64); 18] = [
+    let rows: [(&str, &str, u64); 19] = [
         ("mesh_device_offers_total", "counter", totals.offers),
         ("mesh_device_bids_total", "counter", totals.bids),
         ("mesh_device_declined_total", "counter", totals.declined),
         ("mesh_jobs_assigned_total", "counter", totals.assigned),
         ("mesh_jobs_completed_total", "counter", totals.completed),
         ("mesh_jobs_failed_total", "counter", totals.failed),
+        ("mesh_jobs_handed_back_total", "counter", totals.handed_back),
         ("mesh_jobs_cancelled_total", "counter", totals.cancelled),
         ("mesh_device_settled_total", "counter", totals.settled),
         ("mesh_device_earned_mmana_total", "counter", u64::try_from(totals.earned_mmana).unwrap_or(0)),

@@ -55,6 +55,7 @@ async fn ls(session: &Session, args: &DlqLsArgs, output: &Output) -> Done {
         true => operator::order(session, args.operator.network_key.as_deref(), What::DlqLs(ask)).await?,
         false => session.ask("dlq.ls", &ask).await?,
     };
+    output.warn_of_age(list.as_of.as_deref(), list.behind_ms);
     output.print_list("dlq.ls", &list, &list.letters, |letter| letter.id.to_string(), || ls_text(&list));
     Ok(End::Fine)
 }
@@ -69,8 +70,9 @@ async fn one(session: &Session, args: &super::args::LetterArgs, call: &str, orde
 }
 
 fn ls_text(list: &LetterList) -> String {
+    let mut text = output::age_line(list.as_of.as_deref(), list.behind_ms);
     if list.letters.is_empty() {
-        return "nothing failed for good".to_owned();
+        return text + "nothing failed for good";
     }
     let row = |letter: &LetterView| {
         let done = letter.retried.as_ref().map_or_else(String::new, |mark| match mark.job {
@@ -87,7 +89,7 @@ fn ls_text(list: &LetterList) -> String {
             done,
         ]
     };
-    let mut text = output::table(["LETTER", "STAGE", "JOB", "ATTEMPTS", "AT", "WHY", ""], list.letters.iter().map(row));
+    text += &output::table(["LETTER", "STAGE", "JOB", "ATTEMPTS", "AT", "WHY", ""], list.letters.iter().map(row));
     if let Some(cursor) = &list.cursor {
         text.push_str(&format!("\nmore: mesh dlq ls --cursor {cursor}"));
     }
@@ -152,10 +154,12 @@ mod tests {
                 number: 1,
                 device: key.device_id(),
                 device_name: Some("laptop-a".into()),
+                state: bus_schemas::api::AttemptState::Failed,
                 class: "Timeout".into(),
                 message: "it ran for longer than 1000 ms".into(),
                 kept_units: None,
                 assigned_at: Some(1_800_000_000_000),
+                started_at: None,
                 ended_at: Some(1_800_000_001_500),
                 retryable: Some(true),
             }],
@@ -166,7 +170,7 @@ mod tests {
 
     #[test]
     fn a_letter_for_people() {
-        let list = LetterList { letters: vec![letter()], cursor: Some("5.x".into()) };
+        let list = LetterList { letters: vec![letter()], cursor: Some("5.x".into()), as_of: Some(letter().at), behind_ms: Some(40) };
         insta::assert_snapshot!(ls_text(&list));
         insta::assert_snapshot!(show_text(&letter()));
         let mark = MarkView { at: "2026-11-21T10:00:00.000Z".into(), by: "operator".into(), job: Some(JobId(Cid::of(b"again"))) };
@@ -189,6 +193,8 @@ mod tests {
                 JobId(Cid::of(b"again")).short()
             )
         );
-        assert_eq!(ls_text(&LetterList { letters: vec![], cursor: None }), "nothing failed for good");
+        let none = |behind_ms| LetterList { letters: vec![], cursor: None, as_of: Some(letter().at), behind_ms: Some(behind_ms) };
+        assert_eq!(ls_text(&none(40)), "nothing failed for good");
+        assert!(ls_text(&none(40_000)).starts_with("as of 2026-11-21 09:12:05 UTC, 40 s ago: "), "{}", ls_text(&none(40_000)));
     }
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use bus_schemas::api::{BalanceView, JobList, ask};
+use bus_schemas::api::{BalanceView, DeviceList, JobList, ask};
 use bus_schemas::{Code, Problem};
 use bytes::Bytes;
 use hyper::Method;
@@ -15,7 +15,7 @@ use super::client::Session;
 use super::context::{Context, Contexts};
 use super::credit;
 use super::failure::{Done, EXIT_DOCTOR, End, Failure, Silence};
-use super::output::Output;
+use super::output::{self, Output};
 use super::parts::Part;
 use crate::checkpoint;
 use crate::dev::{postgres, tools};
@@ -214,7 +214,7 @@ async fn programs() -> Vec<Finding> {
             Some(path) => {
                 bad(GROUP, check, Verdict::Warn, format!("{} is not there: embed jobs are not offered", path.display()), "make deps")
             }
-            None => bad(GROUP, check, Verdict::Warn, "no cache folder: HOME is not set", format!("export {variable}=…")),
+            None => bad(GROUP, check, Verdict::Warn, "no cache folder: HOME is not set", format!("export {variable}=PATH")),
         });
     }
     findings
@@ -298,7 +298,8 @@ async fn gateways(context: &Context) -> Finding {
         Some((why, fix)) => {
             let verdict = if faults.len() < of { Verdict::Warn } else { Verdict::Fail };
             let ready = if of == 1 { String::new() } else { format!("{} of {of} ready; ", of - faults.len()) };
-            bad(GROUP, "gateway", verdict, format!("{ready}{why}"), fix)
+            let others = faults.iter().skip(1).map(|(why, _)| format!("; {why}")).collect::<String>();
+            bad(GROUP, "gateway", verdict, format!("{ready}{why}{others}"), fix)
         }
     }
 }
@@ -354,20 +355,24 @@ async fn asked(session: &Session) -> Vec<Finding> {
     let start = tokio::time::Instant::now();
     let listed = in_time(SERVICE_WAIT, super::node::all(session), &session.context.nats_url).await;
     let is_silent = listed.as_ref().is_err_and(|failure| failure.silence.is_some());
+    let fleet = listed.as_ref().ok().map(fleet);
     findings.push(match listed {
         Ok(list) => {
             let online = list.devices.iter().filter(|device| device.online).count();
             let said = format!("answers after {} ms; {online} of {} devices online", start.elapsed().as_millis(), list.devices.len());
-            if online > 0 { pass(GROUP, "service", said) } else { bad(GROUP, "service", Verdict::Warn, said, "mesh start --detach") }
+            // What to do about a mass silence is another finding's to say.
+            let fix = if list.holds_back.is_some() { "mesh node ls" } else { "mesh start --detach" };
+            if online > 0 { pass(GROUP, "service", said) } else { bad(GROUP, "service", Verdict::Warn, said, fix) }
         }
         Err(failure) if is_silent => bad(GROUP, "service", Verdict::Fail, failure.body().detail, away_fix(&session.context, "gateway")),
         Err(failure) => failed(GROUP, "service", &failure),
     });
+    findings.extend(fleet);
     if is_silent {
-        findings.extend(["books", "jobs", "clock"].map(|check| skipped(GROUP, check, "the service does not answer")));
+        findings.extend(["books", "records", "jobs", "clock"].map(|check| skipped(GROUP, check, "the service does not answer")));
     } else {
         findings.push(books(session).await);
-        findings.push(overdue(session).await);
+        findings.extend(overdue(session).await);
         findings.push(clock(session.bus.time.ahead_ms()));
     }
     findings
@@ -389,26 +394,52 @@ async fn books(session: &Session) -> Finding {
     }
 }
 
-/// Whether a job of this member should have moved on by now.
-async fn overdue(session: &Session) -> Finding {
+/// Whether the schedulers leave work with silent devices because so many fell silent at once.
+fn fleet(list: &DeviceList) -> Finding {
     const GROUP: &str = "net";
+    match &list.holds_back {
+        None => pass(GROUP, "silence", "no mass silence: the work of a silent device moves on"),
+        Some(why) => {
+            let detail = format!("{why}; it is rather their way to the hub than they: is the hub's port for devices reachable?");
+            bad(GROUP, "silence", Verdict::Warn, detail, "mesh node ls")
+        }
+    }
+}
+
+/// Whether the records that lists are made of are written.
+fn records(context: &Context, list: &JobList) -> Finding {
+    const GROUP: &str = "net";
+    match output::old(list.as_of.as_deref(), list.behind_ms) {
+        None => pass(GROUP, "records", "lists are of now"),
+        Some(old) => {
+            let detail = format!("lists of jobs and dead letters are {old}");
+            let fix = match context.made_by_pid {
+                Some(_) => away_fix(context, "gateway"),
+                None => "mesh doctor --only net (again in 30 s: what a gateway left is delivered anew); if it stays so, ask the operator"
+                    .to_owned(),
+            };
+            bad(GROUP, "records", Verdict::Fail, detail, fix)
+        }
+    }
+}
+
+/// Whether a job of this member should have moved on by now, and whether that can be known.
+async fn overdue(session: &Session) -> Vec<Finding> {
     let asked = ask::JobLs { overdue: true, ..ask::JobLs::default() };
     match session.ask::<_, JobList>("job.ls", &asked).await {
-        Ok(list) => match list.jobs.first() {
-            None => pass(GROUP, "jobs", "none is overdue".to_owned()),
-            Some(job) => {
-                let why = job.overdue.as_deref().unwrap_or("it should have moved on by now");
-                let more = if list.jobs.len() > 1 { format!("; {} in all", list.jobs.len()) } else { String::new() };
-                bad(
-                    GROUP,
-                    "jobs",
-                    Verdict::Fail,
-                    format!("{} is overdue: {why}{more}", job.short),
-                    format!("mesh job explain {}", job.short),
-                )
-            }
-        },
-        Err(failure) => failed(GROUP, "jobs", &failure),
+        Ok(list) => vec![records(&session.context, &list), of_jobs(&list)],
+        Err(failure) => vec![failed("net", "jobs", &failure)],
+    }
+}
+fn of_jobs(list: &JobList) -> Finding {
+    const GROUP: &str = "net";
+    match list.jobs.first() {
+        None => pass(GROUP, "jobs", "none is overdue".to_owned()),
+        Some(job) => {
+            let why = job.overdue.as_deref().unwrap_or("it should have moved on by now");
+            let more = if list.jobs.len() > 1 { format!("; {} in all", list.jobs.len()) } else { String::new() };
+            bad(GROUP, "jobs", Verdict::Fail, format!("{} is overdue: {why}{more}", job.short), format!("mesh job explain {}", job.short))
+        }
     }
 }
 
@@ -491,6 +522,24 @@ mod tests {
             assert_eq!(books_fix(&context(pid), &failure), fix, "{failure:?}");
         }
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn what_is_old_and_what_is_held_back_is_named_with_a_fix() {
+        let context = super::super::context::tests::sample("lab", None);
+        let list =
+            |behind_ms| JobList { jobs: vec![], cursor: None, as_of: Some("2027-01-15T08:00:00Z".into()), behind_ms: Some(behind_ms) };
+        assert_eq!(records(&context, &list(80)).verdict, Verdict::Pass);
+        let old = records(&context, &list(31_000));
+        assert_eq!(old.verdict, Verdict::Fail);
+        assert!(old.detail.contains("as of 2027-01-15 08:00:00 UTC, 31 s ago") && old.fix.is_some(), "{old:?}");
+        assert_eq!(of_jobs(&list(31_000)).verdict, Verdict::Pass);
+        let said = "5 of 6 devices fell silent at once: their jobs stay with them until 2027-01-15 08:01:00 UTC";
+        let devices = |holds_back: Option<&str>| DeviceList { devices: vec![], holds_back: holds_back.map(str::to_owned) };
+        assert_eq!(fleet(&devices(None)).verdict, Verdict::Pass);
+        let held = fleet(&devices(Some(said)));
+        assert_eq!((held.verdict, held.fix.as_deref()), (Verdict::Warn, Some("mesh node ls")));
+        assert!(held.detail.starts_with(said), "{held:?}");
     }
 
     #[tokio::test]

@@ -54,6 +54,14 @@ pub fn show(duration: Duration) -> String {
     }
 }
 
+/// How long ago something was, in whole units: `3 s ago`, `4 min 10 s ago`.
+pub fn ago(duration: Duration) -> String {
+    match duration.as_secs() {
+        s @ 0..60 => format!("{s} s ago"),
+        s => format!("{} ago", show(Duration::from_secs(s))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +84,9 @@ mod tests {
             (176_400_000, "2 d 1 h"),
         ] {
             assert_eq!(show(Duration::from_millis(ms)), text);
+        }
+        for (ms, text) in [(0, "0 s ago"), (3_900, "3 s ago"), (59_999, "59 s ago"), (250_000, "4 min 10 s ago")] {
+            assert_eq!(ago(Duration::from_millis(ms)), text);
         }
         for (text, ok) in [("0s", false), ("0d", false), ("1ms", true), ("365d", true), ("366d", false), ("99999999d", false)] {
             assert_eq!(pause(text).is_ok(), ok, "{text}");

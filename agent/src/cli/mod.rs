@@ -27,22 +27,22 @@ pub mod output;
 pub mod owner;
 mod parts;
 pub mod sign;
+mod usage;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
 use args::{Cli, Command};
 use failure::{Done, Failure};
-use output::{Format, Output};
+use output::Output;
 
 /// Parses the arguments, runs the command, prints what went wrong.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(usage(&error)),
+        Err(error) => return ExitCode::from(usage::fail(&error)),
     };
     let output = Output::new(&cli.global);
     // The command's own words are on stdout and stderr; logs are for whoever asks with -v or MESH_LOG.
@@ -100,29 +100,6 @@ async fn run(cli: &Cli, output: &Output) -> Done {
     }
 }
 
-/// What clap refuses, in the shape of every other error. Help and version are no errors.
-fn usage(error: &clap::Error) -> u8 {
-    if !error.use_stderr() {
-        let _ = error.print();
-        return 0;
-    }
-    let words: Vec<String> = std::env::args().collect();
-    let format = Format::from_words(&words);
-    if format == Format::Human {
-        // The text is clap's, with how to use the command; the code is ours, as everywhere.
-        let text = error.render().ansi().to_string().replacen("error:", &format!("error[{}]:", bus_schemas::Code::Usage), 1);
-        let _ = write!(anstream::stderr().lock(), "{text}");
-        return 2;
-    }
-    Output::plain(format).fail(&Failure::new(bus_schemas::Code::Usage, said(&error.to_string())).next(help_of(&words)))
-}
-
-/// What is wrong, in one line: the first paragraph of clap's text, which names missing arguments in lines of their own.
-fn said(text: &str) -> String {
-    let first: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
-    first.join(" ").trim_start_matches("error: ").to_owned()
-}
-
 /// Where all that is known to do next is about job files and the command is about none, its own help says more.
 fn helped(failure: Failure, command: &Command, words: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Failure {
     let about_jobs = ["mesh job submit --dry-run FILE", "mesh job run echo --text hello", "mesh --help"].contains(&failure.code().next());
@@ -143,17 +120,6 @@ fn path_of(matches: &clap::ArgMatches) -> String {
         matches = sub;
     }
     path
-}
-
-/// The command that explains the one in these words, such as `mesh job ls --help`.
-fn help_of(words: &[String]) -> String {
-    let (mut command, mut path) = (Cli::command(), String::from("mesh"));
-    for word in words.iter().skip(1).filter(|word| !word.starts_with('-')) {
-        let Some(sub) = command.find_subcommand(word).cloned() else { break };
-        path = format!("{path} {}", sub.get_name());
-        command = sub;
-    }
-    format!("{path} --help")
 }
 
 #[cfg(test)]
@@ -180,28 +146,6 @@ mod tests {
             assert_eq!(helped(Failure::new(code, ""), &cli.command, &words).body().next, [next], "{words:?}");
             let own = Failure::new(code, "").next("mesh status");
             assert_eq!(helped(own.clone(), &cli.command, &words), own);
-        }
-    }
-
-    #[test]
-    fn what_is_missing_is_named_in_json_too() {
-        for (words, named) in [("mesh job show", "<ID>"), ("mesh job run echo --texxt a", "'--texxt'"), ("mesh credit transfer", "<")] {
-            let error = Cli::try_parse_from(words.split(' ')).unwrap_err();
-            let text = said(&error.to_string());
-            assert!(text.contains(named) && !text.contains("Usage"), "{text}");
-        }
-    }
-
-    #[test]
-    fn help_is_that_of_the_command() {
-        for (words, help) in [
-            ("mesh", "mesh --help"),
-            ("mesh frobnicate", "mesh --help"),
-            ("mesh job ls --state Done", "mesh job ls --help"),
-            ("mesh -o json job run echo job", "mesh --help"),
-            ("mesh job run echo --label a -o json", "mesh job run --help"),
-        ] {
-            assert_eq!(help_of(&words.split(' ').map(str::to_owned).collect::<Vec<_>>()), help, "{words}");
         }
     }
 }

@@ -1,11 +1,14 @@
 //! `mesh node`: the devices of the network.
 
-use bus_schemas::Code;
+use std::time::Duration;
+
 use bus_schemas::api::{DeviceInfo, DeviceList, ask};
 use bus_schemas::order::What;
+use bus_schemas::{Code, UnixMs};
 
 use super::args::{Cli, DrainArgs, NodeCommand};
 use super::client::Session;
+use super::duration;
 use super::failure::{Done, End, Failure};
 use super::operator;
 use super::output::{self, Output};
@@ -16,7 +19,13 @@ pub async fn run(cli: &Cli, command: &NodeCommand, output: &Output) -> Done {
     match command {
         NodeCommand::Ls => {
             let list = all(&session).await?;
-            output.print_list("node.ls", &list, &list.devices, |device| device.id.to_string(), || ls_text(&session, &list));
+            output.print_list(
+                "node.ls",
+                &list,
+                &list.devices,
+                |device| device.id.to_string(),
+                || ls_text(&session, &list, session.bus.time.now_ms()),
+            );
         }
         NodeCommand::Show { device } => {
             let device = find(&session, device).await?;
@@ -43,7 +52,9 @@ fn drain_text(device: &DeviceInfo) -> String {
     let (name, status) = (&device.name, &device.status);
     match device.draining {
         Some(_) => format!("{name} takes nothing new: {status}   next: mesh node drain {name} --undo"),
-        None => format!("{name} takes work again: {status}"),
+        None if matches!(status.as_str(), "idle" | "working") => format!("{name} takes work again: {status}"),
+        // Another reason than the drain keeps it from work: a pause, or it is away.
+        None => format!("{name} is drained no more; still {status}"),
     }
 }
 
@@ -80,25 +91,37 @@ fn pick(devices: Vec<DeviceInfo>, wanted: &str) -> Result<DeviceInfo, Failure> {
     }
 }
 
-fn ls_text(session: &Session, list: &DeviceList) -> String {
+fn ls_text(session: &Session, list: &DeviceList, now: UnixMs) -> String {
     let context = &session.context;
     let online = list.devices.iter().filter(|device| device.online).count();
-    let head = format!("{}   {} devices, {online} online   context: {}\n", context.network_name, list.devices.len(), context.name);
+    let held = list.holds_back.as_ref().map(|why| format!("{why}\n")).unwrap_or_default();
+    let head = format!("{}   {} devices, {online} online   context: {}\n{held}", context.network_name, list.devices.len(), context.name);
     if list.devices.is_empty() {
         return format!("{head}none yet; next: mesh init --join INVITE && mesh start");
     }
+    head + &table(list, now)
+}
+
+fn table(list: &DeviceList, now: UnixMs) -> String {
     let row = |device: &DeviceInfo| {
         [
             device.name.clone(),
             device.id.to_string(),
             device.status.clone(),
+            heard(device, now),
             device.tier.to_string(),
             device.kinds.join(", "),
             jobs(device),
             device.member.to_string(),
         ]
     };
-    head + &output::table(["NAME", "DEVICE", "STATUS", "TIER", "KINDS", "JOBS", "MEMBER"], list.devices.iter().map(row))
+    output::table(["NAME", "DEVICE", "STATUS", "HEARD", "TIER", "KINDS", "JOBS", "MEMBER"], list.devices.iter().map(row))
+}
+
+/// When it was last heard of, by the hub's clock: `3 s ago`.
+fn heard(device: &DeviceInfo, now: UnixMs) -> String {
+    let ago = |at: UnixMs| duration::ago(Duration::from_millis(now.saturating_sub(at)));
+    device.last_heard_at.map_or_else(|| "never".to_owned(), ago)
 }
 
 /// What an offline one said last is old.
@@ -150,6 +173,7 @@ mod tests {
             status: "idle".into(),
             draining: None,
             last_seen: None,
+            last_heard_at: None,
             kinds: vec![],
             capabilities: vec![],
             total: Resources::default(),
@@ -165,6 +189,23 @@ mod tests {
         let offline = DeviceInfo { online: false, ..online.clone() };
         assert!(show_text(&online).contains("  jobs     2\n"), "{}", show_text(&online));
         assert!(show_text(&offline).contains("  jobs     -\n"), "{}", show_text(&offline));
+    }
+
+    #[test]
+    fn a_list_says_when_each_was_last_heard_of() {
+        let list =
+            |at: Option<u64>| DeviceList { devices: vec![DeviceInfo { last_heard_at: at, ..device(1, "laptop-a") }], holds_back: None };
+        let now = 1_800_000_000_000;
+        for (at, said) in [
+            (None, "never"),
+            (Some(now + 400), "0 s ago"),
+            (Some(now - 3_900), "3 s ago"),
+            (Some(now - 250_000), "4 min 10 s ago"),
+            (Some(now - 7_500_000), "2 h 5 min ago"),
+        ] {
+            let told = table(&list(at), now);
+            assert!(told.contains(&format!("  idle    {said}  ")) && told.contains("  HEARD "), "{told}");
+        }
     }
 
     #[test]

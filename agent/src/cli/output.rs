@@ -2,6 +2,7 @@
 
 use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -29,8 +30,11 @@ impl Format {
     pub fn from_words(words: &[String]) -> Self {
         let after = |at: usize| words.get(at + 1).map(String::as_str);
         let named = words.iter().enumerate().find_map(|(at, word)| match word.as_str() {
-            "-o" | "--output" => after(at),
-            other => other.strip_prefix("--output=").or_else(|| other.strip_prefix("-o").filter(|rest| !rest.is_empty())),
+            "--output" => after(at),
+            other => other.strip_prefix("--output=").or_else(|| match short_output(other)? {
+                "" => after(at),
+                value => Some(value.strip_prefix('=').unwrap_or(value)),
+            }),
         });
         match named {
             Some("json") => Self::Json,
@@ -42,6 +46,11 @@ impl Format {
     pub fn is_json(self) -> bool {
         matches!(self, Self::Json | Self::Jsonl)
     }
+}
+
+/// What stands behind `-o` in a word of short options, such as `-ojson` or `-qo`.
+fn short_output(word: &str) -> Option<&str> {
+    word.strip_prefix('-').filter(|rest| !rest.starts_with('-'))?.trim_start_matches(['q', 'v']).strip_prefix('o')
 }
 
 /// When to colour.
@@ -107,6 +116,13 @@ impl Output {
             Format::Id => items.iter().for_each(|item| self.line(&id(item))),
             Format::Json => self.line(&json(command, body)),
             Format::Jsonl => items.iter().for_each(|item| self.line(&json(command, item))),
+        }
+    }
+
+    /// Lines of items or ids have no place for the age of their list: it goes where hints go.
+    pub fn warn_of_age(&self, as_of: Option<&str>, behind_ms: Option<u64>) {
+        if let (Format::Jsonl | Format::Id, Some(old)) = (self.format, old(as_of, behind_ms)) {
+            self.warn(&format!("{old}; next: mesh doctor"));
         }
     }
 
@@ -183,6 +199,24 @@ pub fn cut(text: &str, chars: usize) -> String {
     }
 }
 
+/// Records come into lists within a moment; a list that is older than this says so.
+const LATE: Duration = Duration::from_secs(3);
+
+/// What a list says of its own age, where it is not of now: `as_of` is up to when all records are in it.
+pub fn old(as_of: Option<&str>, behind_ms: Option<u64>) -> Option<String> {
+    let Some((as_of, behind)) = as_of.zip(behind_ms.map(Duration::from_millis)) else {
+        return Some("how old this list is cannot be told now: the gateway could not compare its records".to_owned());
+    };
+    let shown =
+        as_of.parse::<jiff::Timestamp>().map_or_else(|_| as_of.to_owned(), |at| format!("{}", at.strftime("%Y-%m-%d %H:%M:%S UTC")));
+    (behind > LATE).then(|| format!("as of {shown}, {}: newer records are not in this list yet", super::duration::ago(behind)))
+}
+
+/// As [`old`], as a line of its own before a list, with what to run next.
+pub fn age_line(as_of: Option<&str>, behind_ms: Option<u64>) -> String {
+    old(as_of, behind_ms).map(|old| format!("{old}; next: mesh doctor\n")).unwrap_or_default()
+}
+
 /// So many of something: `1 bid`, `2 bids`.
 pub fn count(n: u64, one: &str) -> String {
     if n == 1 { format!("1 {one}") } else { format!("{n} {one}s") }
@@ -240,6 +274,10 @@ mod tests {
             ("mesh job -o json", Format::Json),
             ("mesh --output=jsonl x", Format::Jsonl),
             ("mesh -ojson x", Format::Json),
+            ("mesh -o=json x", Format::Json),
+            ("mesh -qvo json x", Format::Json),
+            ("mesh -qojsonl x", Format::Jsonl),
+            ("mesh job ls --no-wait", Format::Human),
             ("mesh -o", Format::Human),
             ("mesh", Format::Human),
         ] {
@@ -257,6 +295,19 @@ mod tests {
     fn what_is_too_long_is_cut_between_characters() {
         for (text, cut_text) in [("abc", "abc"), ("abcd", "abc…"), ("üüüü", "üüü…"), ("ab d", "ab…"), ("", "")] {
             assert_eq!(cut(text, 3), cut_text, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_list_that_is_old_says_so() {
+        let at = Some("2027-01-15T22:41:03.120Z");
+        for (as_of, behind_ms, said) in [
+            (at, Some(0), ""),
+            (at, Some(3_000), ""),
+            (at, Some(31_400), "as of 2027-01-15 22:41:03 UTC, 31 s ago: newer records are not in this list yet; next: mesh doctor\n"),
+            (None, None, "how old this list is cannot be told now: the gateway could not compare its records; next: mesh doctor\n"),
+        ] {
+            assert_eq!(age_line(as_of, behind_ms), said);
         }
     }
 

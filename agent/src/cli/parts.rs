@@ -56,8 +56,12 @@ fn schedulers(ages_ms: impl Iterator<Item = u64>) -> Part {
     let silence = Timings::default().silence.as_millis();
     let heard = ages_ms.filter(|age| u128::from(*age) <= silence).count();
     match heard {
-        0 => Part::wrong("schedulers", "none is heard: jobs wait".into(), "mesh-scheduler run (its log says why it ended)"),
-        heard => Part::fine("schedulers", format!("{heard} heard")),
+        0 => Part::wrong(
+            "schedulers",
+            "none is heard: jobs wait".into(),
+            "mesh-scheduler run (its log says why it ended, or what it waits for)",
+        ),
+        heard => Part::fine("schedulers", format!("{heard} heard in the last {} s", silence / 1000)),
     }
 }
 
@@ -106,7 +110,8 @@ async fn replicas(bus: &Bus) -> Option<Part> {
     Some(nodes(info.leader.as_deref(), others.collect()))
 }
 fn nodes(leader: Option<&str>, others: Vec<(String, bool)>) -> Part {
-    let of = others.len() + 1;
+    // Without a leader whoever answers counts itself among the others.
+    let of = others.len() + usize::from(leader.is_some());
     let away: Vec<String> = others.into_iter().filter(|(_, current)| !current).map(|(name, _)| name).collect();
     match (leader, away.is_empty()) {
         (None, _) => Part::wrong("hub nodes", format!("JOBS has no leader among {of}"), "start the hub nodes that are away"),
@@ -126,7 +131,7 @@ mod tests {
     #[test]
     fn what_is_heard_is_counted_and_what_is_not_has_a_fix() {
         let cases = [
-            (schedulers([0, 19_000, 21_000].into_iter()), "2 heard", false),
+            (schedulers([0, 19_000, 21_000].into_iter()), "2 heard in the last 20 s", false),
             (schedulers([60_000].into_iter()), "none is heard: jobs wait", true),
             (writer(Some(1_000)), "one writes the books", false),
             (writer(Some(40_000)), "nobody has written the books for 40 s: holds and settlements wait", true),
@@ -136,7 +141,7 @@ mod tests {
                 "2 of 3 have all that they should; behind or away: hub-2",
                 true,
             ),
-            (nodes(None, vec![]), "JOBS has no leader among 1", true),
+            (nodes(None, ["hub-1", "hub-2", "hub-3"].map(|hub| (hub.into(), false)).into()), "JOBS has no leader among 3", true),
         ];
         for (part, detail, is_wrong) in cases {
             assert_eq!((part.detail.as_str(), part.fix.is_some()), (detail, is_wrong), "{part:?}");

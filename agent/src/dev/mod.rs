@@ -94,6 +94,39 @@ impl Open {
     }
 }
 
+impl DevArgs {
+    /// What starts such a stack again, from any folder.
+    pub fn again(&self, place: &place::Place) -> String {
+        let counts = [
+            ("--agents", self.agents, 2),
+            ("--hub", self.hub, 1),
+            ("--gateways", self.gateways, 1),
+            ("--schedulers", self.schedulers, 1),
+            ("--ledgers", self.ledgers, 1),
+        ];
+        let mut command = "mesh dev".to_owned();
+        for (flag, count, _) in counts.into_iter().filter(|(_, count, usual)| count != usual) {
+            command.push_str(&format!(" {flag} {count}"));
+        }
+        for (flag, port) in self.ports.given() {
+            command.push_str(&format!(" {flag} {port}"));
+        }
+        if self.random_ports {
+            command.push_str(" --random-ports");
+        }
+        if self.data_dir.is_some() {
+            command.push_str(&format!(" --data-dir {}", shell(&place.root.display().to_string())));
+        }
+        command
+    }
+}
+
+/// A word of a command as a shell takes it.
+pub fn shell(word: &str) -> String {
+    let plain = !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "/._-+:@".contains(c));
+    if plain { word.to_owned() } else { format!("'{}'", word.replace('\'', "'\\''")) }
+}
+
 fn hub_nodes(text: &str) -> Result<u8, String> {
     match text {
         "1" => Ok(1),
@@ -134,4 +167,30 @@ pub async fn run(args: &DevArgs, output: &Output) -> Done {
     let ended = stack.supervise(&mut stop).await;
     stack.stop(&mut stop).await;
     ended.map(|()| End::Fine)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: DevArgs,
+    }
+
+    #[test]
+    fn what_starts_it_again_is_a_command_of_any_folder() {
+        let place = |root: &str| place::Place { root: root.into(), temporary: false, socket: root.into() };
+        for (line, root, again) in [
+            ("dev", "/srv/x", "mesh dev"),
+            ("dev --data-dir data --hub 3", "/home/a/data", "mesh dev --hub 3 --data-dir /home/a/data"),
+            ("dev --data-dir data --agents 0", "/home/a b/it's", "mesh dev --agents 0 --data-dir '/home/a b/it'\\''s'"),
+            ("dev --random-ports --gateway-port 9000", "/srv/x", "mesh dev --gateway-port 9000 --random-ports"),
+        ] {
+            let parsed = Line::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"));
+            assert_eq!(parsed.args.again(&place(root)), again);
+        }
+    }
 }

@@ -29,6 +29,21 @@ pub struct PortArgs {
     pub device_port: Option<u16>,
 }
 
+impl PortArgs {
+    /// The flags that were given.
+    pub fn given(&self) -> impl Iterator<Item = (&'static str, u16)> {
+        let all = [
+            ("--gateway-port", self.gateway_port),
+            ("--hub-port", self.hub_port),
+            ("--leaf-port", self.leaf_port),
+            ("--ws-port", self.ws_port),
+            ("--monitor-port", self.monitor_port),
+            ("--device-port", self.device_port),
+        ];
+        all.into_iter().filter_map(|(flag, port)| Some((flag, port?)))
+    }
+}
+
 /// Of how many there are ports to choose.
 #[derive(Debug, Clone, Copy)]
 pub struct Counts {

@@ -315,7 +315,8 @@ const MAJOR_MIN: u32 = 15;
 /// # Errors
 /// Where there is none, or none new enough.
 pub async fn find_bin() -> Result<(PathBuf, String), Failure> {
-    let missing = |why: String| Failure::new(Code::MissingTool, why).next("make deps").next("export DATABASE_URL=postgresql://…");
+    let missing =
+        |why: String| Failure::new(Code::MissingTool, why).next("make deps").next("export DATABASE_URL=postgresql://USER@HOST/DATABASE");
     if let Some(named) = set("MESH_PG_BIN") {
         let named = PathBuf::from(named);
         return match version_in(&named).await {

@@ -118,7 +118,15 @@ pub enum Event {
     /// A process ended by itself and was started again.
     Restarted { role: Role, name: String, pid: u32, old_pid: u32, why: String },
     /// A process ended by itself and stays down.
-    Exited { role: Role, name: String, pid: u32, why: String },
+    Exited {
+        role: Role,
+        name: String,
+        pid: u32,
+        why: String,
+        /// Where a device is started again.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        home: Option<PathBuf>,
+    },
     /// A process was stopped.
     Stopped { role: Role, name: String, pid: u32 },
 }
@@ -128,10 +136,12 @@ impl Event {
         match self {
             Self::Started { name, pid, .. } => format!("{name} started (pid {pid})"),
             Self::Restarted { name, pid, why, .. } => format!("{name} ended ({why}) and was started again (pid {pid})"),
-            Self::Exited { role: Role::Agent, name, why, .. } => {
-                format!("{name} ended ({why}) and stays down; next: MESH_HOME=… mesh start")
+            Self::Exited { name, why, home, .. } => {
+                let next = home
+                    .as_ref()
+                    .map(|home| format!("; next: MESH_HOME={} mesh start --detach", super::shell(&home.display().to_string())));
+                format!("{name} ended ({why}) and stays down{}", next.unwrap_or_default())
             }
-            Self::Exited { name, why, .. } => format!("{name} ended ({why}) and stays down"),
             Self::Stopped { name, pid, .. } => format!("{name} stopped (pid {pid})"),
         }
     }

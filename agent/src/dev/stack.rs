@@ -22,7 +22,7 @@ use super::ports::{Counts, Ports, loopback};
 use super::postgres::Postgres;
 use super::ready::{AuditorIs, ContextsAre, DeviceIs, Event, GatewayAt, MemberIs, NatsAt, NodeAt, OperatorIs, PostgresAt, Process, Ready};
 use super::tools::{Tools, set};
-use super::{DevArgs, leftovers};
+use super::{DevArgs, leftovers, shell};
 use crate::cli::context::{self, Auditor, Context, Contexts, Identity};
 use crate::cli::failure::Failure;
 use crate::cli::output::{Output, json};
@@ -426,6 +426,8 @@ impl<'a> Stack<'a> {
             device: None,
             processes: Some(self.place.processes()),
             made_by_pid: Some(std::process::id()),
+            start_again: Some(self.args.again(&self.place)),
+            stopped: false,
         };
         let file = |name: &str| self.place.contexts().join(format!("{name}.json"));
         context.write(&file("mesh"))?;
@@ -502,7 +504,9 @@ impl<'a> Stack<'a> {
             return;
         }
         if self.args.agents == 0 {
-            self.output.line(&format!("next: MESH_HOME=DIR mesh init --join {} && MESH_HOME=DIR mesh start", ready.invite));
+            // In the stack's folder, so that it ends with the stack.
+            let home = shell(&self.place.agent("own").display().to_string());
+            self.output.line(&format!("next: export MESH_HOME={home} && mesh init --join {} && mesh start --detach", ready.invite));
             return;
         }
         let kind = if self.kinds.contains("embed") { "embed" } else { "echo" };

@@ -159,8 +159,9 @@ impl Stack<'_> {
     async fn down(&mut self, index: usize, why: String) {
         let child = &self.children[index];
         let (name, pid) = (child.spec.name.clone(), child.pid);
-        self.event(&Event::Exited { role: child.spec.role, name: name.clone(), pid, why });
         let home = self.place.agent(&name);
+        let of_device = (child.spec.role == Role::Agent).then(|| home.clone());
+        self.event(&Event::Exited { role: child.spec.role, name: name.clone(), pid, why, home: of_device });
         let orphan = tokio::task::spawn_blocking(move || leftovers::stop_orphan_of(&home)).await;
         if let Ok(Some(pid)) = orphan {
             self.event(&Event::Stopped { role: Role::Leaf, name: format!("{name}-leaf"), pid });
@@ -203,7 +204,7 @@ impl Stack<'_> {
             }
         }
         if let (Some(name), Ok(contexts)) = (self.context.take(), Contexts::of_user()) {
-            contexts.remove(&name);
+            contexts.stopped(&name);
         }
         if let Some(mut guard) = self.guard.take() {
             if let Some(mut stdin) = guard.stdin.take() {
@@ -212,6 +213,10 @@ impl Stack<'_> {
             let _ = guard.wait();
         }
         self.place.clear();
+        if self.ready.is_some() {
+            let data = if self.place.temporary { "; its data are gone" } else { "" };
+            self.output.say(&format!("stopped{data}; next: {}", self.args.again(&self.place)));
+        }
     }
 }
 

@@ -209,6 +209,7 @@ impl Agent {
         let cancelled = matches!(outcome, Outcome::Cancelled);
         let count = match &outcome {
             Outcome::Completed(_) => &mut self.totals.completed,
+            Outcome::Failed(failure) if failure.class == FailureClass::DeviceDeclined => &mut self.totals.handed_back,
             Outcome::Failed(_) => &mut self.totals.failed,
             Outcome::Cancelled => &mut self.totals.cancelled,
         };

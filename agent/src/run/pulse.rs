@@ -9,19 +9,47 @@ use bus_schemas::api::{DeviceInfo, ask};
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::id::Asker;
 use bus_schemas::limits::UNSETTLED_LISTED_MAX;
+use bus_schemas::network::Draining;
 use bus_schemas::resources::claimed_tier;
 use bus_schemas::subject;
 use bytes::Bytes;
 
 use super::state::{Agent, Happened};
+use crate::local::{LinkStatus, Status};
 
 /// While the hub is away it is tried this often; at first more often, since a fresh link takes less than a tenth of a second.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 const TRY_SOON: Duration = Duration::from_millis(50);
 const SOON: Duration = Duration::from_secs(5);
 const ANSWER_MAX: Duration = Duration::from_secs(2);
-/// Less than `mesh status` waits for all of it.
-const RECORD_WITHIN: Duration = Duration::from_millis(700);
+/// So long an answer waits for what is not known here: a gateway that is there answers within a few milliseconds, and where none does
+/// the last word counts.
+const ASKED_WITHIN: Duration = Duration::from_millis(150);
+
+/// A question of this machine, with what was to be asked elsewhere first; a late answer is none.
+pub struct Asked {
+    reply: async_nats::Subject,
+    /// Messages that wait for the hub.
+    outbox: Option<u64>,
+    record: Option<SetAside>,
+}
+
+/// Why nobody offers it work, where that stands in its record and not here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetAside {
+    revoked: bool,
+    draining: Option<Draining>,
+}
+impl SetAside {
+    fn of(info: DeviceInfo) -> Self {
+        Self { revoked: info.status == "revoked", draining: info.draining }
+    }
+    /// In words, where it has so many jobs now.
+    fn said(&self, jobs: usize) -> Option<String> {
+        let revoked = self.revoked.then(|| "it was revoked".to_owned());
+        revoked.or_else(|| Some(self.draining.as_ref()?.status(jobs)))
+    }
+}
 
 impl Agent {
     /// Sends a heartbeat and sets when the next one is due.
@@ -62,6 +90,14 @@ impl Agent {
     }
 
     pub fn on_beat(&mut self, answer: Result<Duration, String>) {
+        self.note_beat(answer);
+        let words = self.local.is_some().then(|| crate::leaf::last_words(&self.home)).flatten();
+        for (what, found) in reached(&self.link, words, &self.device.leaf_url) {
+            self.health.tell(what, found);
+        }
+    }
+
+    fn note_beat(&mut self, answer: Result<Duration, String>) {
         match answer {
             Ok(took) => {
                 if !self.link.up {
@@ -105,19 +141,52 @@ impl Agent {
         }
     }
 
-    /// Answers `mesh.status` on the local server.
+    /// Hears `mesh.status` on the local server: what is not known here is asked for, and then it is answered.
     pub fn on_question(&mut self, message: Message) {
         let (Some(local), Some(reply)) = (self.local.clone(), message.reply) else { return };
-        let mut status = self.status();
+        let (device, happened) = (self.trust.device, self.happened.clone());
         let uplink = self.link.up.then(|| self.uplink.clone());
         tokio::spawn(async move {
-            let (outbox, record) = tokio::join!(local.outbox_waiting(), of_record(uplink, status.id));
-            status.outbox = outbox;
-            // Its own reason comes first: that one it can do something about.
-            status.not_working = status.not_working.or(record.and_then(|info| set_aside(&info)));
-            let body = serde_json::to_vec(&status).unwrap_or_default();
-            let _ = local.bus.client.publish(reply, body.into()).await;
+            let outbox = async { tokio::time::timeout(ASKED_WITHIN, local.outbox_waiting()).await.ok().flatten() };
+            let (outbox, record) = tokio::join!(outbox, of_record(uplink, device));
+            let _ = happened.send(Happened::Asked(Asked { reply, outbox, record: record.map(SetAside::of) }));
         });
+    }
+
+    /// Answers with what is so now.
+    pub async fn on_asked(&mut self, asked: Asked) {
+        let Some(local) = &self.local else { return };
+        if let Some(record) = asked.record {
+            self.set_aside = record;
+        }
+        let status = self.status();
+        let not_working = both(status.not_working.clone(), self.set_aside.said(status.waiting + status.running));
+        let status = Status { outbox: asked.outbox, not_working, ..status };
+        let _ = local.bus.client.publish(asked.reply, serde_json::to_vec(&status).unwrap_or_default().into()).await;
+    }
+}
+
+/// Both reasons where there are two; its own comes first: that one it can do something about.
+fn both(own: Option<String>, set_aside: Option<String>) -> Option<String> {
+    match (own, set_aside) {
+        (Some(own), Some(set_aside)) => Some(format!("{own}; also {set_aside}")),
+        (own, set_aside) => own.or(set_aside),
+    }
+}
+
+/// For `/readyz`, beside what decides: the link to the network, and whether the hub behind it keeps what is sent. A device whose hub is
+/// away is ready all the same: it keeps what is submitted, and goes on with what it has.
+fn reached(link: &LinkStatus, words: Option<String>, to: &str) -> [(&'static str, Result<String, String>); 2] {
+    match (link.up, words) {
+        (true, _) => {
+            let took = link.round_trip_us.map(|us| format!(" after {} ms", us / 1000)).unwrap_or_default();
+            [("link", Ok(format!("up, to {to}"))), ("hub", Ok(format!("kept the last heartbeat{took}")))]
+        }
+        (false, words) => {
+            let why = link.why.clone().unwrap_or_else(|| "no word from the hub".to_owned());
+            let link = words.map_or_else(|| Ok(format!("to {to}; nothing is said against it")), |words| Err(format!("to {to}: {words}")));
+            [("link", link), ("hub", Err(why))]
+        }
     }
 }
 
@@ -125,22 +194,34 @@ impl Agent {
 async fn of_record(uplink: Option<Bus>, device: DeviceId) -> Option<DeviceInfo> {
     let question = serde_json::to_vec(&ask::ById { id: device.to_string() }).ok()?;
     let subject = subject::api(&Asker::Device(device), "device.show");
-    let answer = uplink?.ask_bytes(subject, question.into(), RECORD_WITHIN).await.ok()?;
+    let answer = uplink?.ask_bytes(subject, question.into(), ASKED_WITHIN).await.ok()?;
     serde_json::from_slice(&answer).ok()
-}
-
-/// Why nobody offers it work, where that stands in its record and not here.
-fn set_aside(info: &DeviceInfo) -> Option<String> {
-    let revoked = (info.status == "revoked").then(|| "it was revoked".to_owned());
-    revoked.or_else(|| info.draining.as_ref().map(ToString::to_string))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use bus_schemas::Signer;
-    use bus_schemas::network::Draining;
     use bus_schemas::resources::Resources;
+
+    #[test]
+    fn link_and_hub_are_told_apart() {
+        let link = |up, why: Option<&str>| LinkStatus { up, round_trip_us: up.then_some(12_345), why: why.map(str::to_owned) };
+        let told = |link: LinkStatus, words: Option<&str>| reached(&link, words.map(str::to_owned), "nats://hub:7422");
+        let fine = [("link", Ok("up, to nats://hub:7422".into())), ("hub", Ok("kept the last heartbeat after 12 ms".into()))];
+        assert_eq!(told(link(true, None), Some("an old word")), fine);
+        let [link_up, hub] = told(link(false, Some("no answer in time")), None);
+        assert!(link_up.1.is_ok() && hub == ("hub", Err("no answer in time".into())), "{link_up:?} {hub:?}");
+        let [link_down, _] = told(link(false, Some("no answer in time")), Some("connection refused"));
+        assert_eq!(link_down, ("link", Err("to nats://hub:7422: connection refused".into())));
+    }
+
+    #[test]
+    fn a_device_that_is_paused_and_drained_tells_both() {
+        let word = |text: &str| Some(text.to_owned());
+        assert_eq!(both(word("paused"), word("drained")), word("paused; also drained"));
+        assert_eq!((both(None, word("drained")), both(word("paused"), None), both(None, None)), (word("drained"), word("paused"), None));
+    }
 
     #[test]
     fn what_stands_in_its_record_is_said_here() {
@@ -149,7 +230,7 @@ mod tests {
         for (status, draining, said) in [
             ("idle", None, None),
             ("working", None, None),
-            ("drained since", Some(draining), Some("draining since 2027-01-15 08:00:00 UTC: new disk")),
+            ("drained, as asked at", Some(draining), Some("draining since 2027-01-15 08:00:00 UTC: new disk; 2 jobs to end")),
             ("revoked", None, Some("it was revoked")),
         ] {
             let info = DeviceInfo {
@@ -164,6 +245,7 @@ mod tests {
                 status: status.into(),
                 draining,
                 last_seen: None,
+                last_heard_at: None,
                 kinds: vec![],
                 capabilities: vec![],
                 total: Resources::default(),
@@ -171,7 +253,9 @@ mod tests {
                 jobs: 0,
                 version: None,
             };
-            assert_eq!(set_aside(&info).as_deref(), said, "{status}");
+            assert_eq!(SetAside::of(info).said(2).as_deref(), said, "{status}");
         }
+        let draining = Some(Draining { at: 1_800_000_000_000, by: "operator".into(), reason: None });
+        assert_eq!(SetAside { revoked: false, draining }.said(0).as_deref(), Some("drained, as asked at 2027-01-15 08:00:00 UTC"));
     }
 }

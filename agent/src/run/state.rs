@@ -28,6 +28,7 @@ use crate::outbox::Counts;
 use crate::receipts::{Number, Unsettled};
 use crate::run::asleep::Asleep;
 use crate::run::parts::Parts;
+use crate::run::pulse::{Asked, SetAside};
 use crate::run::store::Store;
 use crate::work::Work;
 
@@ -55,6 +56,8 @@ pub enum Happened {
     },
     /// A heartbeat's answer: how long it took, or why there was none.
     Beat(Result<Duration, String>),
+    /// This machine asked how the device does, and what was to be found out for that is there.
+    Asked(Asked),
     /// The books were looked at; what is wrong with them.
     Books(Option<Problem>),
     /// The device's own store was looked at.
@@ -176,6 +179,8 @@ pub struct Agent {
     pub next_beat: Instant,
     pub next_look: Instant,
     pub link: LinkStatus,
+    /// What its record says of it, by the last answer.
+    pub set_aside: SetAside,
     /// What is wrong with the network's books.
     pub alarm: Option<Problem>,
     pub totals: Totals,
@@ -233,6 +238,7 @@ impl Agent {
             next_beat: now,
             next_look: now,
             link: LinkStatus::default(),
+            set_aside: SetAside::default(),
             alarm: None,
             totals: Totals::default(),
             local_url: None,

@@ -16,7 +16,7 @@ use crate::scheduler::Scheduler;
 const DISK_MB: u32 = 64;
 
 /// Status and body of `/readyz`.
-async fn ready(port: u16) -> Option<(bool, String)> {
+pub async fn ready(port: u16) -> Option<(bool, String)> {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.ok()?;

@@ -85,6 +85,7 @@ impl Network {
             device: DeviceName { id: device.device_id(), did: device },
             member: MemberName { id: member.member_id(), did: member },
             settings,
+            told: None,
         })
         .unwrap();
         home
@@ -314,13 +315,26 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if let Some(pid) = Home::live_pid(&self.home.nats_pid()).and_then(|pid| rustix::process::Pid::from_raw(i32::try_from(pid).ok()?)) {
+        for pid in servers_of(&self.home).into_iter().filter_map(rustix::process::Pid::from_raw) {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
         if std::thread::panicking() {
             eprintln!("{}", std::fs::read_to_string(log(&self.home)).unwrap_or_default());
         }
     }
+}
+
+/// The servers that run on a home's configuration, also where the home, and with it the file that names its server, is gone already.
+fn servers_of(home: &Home) -> Vec<i32> {
+    let folder = home.nats().display().to_string();
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|process| process.file_name().to_str()?.parse::<i32>().ok());
+    let of_home = |pid: &i32| {
+        let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let words: Vec<_> = command.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+        words[0].contains("nats-server") && words.iter().any(|word| word.starts_with(&folder))
+    };
+    pids.filter(of_home).collect()
 }
 
 fn log(home: &Home) -> PathBuf {

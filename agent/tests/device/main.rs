@@ -57,10 +57,17 @@ async fn next(subscriber: &mut async_nats::Subscriber) -> async_nats::Message {
 async fn what_is_submitted_while_the_hub_is_away_gets_there() {
     let network = Network::new();
     let home = network.device(echo_only());
-    let mut agent = Running::start(&home, &[]);
+    let port = hub::free_port();
+    let http = format!("127.0.0.1:{port}");
+    let mut agent = Running::start(&home, &[("MESH_HTTP", &http)]);
     let local = agent.local().await;
     let status = agent.until(&local, "the agent", |_| true).await;
     assert!(!status.link.up && status.outbox == Some(0), "{status:?}");
+    // It is ready, since it keeps what comes, and says beside that nobody is there to send it to.
+    let alone =
+        eventually("word of the hub", || async { disk::ready(port).await.filter(|(_, body)| body.contains("\"hub\":{\"ok\":false")) })
+            .await;
+    assert!(alone.0 && alone.1.contains("\"link\":{\"ok\":"), "{alone:?}");
 
     let job = Bytes::from_static(br#"{"kind":"echo","text":"hi"}"#);
     let mut headers = HeaderMap::new();
@@ -87,9 +94,15 @@ async fn what_is_submitted_while_the_hub_is_away_gets_there() {
 
     // A restart of the agent loses nothing either.
     agent.stop().await;
-    let agent = Running::start(&home, &[]);
+    let agent = Running::start(&home, &[("MESH_HTTP", &http)]);
     let local = agent.local().await;
     let hub = network.start_hub().await;
+    eventually("both to be there", || async {
+        let (is_ready, body) = disk::ready(port).await?;
+        let there = ["hub", "link"].iter().all(|what| body.contains(&format!("\"{what}\":{{\"ok\":true")));
+        (is_ready && there).then_some(())
+    })
+    .await;
     let stored = eventually("both submissions", || async {
         let messages = hub.bus.from_seq("SUBMIT", 1, 10).await.unwrap();
         (messages.len() == 2).then_some(messages)

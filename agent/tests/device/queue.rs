@@ -113,13 +113,15 @@ async fn a_full_queue_drops_the_oldest() {
     assert_eq!(status.running, 1);
     assert!(in_work(&at).await.contains(&running), "what runs is never dropped");
 
-    // After a restart the dropped ones are not taken up again: 64 and the one that ran.
+    // After a restart the dropped ones are not taken up again.
     at.scheduler.control(Verb::Closed { attempts: gone.iter().map(|attempt| crate::scheduler::closed(*attempt)).collect() }).await;
     at.agent.kill();
     at.agent = crate::hub::Running::start(&at.home, &[]);
     at.local = at.agent.local().await;
     let status = at.agent.until(&at.local, "the link", |status| status.link.up).await;
-    assert_eq!(status.running + status.waiting, QUEUE_MAX + 1);
+    // The high one goes first, and may be done by now; the next one, which ran before, lasts.
+    let left = status.running + status.waiting;
+    assert!((QUEUE_MAX..=QUEUE_MAX + 1).contains(&left), "{left}");
     let here = in_work(&at).await;
     assert!(here.contains(&running) && gone.iter().all(|attempt| !here.contains(attempt)));
 }

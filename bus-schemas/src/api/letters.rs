@@ -49,4 +49,10 @@ pub struct LetterList {
     /// Pass as `cursor` for the next page.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cursor: Option<String>,
+    /// Up to when all that was recorded is in this list, and how long ago that was, in milliseconds: a moment as a rule, more while the records
+    /// are not taken in. Absent where that is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub behind_ms: Option<u64>,
 }

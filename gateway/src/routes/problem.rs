@@ -38,8 +38,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 }
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-        let mut response = (status, Json(self.0)).into_response();
+        let Self(mut body) = self;
+        let status = StatusCode::from_u16(body.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let requests: Vec<String> = body.next.iter().filter_map(|command| request_of(command)).collect();
+        body.next.extend(requests);
+        let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::UNAUTHORIZED {
@@ -47,6 +50,27 @@ impl IntoResponse for Refusal {
         }
         response
     }
+}
+
+/// The request that does what a command of `mesh` does, where there is one: whoever asks over HTTP may have no other way.
+fn request_of(command: &str) -> Option<String> {
+    let words: Vec<&str> = command.split(' ').collect();
+    let request = match words.as_slice() {
+        ["mesh", "job", "ls"] => "GET /api/v1/jobs".to_owned(),
+        ["mesh", "job", "show" | "wait", id] => format!("GET /api/v1/jobs/{id}"),
+        ["mesh", "job", "explain", id] => format!("GET /api/v1/jobs/{id}/explain"),
+        ["mesh", "job", "retry", id] => format!("POST /api/v1/jobs/{id}/retry"),
+        ["mesh", "job", "run", "echo", "--text", text] => format!(r#"POST /api/v1/jobs {{"kind":"echo","text":"{text}"}}"#),
+        ["mesh", "node", "ls"] => "GET /api/v1/devices".to_owned(),
+        ["mesh", "dlq", "ls"] => "GET /api/v1/dlq".to_owned(),
+        ["mesh", "dlq", "show", id] => format!("GET /api/v1/dlq/{id}"),
+        ["mesh", "credit", "balance"] => "GET /api/v1/balance".to_owned(),
+        ["mesh", "credit", "history"] => "GET /api/v1/credit/history".to_owned(),
+        ["mesh", "blob", "put", _] => "POST /api/v1/blobs".to_owned(),
+        ["mesh", "doctor"] => "GET /readyz".to_owned(),
+        _ => return None,
+    };
+    Some(request)
 }
 
 /// What a client that sends too much may go on sending before it hears so: cut off at once, it would not hear it.
@@ -190,6 +214,26 @@ mod tests {
         ];
         for (query, code, detail) in rows {
             assert_eq!(refused::<Consistency>(&ledger::CONSISTENCY, query), (code, detail.to_owned()), "{query}");
+        }
+    }
+
+    #[test]
+    fn whoever_asks_over_http_is_told_a_request_too() {
+        for (command, request) in [
+            (Code::NotFinished.next(), Some("GET /api/v1/jobs/ID")),
+            (Code::JobFailed.next(), Some("GET /api/v1/jobs/ID/explain")),
+            (Code::TriedAgain.next(), Some("POST /api/v1/jobs/ID/retry")),
+            (Code::NoSuchLetter.next(), Some("GET /api/v1/dlq")),
+            (Code::CannotResend.next(), Some("GET /api/v1/dlq/ID")),
+            (Code::NoSuchDevice.next(), Some("GET /api/v1/devices")),
+            (Code::TooLittleMana.next(), Some("GET /api/v1/balance")),
+            (Code::Empty.next(), Some(r#"POST /api/v1/jobs {"kind":"echo","text":"hello"}"#)),
+            (Code::TooLarge.next(), Some("POST /api/v1/blobs")),
+            (Code::Unavailable.next(), Some("GET /readyz")),
+            ("GET /api/v1/jobs", None),
+            ("mesh sign FILE", None),
+        ] {
+            assert_eq!(request_of(command).as_deref(), request, "{command}");
         }
     }
 

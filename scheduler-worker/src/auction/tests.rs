@@ -26,7 +26,7 @@ fn quote(price: i64, start: u64, duration: u64, free: u32) -> Quote {
 }
 
 fn job(n: u8, answers: Vec<Option<BidAnswer>>) -> Bidding {
-    Bidding { job: JobId(Cid::of(&[n])), hold: MilliMana::new(1000).unwrap(), gives_up_at: 60_000, answers }
+    Bidding { job: JobId(Cid::of(&[n])), hold: MilliMana::new(1000).unwrap(), gives_up_at: 60_000, left_out: vec![], answers }
 }
 
 #[test]
@@ -77,6 +77,33 @@ fn reputation_weighs_most_but_one_round_in_ten_prefers_newcomers() {
     let quotes = [(900, 0, 5, 0), (1, 0, 5, 10_000)];
     assert_eq!(order(&devices, 7, &quotes), ["d1", "d2"]);
     assert_eq!(order(&devices, 70, &quotes), ["d2", "d1"]);
+    let candidates: Vec<Candidate<'_>> = devices.iter().map(|device| Candidate { device, round_trip_ms: 1 }).collect();
+    let answers = vec![Some(BidAnswer::Bid(quote(900, 0, 5, 0))), Some(BidAnswer::Bid(quote(1, 0, 5, 10_000)))];
+    let said = decide(&Weights::default(), Window { round: 70, at: 1, took_ms: 1 }, &candidates, &[], &[job(1, answers)]);
+    let why = &said[0].decision.why;
+    assert_eq!(why, "d2 has fewer than 10 results, and one round in ten prefers such (second: d1); 2 bid, 0 did not");
+    // One that wins by its score owes nothing to the preference.
+    let devices = [view(1, 50, 500), view(2, 90, 3)];
+    let candidates: Vec<Candidate<'_>> = devices.iter().map(|device| Candidate { device, round_trip_ms: 1 }).collect();
+    let answers = vec![Some(BidAnswer::Bid(quote(1, 0, 5, 0))), Some(BidAnswer::Bid(quote(1, 0, 5, 0)))];
+    let said = decide(&Weights::default(), Window { round: 70, at: 1, took_ms: 1 }, &candidates, &[], &[job(1, answers)]);
+    assert!(said[0].decision.why.starts_with("d2 scores "), "{}", said[0].decision.why);
+}
+
+#[test]
+fn who_was_left_out_stands_in_the_record_and_counts() {
+    let device = view(1, 50, 50);
+    let candidates = [Candidate { device: &device, round_trip_ms: 1 }];
+    let reasons = vec!["it failed this job before: attempt 1, Timeout".to_owned()];
+    let left_out = Considered { device: view(2, 50, 50).id, name: "d2".into(), verdict: Verdict::Out { reasons } };
+    for (answer, why) in [
+        (Some(BidAnswer::Bid(quote(1, 0, 5, 0))), "d1 was the only one to bid; 1 bid, 0 did not"),
+        (Some(BidAnswer::No(Decline::Paused)), "0 of 2 devices took it: paused by its owner"),
+    ] {
+        let bidding = Bidding { left_out: vec![left_out.clone()], ..job(1, vec![answer]) };
+        let said = decide(&Weights::default(), Window { round: 7, at: 1, took_ms: 1 }, &candidates, &[], &[bidding]);
+        assert_eq!((said[0].decision.why.as_str(), said[0].decision.considered.last()), (why, Some(&left_out)));
+    }
 }
 
 #[test]

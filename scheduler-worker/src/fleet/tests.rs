@@ -237,3 +237,40 @@ fn the_next_silence_is_known_beforehand() {
     assert_eq!(world.fleet.sweep(due, 0).len(), 1);
     assert_eq!(world.fleet.silent_at(), Some(world.start + Duration::from_secs(25)));
 }
+
+#[test]
+fn any_word_of_a_device_counts_until_it_is_gone() {
+    let mut world = world(2);
+    let id = signer(1).public().device_id();
+    let (start, at) = (world.start, |at| Duration::from_secs(at));
+    let gone_at = |world: &World, now| world.fleet.gone_at(&id, start + at(now)).map(|gone| (gone - start).as_secs());
+    world.beat(1, 0, true).unwrap();
+    for now in (5..=30).step_by(5) {
+        world.beat(2, now, true).unwrap();
+        assert_eq!(world.sweep(now), usize::from(now == 30), "{now}");
+        if now == 10 {
+            world.fleet.heard(&id, start + at(10));
+            assert_eq!(world.fleet.get(&id).unwrap().heard_at(), Some(start), "no heartbeat: it did not say what it has");
+            assert_eq!(world.fleet.silent_at(), Some(start + at(30)));
+        }
+        let expected = [Some(20), Some(30), Some(30), Some(30), Some(30), None];
+        assert_eq!(gone_at(&world, now), expected[usize::try_from(now / 5).unwrap() - 1], "{now}");
+    }
+    world.fleet.heard(&id, start + at(31));
+    assert!(world.away(1).unwrap().starts_with("offline since "), "it is back with its next heartbeat");
+    world.beat(1, 32, true).unwrap();
+    assert_eq!(gone_at(&world, 32), Some(52));
+    assert_eq!(gone_at(&world, 60), None, "the bus does not work");
+}
+
+#[test]
+fn a_mass_silence_says_when_it_ends() {
+    let mut world = world(6);
+    (1..=6).for_each(|n| assert!(world.beat(n, 0, true).is_ok()));
+    for at in [9, 18, 20] {
+        world.beat(6, at, true).unwrap();
+        assert_eq!(world.sweep(at), 0);
+    }
+    let told = world.fleet.mass_silence().unwrap().told(SILENCE);
+    assert_eq!(told, HoldBack { gone: 5, there: 6, until: 60_000, follow_ms: 10_000 });
+}

@@ -8,6 +8,7 @@ use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignme
 use bus_schemas::envelope::encode;
 use bus_schemas::event::{Event, EventKind};
 use bus_schemas::heartbeat::Heartbeat;
+use bus_schemas::limits::QUEUE_MAX;
 use bus_schemas::offer::{Bid, BidAnswer, Decline, Offer, Quote};
 use bus_schemas::receipt::{Failure, Outcome, Receipt, ReceiptMessage, ResultRef};
 use bus_schemas::resources::Resources;
@@ -21,7 +22,9 @@ use super::net;
 #[derive(Clone)]
 pub struct Script {
     pub kinds: Vec<String>,
+    /// What it bids: it begins after this and what it holds, and each job takes it so long.
     pub start_in_ms: u64,
+    pub job_ms: u64,
     pub on_offer: OnOffer,
     pub on_assign: OnAssign,
 }
@@ -49,7 +52,7 @@ pub enum OnAssign {
 }
 impl Script {
     pub fn echo() -> Self {
-        Self { kinds: vec!["echo".into()], start_in_ms: 0, on_offer: OnOffer::Bid, on_assign: OnAssign::Echo }
+        Self { kinds: vec!["echo".into()], start_in_ms: 0, job_ms: 1, on_offer: OnOffer::Bid, on_assign: OnAssign::Echo }
     }
     pub fn that(self, on_assign: OnAssign) -> Self {
         Self { on_assign, ..self }
@@ -86,6 +89,17 @@ struct State {
     muted: bool,
     /// Does not stop what it is told to stop.
     deaf_to_cancels: bool,
+}
+impl State {
+    /// Jobs that it has and has not ended.
+    fn held(&self) -> usize {
+        self.kept.values().filter(|kept| kept.receipt.is_none()).count()
+    }
+}
+
+/// Whether it has no place for one more job of this kind.
+fn is_full(kind: &str, held: usize) -> bool {
+    kind != "echo" && held >= QUEUE_MAX
 }
 
 pub struct Device {
@@ -278,32 +292,34 @@ impl Hands {
         let offers = Batch::decode(&message.payload).unwrap().verify::<Offer>(verifier).unwrap();
         let reply = message.reply.clone().expect("an offer has a reply");
         let to: InstanceId = reply.rsplit('.').next().unwrap().parse().unwrap();
-        let script = {
+        let (script, held) = {
             let mut state = self.state.lock().unwrap();
             state.offers += offers.len();
             state.offered_units.extend(offers.iter().map(|offer| offer.units));
             state.bids_messages += 1;
-            state.script.clone()
+            (state.script.clone(), state.held())
         };
-        let answer = match &script.on_offer {
-            OnOffer::Ignore => return,
-            OnOffer::No(decline) => BidAnswer::No(decline.clone()),
-            OnOffer::Bid => {
-                BidAnswer::Bid(Quote { price_mmana: MilliMana::mana(1), start_in_ms: script.start_in_ms, duration_ms: 1, free_bp: 10_000 })
-            }
+        let answer = |kind: &str| match &script.on_offer {
+            OnOffer::Ignore => None,
+            OnOffer::No(decline) => Some(BidAnswer::No(decline.clone())),
+            OnOffer::Bid if is_full(kind, held) => Some(BidAnswer::No(Decline::QueueFull)),
+            OnOffer::Bid => Some(BidAnswer::Bid(Quote {
+                price_mmana: MilliMana::mana(1),
+                start_in_ms: script.start_in_ms + held as u64 * script.job_ms,
+                duration_ms: script.job_ms,
+                free_bp: 10_000,
+            })),
         };
         let bids: Vec<Bid> = offers
             .iter()
-            .map(|offer| Bid {
-                net: net(),
-                device: self.id,
-                to: to.clone(),
-                at: 1,
-                job: offer.job,
-                round: offer.round,
-                answer: answer.clone(),
+            .filter_map(|offer| {
+                let answer = answer(&offer.kind)?;
+                Some(Bid { net: net(), device: self.id, to: to.clone(), at: 1, job: offer.job, round: offer.round, answer })
             })
             .collect();
+        if bids.is_empty() {
+            return;
+        }
         self.bus.client.publish(reply, self.signer.batch(&bids).encode().into()).await.unwrap();
     }
 
@@ -347,7 +363,9 @@ impl Hands {
                             continue;
                         }
                         if let Some(kept) = state.kept.get_mut(&attempt) {
-                            kept.receipt.get_or_insert_with(|| receipt(&kept.assignment, attempt, Outcome::Cancelled));
+                            let claimed_ms = u64::from(!queues);
+                            let stopped = || Receipt { claimed_ms, ..receipt(&kept.assignment, attempt, Outcome::Cancelled) };
+                            kept.receipt.get_or_insert_with(stopped);
                             send.push(attempt);
                         }
                     }
@@ -383,7 +401,10 @@ impl Hands {
             let spec: serde_json::Value = serde_json::from_slice(&payload.body).unwrap();
             let text = spec["text"].as_str().unwrap_or_default().to_owned();
             let assignment = assignment.into_body();
-            let on_assign = state.script.on_assign.clone();
+            let mut on_assign = state.script.on_assign.clone();
+            if is_full(spec["kind"].as_str().unwrap_or_default(), state.held()) {
+                on_assign = OnAssign::Decline(Decline::QueueFull);
+            }
             let outcome = match &on_assign {
                 OnAssign::Decline(decline) => {
                     answers.push(AssignAnswer::Declined(decline.clone()));

@@ -4,9 +4,10 @@ use bus_schemas::Code;
 use bus_schemas::event::EventKind;
 use bus_schemas::job::JobState;
 use bus_schemas::ledger::{HoldState, VoidReason};
-use bus_schemas::receipt::FailureClass;
+use bus_schemas::limits::STARTED_AFTER_MS;
+use bus_schemas::receipt::{Failure, FailureClass};
 
-use crate::network::device::{OnAssign, Script, completed};
+use crate::network::device::{OnAssign, OnOffer, Script, completed};
 use crate::network::{Network, until};
 use crate::{ECHO, ended_attempts, ends};
 
@@ -36,6 +37,45 @@ async fn a_device_that_does_not_stop_what_was_cancelled_is_not_waited_for() {
 }
 
 #[tokio::test]
+async fn what_is_cancelled_in_a_devices_queue_had_not_run() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo().that(OnAssign::Queue)).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", ECHO).await;
+    until("the attempt", async || device.assigned().first().copied()).await;
+    network.cancel(job).await;
+    let end = network.end_of(job).await;
+    assert_eq!((end.state, end.problem.unwrap().detail.as_str()), (JobState::Cancelled, "cancelled before it ran"));
+    // One that had failed before says so.
+    let failure = Failure { class: FailureClass::ExecutionError, message: "bad luck".into(), retryable: true };
+    device.script(|script| script.on_assign = OnAssign::Fail(failure));
+    let job = network.admit_one("b", ECHO).await;
+    until("an attempt that failed", async || (!ended_attempts(&network, job).await.is_empty()).then_some(())).await;
+    device.script(|script| script.on_offer = OnOffer::Ignore);
+    network.cancel(job).await;
+    let end = network.end_of(job).await;
+    let detail = end.problem.unwrap().detail;
+    let said = format!("cancelled; its last attempt ended before: ExecutionError on {}: bad luck", device.id);
+    assert_eq!((end.state, detail), (JobState::Cancelled, said));
+}
+
+#[tokio::test]
+async fn an_attempt_that_ended_says_when_it_began() {
+    let network = Network::start().await;
+    let device = network.device(1, Script::echo().that(OnAssign::Queue)).await;
+    let _scheduler = network.scheduler();
+    let job = network.admit_one("a", ECHO).await;
+    let attempt = until("the attempt", async || device.assigned().first().copied()).await;
+    // So long it waits in the device's queue.
+    tokio::time::sleep(std::time::Duration::from_millis(STARTED_AFTER_MS + 300)).await;
+    device.tells(job, attempt, EventKind::Started, device.signer()).await;
+    device.tells(job, attempt, EventKind::Dropped { reason: "its owner is back".into() }, device.signer()).await;
+    let [ended] = until("the end of the attempt", async || <[_; 1]>::try_from(ended_attempts(&network, job).await).ok()).await;
+    let waited = ended.started_at.expect("it began").saturating_sub(ended.assigned_at);
+    assert!((250..5_000).contains(&waited), "{waited} ms");
+}
+
+#[tokio::test]
 async fn a_job_waits_in_a_devices_queue_no_longer_than_its_member_allows() {
     let network = Network::start().await;
     let device = network.device(1, Script::echo().that(OnAssign::Queue)).await;
@@ -43,8 +83,10 @@ async fn a_job_waits_in_a_devices_queue_no_longer_than_its_member_allows() {
     let job = network.admit_one("a", r#"{"kind":"echo","text":"x","max_execution_wait_ms":1000}"#).await;
     let end = network.end_of(job).await;
     let problem = end.problem.unwrap();
-    assert_eq!((end.state, problem.code), (JobState::Failed, Code::NothingFits));
-    assert_eq!(problem.detail, "it waited on d1, and no device began with it in time");
+    assert_eq!((end.state, problem.code, end.attempts), (JobState::Failed, Code::NothingFits, 1));
+    assert_eq!(problem.detail, "Timeout on d1: the device had not begun with it when the job's time to wait was over");
+    let [attempt] = ended_attempts(&network, job).await.try_into().expect("its one attempt");
+    assert_eq!((attempt.number, attempt.started_at, attempt.failure.class), (1, None, FailureClass::Timeout));
     network.jobs_are_gone().await;
     assert_eq!(network.books.of(job), HoldState::Voided { reason: VoidReason::NotPlaced });
     until("the device to be told", async || (device.cancelled() == device.assigned()).then_some(())).await;

@@ -1,7 +1,7 @@
 //! Each way an attempt can fail has its rule: what it counts, how long the job backs off, and who is left out.
 
 use bus_schemas::event::EventKind;
-use bus_schemas::history::AttemptEnded;
+use bus_schemas::history::{AttemptEnded, Verdict};
 use bus_schemas::job::{Class, JobState};
 use bus_schemas::limits::BACKOFF_MS;
 use bus_schemas::receipt::{Failure, FailureClass, Outcome};
@@ -53,6 +53,14 @@ async fn goes_on_elsewhere(class: FailureClass, body: &str, on_assign: OnAssign)
     );
     let [one] = <[_; 1]>::try_from(ended_attempts(&network, job).await).unwrap();
     assert_eq!((one.failure.class, one.device, one.number), (class, bad.id, 1));
+    let considered = end.decision.clone().unwrap().considered;
+    let left_out: Vec<_> = considered.into_iter().filter(|one| one.device == bad.id).map(|one| one.verdict).collect();
+    let did = if class == FailureClass::DeviceDeclined { "handed this job back" } else { "failed this job" };
+    match class {
+        // It is out because nothing is heard of it.
+        FailureClass::DeviceDisconnect => assert!(matches!(&left_out[..], [Verdict::Out { .. }]), "{left_out:?}"),
+        _ => assert_eq!(left_out, [Verdict::Out { reasons: vec![format!("it {did} before: attempt 1, {}", class.name())] }]),
+    }
     let again = end.done.unwrap().assignment_proof.unwrap();
     let assigned = again.verify::<bus_schemas::assignment::Assignment>(&mut bus_schemas::Verifier::default()).unwrap().into_body();
     let ended_at = network.history(job).await.into_iter().find(|r| matches!(r.what, bus_schemas::history::HistoryEvent::AttemptEnded(_)));
@@ -65,7 +73,7 @@ async fn every_class_goes_on_elsewhere() {
     let (gone, after) = goes_on_elsewhere(FailureClass::DeviceDisconnect, ECHO, OnAssign::Keep).await;
     assert!(gone.failure.message.starts_with("the device was not heard of for") && after >= 249, "{gone:?} {after} ms");
     let (late, after) = goes_on_elsewhere(FailureClass::Timeout, SHORT, OnAssign::Keep).await;
-    assert!(late.failure.message == "no result within 300 ms" && after >= 249, "{late:?} {after} ms");
+    assert!(late.failure.message == "no result within 300 ms of its start" && after >= 249, "{late:?} {after} ms");
     let (no, after) = goes_on_elsewhere(FailureClass::DeviceDeclined, ECHO, OnAssign::Keep).await;
     assert!(no.failure.message == "its owner is back" && after < 250, "made good at once: {no:?} {after} ms");
 }

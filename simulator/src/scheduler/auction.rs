@@ -12,6 +12,7 @@ use bus_schemas::{AttemptId, Cid, DeviceId, JobId, UnixMs};
 use scheduler_worker::auction::{Bidding, Candidate, Nobody, Weights, Window, choose_whom_to_ask, decide};
 use scheduler_worker::bidding::FULL_FOR;
 use scheduler_worker::job::{Attempt, Evidence, Phase};
+use scheduler_worker::next_step::left_out;
 
 use super::{BACK_WITHIN, InHand, REQUEST, Request, Scheduler, Stored};
 use crate::cx::Cx;
@@ -128,6 +129,11 @@ impl Scheduler {
             job: id,
             hold: one.job.admitted.hold_mmana,
             gives_up_at: one.job.gives_up_at,
+            left_out: left_out(
+                &one.job.ended,
+                |id| auction.asked.iter().any(|asked| asked.view.id == *id) || auction.out.iter().any(|out| out.device == *id),
+                |id| self.fleet.name(id),
+            ),
             answers: auction.asked.iter().map(|asked| asked.answer.clone()).collect(),
         };
         let window = Window { round, at: auction.at, took_ms: cx.now - auction.opened };

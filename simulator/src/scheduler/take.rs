@@ -220,11 +220,12 @@ impl Scheduler {
             hold: look.hold.clone(),
             named: unheard.iter().filter(names).copied().collect(),
             unheard: unheard.len() + silent_ones,
+            young: cx.hub_ms().saturating_sub(one.job.admitted.at) < 10_000,
             payee_forgot: look.payee_forgot || payee_heard,
         };
         match next_step(&past) {
             Step::Wait | Step::TakeOver { .. } | Step::AskPayee { .. } => {}
-            step @ (Step::Auction { .. } | Step::Finish { .. } | Step::Drop { .. } | Step::DropUnfunded) => {
+            step @ (Step::Auction { .. } | Step::Finish { .. } | Step::Drop { .. } | Step::DropUnfunded | Step::AskAgain) => {
                 self.looks.remove(id);
                 self.step(cx, *id, step);
             }
@@ -260,6 +261,7 @@ impl Scheduler {
                 };
                 self.close_without_result(cx, id, state, &Problem::new(code, "its hold was void"), None);
             }
+            Step::AskAgain => self.give_back(cx, &id, 5_000),
             Step::DropUnfunded => {
                 cx.wrong(format!("{id:?} was in JOBS and the books do not know it"));
                 self.close_without_result(cx, id, JobState::Failed, &Problem::new(Code::Refused, "unfunded"), None);

@@ -160,6 +160,11 @@ impl Scheduler {
         }
         match next {
             Retry::GiveUp(problem) => self.close_failed(cx, *id, &problem, VoidReason::Failed),
+            // It has waited as long as it may: no other device gets it in between.
+            Retry::After { .. } if self.jobs.get(id).is_some_and(|one| one.job.has_waited(cx.hub_ms())) => {
+                cx.counters.add("ended with their last attempt, their wait over");
+                self.close_failed(cx, *id, &Problem::new(Code::NothingFits, "no device could take it in time"), VoidReason::NotPlaced);
+            }
             Retry::After { .. } => cx.counters.add("attempts tried again"),
         }
     }
@@ -190,7 +195,7 @@ impl Scheduler {
         if one.job.cancelled {
             return self.close_cancelled(cx, id);
         }
-        match after_failure(&one.job.ended) {
+        match after_failure(&one.job.ended, 0) {
             Retry::GiveUp(problem) if !cx.is_broken(Mutation::NoEndOfAttempts) => self.close_failed(cx, id, &problem, VoidReason::Failed),
             Retry::GiveUp(_) | Retry::After { .. } => self.make_ready(cx, &id),
         }
@@ -327,7 +332,7 @@ impl Scheduler {
                 let Some((device, attempt)) = self.current(&id) else { return };
                 cx.counters.add("gave up in a device's queue");
                 self.control_device(cx, device, Verb::Cancel { attempts: vec![attempt] }, Request::Control);
-                self.close_failed(cx, id, &Problem::new(Code::NothingFits, "no device began with it in time"), VoidReason::NotPlaced);
+                self.attempt_failed(cx, &id, FailureClass::Timeout, "the device had not begun with it in time");
             }
             Due::CancelIgnored => {
                 cx.counters.add("cancels that a device ignored");

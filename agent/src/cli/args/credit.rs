@@ -11,7 +11,7 @@ pub enum CreditCommand {
     /// What came and went.
     History {
         /// How many lines, at most 200.
-        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200))]
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=200), allow_negative_numbers = true)]
         limit: u32,
         /// Where the last list ended.
         #[arg(long)]

@@ -23,7 +23,7 @@ pub enum DlqCommand {
 #[derive(Debug, Args)]
 pub struct DlqLsArgs {
     /// How many, at most 200.
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200), allow_negative_numbers = true)]
     pub limit: u32,
     /// Where the last list ended.
     #[arg(long)]

@@ -1,11 +1,12 @@
 //! Looking at jobs: `ls`, `show`, `explain`, and `cancel`.
 
 use bus_schemas::Code;
-use bus_schemas::api::{AttemptView, Explanation, JobList, JobView, ask};
+use bus_schemas::api::{AttemptState, AttemptView, Explanation, JobList, JobView, ask};
 use bus_schemas::event::Progress;
 use bus_schemas::history::{Considered, Verdict};
 use bus_schemas::id::DeviceId;
 use bus_schemas::mana::mana_text;
+use bus_schemas::receipt::FailureClass;
 
 use super::phases::stages_text;
 use crate::cli::args::{Cli, LsArgs};
@@ -38,6 +39,7 @@ pub async fn ls(cli: &Cli, args: &LsArgs, output: &Output) -> Done {
         .ask("job.ls", &question)
         .await
         .map_err(|failure: Failure| if failure.code() == Code::BadValue { failure.next("mesh job ls") } else { failure })?;
+    output.warn_of_age(list.as_of.as_deref(), list.behind_ms);
     output.print_list("job.ls", &list, &list.jobs, |job| job.id.to_string(), || ls_text(&session, args, &list));
     Ok(End::Fine)
 }
@@ -46,6 +48,7 @@ fn ls_text(session: &Session, args: &LsArgs, list: &JobList) -> String {
     let context = &session.context;
     let mut text =
         format!("{} / {}   connected to {}   context: {}\n", context.network_name, context.member.id, context.nats_url, context.name);
+    text.push_str(&output::age_line(list.as_of.as_deref(), list.behind_ms));
     if list.jobs.is_empty() {
         text.push_str(&none_text(args));
         return text;
@@ -73,7 +76,10 @@ fn list_text(list: &JobList) -> String {
     let dash = || "-".to_owned();
     let row = |job: &JobView| {
         let note = job.error.as_ref().map(|error| format!("{} {}", error.code, error.title));
-        let note = job.overdue.as_ref().map(|why| format!("OVERDUE: {why}")).or(note).or_else(|| job.waiting.clone()).unwrap_or_default();
+        let note = job.overdue.as_ref().map(|why| format!("OVERDUE: {why}")).or(note).or_else(|| job.waiting.clone());
+        // What was told of it came before what it asks for: that lies with another gateway, or waits to be delivered again.
+        let nameless = job.kind.is_none().then(|| "what it asks for is not in the records yet".to_owned());
+        let note = note.or(nameless).unwrap_or_default();
         [
             job.short.clone(),
             job.state.to_string(),
@@ -99,7 +105,8 @@ pub async fn show(cli: &Cli, id: &str, output: &Output) -> Done {
 }
 
 fn show_text(job: &JobView) -> String {
-    let mut text = format!("{}   {}   {}\n  id        {}\n", job.short, job.state, job.kind.as_deref().unwrap_or("?"), job.id);
+    let state = if job.cancelling { format!("cancelling ({})", job.state) } else { job.state.to_string() };
+    let mut text = format!("{}   {state}   {}\n  id        {}\n", job.short, job.kind.as_deref().unwrap_or("?"), job.id);
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             text.push_str(&format!("  {name:<9} {value}\n"));
@@ -116,6 +123,8 @@ fn show_text(job: &JobView) -> String {
     line("cost", job.cost.as_ref().map(|cost| format!("{cost} mana")));
     line("held", job.hold_mmana.filter(|_| job.cost.is_none()).map(|hold| format!("{hold} mana")));
     line("progress", job.progress.as_ref().map(progress_text));
+    let silent = job.device_silent_ms.map(std::time::Duration::from_millis);
+    line("silent", silent.map(|silent| format!("its device was last heard of {} ago; this is of then", duration::show(silent))));
     line("kept", job.checkpoint.map(|kept| format!("{}; another device would go on behind them", count(u64::from(kept.units), "text"))));
     line("cancel", job.cancelling.then(|| "cancelled, and ends as soon as its holder can".to_owned()));
     line("OVERDUE", job.overdue.clone());
@@ -216,12 +225,53 @@ fn within(at: &str, now: jiff::Timestamp) -> String {
     left.map_or_else(|| "now".to_owned(), |left| format!("in {}", duration::show(std::time::Duration::from_millis(left))))
 }
 
-/// How one attempt ended, in a line.
+fn between(from: u64, to: u64) -> String {
+    duration::show(std::time::Duration::from_millis(to.saturating_sub(from)))
+}
+
+/// How one attempt stands or ended, in a line.
 pub fn attempt_line(attempt: &AttemptView) -> String {
+    let (number, device) = (attempt.number, named(attempt.device, attempt.device_name.as_ref()));
+    let at = |at: Option<u64>| at.map_or_else(String::new, |at| format!(" {}", bus_schemas::date_and_time(at)));
+    let ended = |how: &str| {
+        // Without its begin, how long it ran is not known.
+        let lasted = match (attempt.started_at, attempt.assigned_at, attempt.ended_at) {
+            (Some(started), _, Some(to)) => format!(" after {}", between(started, to)),
+            (None, Some(assigned), Some(to)) => format!(", {} after it was assigned", between(assigned, to)),
+            (None, None, _) | (_, _, None) => String::new(),
+        };
+        // It had been given up, and its device came back with the result.
+        let before = if attempt.class.is_empty() { String::new() } else { format!(" (it had counted as {})", attempt.class) };
+        format!("attempt {number} on {device} {how} at{}{lasted}{before}", at(attempt.ended_at))
+    };
+    match attempt.state {
+        AttemptState::Offered => format!("attempt {number} on {device}: offered at{}", at(attempt.assigned_at)),
+        AttemptState::Waiting => format!("attempt {number} on {device}: assigned at{}, not begun", at(attempt.assigned_at)),
+        // Whether it still does, nobody knows of a device that is silent.
+        AttemptState::Running if attempt.started_at.is_some() => {
+            format!("attempt {number} on {device}: begun at{}, not ended", at(attempt.started_at))
+        }
+        AttemptState::Running => format!("attempt {number} on {device}: assigned at{}, not ended", at(attempt.assigned_at)),
+        AttemptState::Completed => ended("completed"),
+        AttemptState::Cancelled => ended("was stopped"),
+        AttemptState::Failed => failed_line(attempt),
+    }
+}
+
+fn failed_line(attempt: &AttemptView) -> String {
     let kept = attempt.kept_units.map(|units| format!("; {} kept, the next one goes on behind them", count(u64::from(units), "text")));
+    // Until when a device ran that fell silent, nobody knows.
+    let fell_silent = attempt.class == FailureClass::DeviceDisconnect.name();
     let lasted = attempt.assigned_at.zip(attempt.ended_at).map(|(from, to)| {
-        let lasted = std::time::Duration::from_millis(to.saturating_sub(from));
-        format!(" at {} after {}", bus_schemas::date_and_time(to), duration::show(lasted))
+        let lasted = match attempt.started_at {
+            Some(started) if fell_silent => {
+                format!("after it waited there {}, {} after it began", between(from, started), between(started, to))
+            }
+            None if fell_silent => format!("{} after it was assigned", between(from, to)),
+            Some(started) => format!("after it waited there {} and ran {}", between(from, started), between(started, to)),
+            None => format!("after {}", between(from, to)),
+        };
+        format!(" at {} {lasted}", bus_schemas::date_and_time(to))
     });
     let last = if attempt.retryable == Some(false) { "; no other device would fare better" } else { "" };
     let (number, class, message) = (attempt.number, &attempt.class, &attempt.message);
@@ -261,7 +311,11 @@ pub async fn cancel(cli: &Cli, id: &str, output: &Output) -> Done {
     let session = Session::open(cli).await?;
     let job = ask_cancel(&session, id).await?;
     let human = || {
-        if job.state.is_final() { format!("{} is {}", job.short, job.state) } else { format!("{} is being cancelled", job.short) }
+        if job.state.is_final() {
+            format!("{} is {}", job.short, job.state)
+        } else {
+            format!("{0} is being cancelled\nnext: mesh job explain {0}", job.short)
+        }
     };
     output.print("job.cancel", &job, || job.id.to_string(), human);
     Ok(End::Fine)
@@ -283,10 +337,12 @@ mod tests {
             number,
             device,
             device_name: (number == 2).then(|| "laptop-b".to_owned()),
+            state: AttemptState::Failed,
             class: class.into(),
             message: "it ran for longer than 1000 ms".into(),
             kept_units: (number == 2).then_some(512),
             assigned_at: Some(1_800_000_000_000),
+            started_at: None,
             ended_at: Some(1_800_000_001_500),
             retryable: Some(retryable),
         };
@@ -305,6 +361,7 @@ mod tests {
                 ends_at: "2027-01-15T08:01:10.000Z".into(),
                 phase: HoldingPhase::BackOff,
             }),
+            cancelling: true,
             overdue: Some("it was cancelled at 07:58:59 UTC and has not ended; whoever holds it has to end it".into()),
             next_look_at: None,
             gives_up_at: Some("2027-01-15T09:00:00.000Z".into()),
@@ -342,7 +399,15 @@ mod tests {
             ..job.clone()
         };
         let nameless = JobView { device_name: None, overdue: Some("its hold ended".into()), ..runs.clone() };
-        insta::assert_snapshot!(list_text(&JobList { jobs: vec![job, runs, nameless], cursor: None }));
+        insta::assert_snapshot!(list_text(&JobList {
+            jobs: vec![job, runs.clone(), nameless],
+            cursor: None,
+            as_of: None,
+            behind_ms: None
+        }));
+        let unknown = JobView { kind: None, ..runs };
+        let told = list_text(&JobList { jobs: vec![unknown], cursor: None, as_of: None, behind_ms: None });
+        assert!(told.contains("  -     laptop-a") && told.contains("what it asks for is not in the records yet"), "{told}");
         let args = |state, overdue| LsArgs { state, overdue, limit: 20, cursor: None };
         for (args, said) in [
             (args(None, false), "no jobs yet; next: mesh job run embed --text \"hello mesh\""),
@@ -351,6 +416,67 @@ mod tests {
         ] {
             assert_eq!(none_text(&args), said);
         }
+    }
+
+    #[test]
+    fn each_attempt_is_a_line() {
+        let device = bus_schemas::Signer::from_seed(&[1; 32]).public().device_id();
+        let attempt = |state| AttemptView {
+            attempt: bus_schemas::AttemptId(Cid::of(b"a")),
+            state,
+            number: 2,
+            device,
+            device_name: Some("laptop-b".into()),
+            class: String::new(),
+            message: String::new(),
+            kept_units: None,
+            assigned_at: Some(1_800_000_000_000),
+            started_at: Some(1_800_000_001_000),
+            ended_at: None,
+            retryable: None,
+        };
+        let ended = |state| AttemptView { ended_at: Some(1_800_000_004_000), ..attempt(state) };
+        let back = AttemptView { class: "DeviceDisconnect".into(), ..ended(AttemptState::Completed) };
+        let assigned = AttemptView { started_at: None, ..ended(AttemptState::Completed) };
+        let unknown = AttemptView { assigned_at: None, ..assigned.clone() };
+        let gone = AttemptView { class: "DeviceDisconnect".into(), message: "silent".into(), ..ended(AttemptState::Failed) };
+        let late = AttemptView { class: "Timeout".into(), message: "no result".into(), ..ended(AttemptState::Failed) };
+        for (attempt, said) in [
+            (attempt(AttemptState::Offered), "attempt 2 on laptop-b (dev_gr2q7gf5): offered at 2027-01-15 08:00:00 UTC"),
+            (attempt(AttemptState::Waiting), "attempt 2 on laptop-b (dev_gr2q7gf5): assigned at 2027-01-15 08:00:00 UTC, not begun"),
+            (attempt(AttemptState::Running), "attempt 2 on laptop-b (dev_gr2q7gf5): begun at 2027-01-15 08:00:01 UTC, not ended"),
+            (ended(AttemptState::Completed), "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC after 3.0 s"),
+            (ended(AttemptState::Cancelled), "attempt 2 on laptop-b (dev_gr2q7gf5) was stopped at 2027-01-15 08:00:04 UTC after 3.0 s"),
+            (assigned, "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC, 4.0 s after it was assigned"),
+            (unknown, "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC"),
+            (
+                gone,
+                "attempt 2 on laptop-b (dev_gr2q7gf5) ended at 2027-01-15 08:00:04 UTC after it waited there 1.0 s, 3.0 s after it began: \
+                 DeviceDisconnect (silent)",
+            ),
+            (
+                late,
+                "attempt 2 on laptop-b (dev_gr2q7gf5) ended at 2027-01-15 08:00:04 UTC after it waited there 1.0 s and ran 3.0 s: Timeout (no result)",
+            ),
+            (
+                back,
+                "attempt 2 on laptop-b (dev_gr2q7gf5) completed at 2027-01-15 08:00:04 UTC after 3.0 s (it had counted as DeviceDisconnect)",
+            ),
+        ] {
+            assert_eq!(attempt_line(&attempt), said);
+        }
+    }
+
+    #[test]
+    fn a_job_that_is_being_cancelled_says_so_first() {
+        let job: JobView = serde_json::from_value(serde_json::json!({
+            "id": JobId(Cid::of(b"job")), "short": "job_7f3kq2ab", "state": "Assigned", "kind": "embed", "key": null, "attempts": 1,
+            "member": bus_schemas::Signer::from_seed(&[1; 32]).public().member_id(), "created_at": "2027-01-15T08:00:00.000Z",
+            "finished_at": null, "cost": null, "cost_mmana": null, "hold_mmana": null, "device": null, "cancelling": true,
+        }))
+        .unwrap();
+        assert!(show_text(&job).starts_with("job_7f3kq2ab   cancelling (Assigned)   embed\n"), "{}", show_text(&job));
+        assert!(show_text(&JobView { cancelling: false, ..job }).starts_with("job_7f3kq2ab   Assigned   embed\n"));
     }
 
     #[test]
@@ -369,6 +495,7 @@ mod tests {
                 attempts: vec![],
                 next: vec![],
                 lease: None,
+                cancelling: false,
                 overdue: None,
                 next_look_at: Some(next.into()),
                 gives_up_at: Some("later".into()),
