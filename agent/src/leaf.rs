@@ -384,8 +384,8 @@ fn is_free(port: u16) -> bool {
     port != 0 && std::net::TcpListener::bind(("127.0.0.1", port)).is_ok()
 }
 
-/// A port that nobody has. One for monitoring that the server chose itself it takes for changed when it is told to read its configuration again, which then
-/// names it, and takes nothing of that: no new login either.
+/// A port that nobody has. One for monitoring that the server chose itself it takes for changed when it is told to read its configuration
+/// again, which then names it, and takes nothing of that: no new login either.
 fn free_port() -> anyhow::Result<u16> {
     let held = std::net::TcpListener::bind(("127.0.0.1", 0)).context("no port is free")?;
     Ok(held.local_addr()?.port())

@@ -154,6 +154,14 @@ impl DeviceRecord {
     }
 }
 
+/// Two reasons why a device takes nothing, as they are told together: `drained …; also paused …`.
+pub fn both_reasons(first: Option<String>, second: Option<String>) -> Option<String> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(format!("{first}; also {second}")),
+        (first, second) => first.or(second),
+    }
+}
+
 /// Since when a device takes nothing new, and on whose word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Draining {

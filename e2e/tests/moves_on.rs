@@ -1,7 +1,7 @@
 //! How soon real devices' work goes on elsewhere: handed back by `mesh stop --now`, and after a SIGKILL. Prints what it measured.
 //!
-//! With the real times, since agents that `mesh start` starts have those. `MESH_TEST_STOPS=20 MESH_TEST_KILLS=3` measures more (a job whose devices die four times has failed);
-//! `MESH_TEST_DIVISOR=1` also asserts the limits.
+//! With the real times, since agents that `mesh start` starts have those. `MESH_TEST_STOPS=20 MESH_TEST_KILLS=3` measures more (a job whose
+//! devices die four times has failed); `MESH_TEST_DIVISOR=1` also asserts the limits.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -12,7 +12,7 @@ use bus_schemas::envelope::Batch;
 use bus_schemas::heartbeat::{Heartbeat, SchedulerHeartbeat};
 use bus_schemas::history::Decision;
 use bus_schemas::id::{DeviceId, InstanceId, JobId, MemberId};
-use bus_schemas::network::DeviceRecord;
+use bus_schemas::network::{DeviceRecord, both_reasons};
 use bus_schemas::replay::Reputation;
 use bus_schemas::{date_and_time, stream, subject};
 use futures::StreamExt;
@@ -198,7 +198,7 @@ impl Fleet {
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
             let drained = record.draining.as_ref().filter(|_| online).map(|draining| draining.status(beat.map_or(0, Beat::jobs)));
-            let drained = drained.and_then(|drained| both(Some(drained), heartbeat.and_then(|beat| beat.not_working.clone())));
+            let drained = drained.and_then(|drained| both_reasons(Some(drained), heartbeat.and_then(|beat| beat.not_working.clone())));
             DeviceInfo {
                 id: record.device,
                 did: record.did,
@@ -232,14 +232,6 @@ impl Fleet {
     }
 }
 
-/// Both reasons, of a device that is drained and whose owner does not lend it now either.
-fn both(drained: Option<String>, own: Option<String>) -> Option<String> {
-    match (drained, own) {
-        (Some(drained), Some(own)) => Some(format!("{drained}; also {own}")),
-        (drained, own) => drained.or(own),
-    }
-}
-
 /// Why a device takes nothing now, in the words of schedulers; `when` writes since when.
 fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration, when: fn(u64) -> String) -> Option<String> {
     match beat {
@@ -249,7 +241,7 @@ fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Durat
         Some(beat) if beat.heartbeat.has_stopped() => beat.heartbeat.not_working.clone(),
         Some(beat) => {
             let draining = record.draining.as_ref().map(|draining| draining.said(beat.jobs()));
-            both(draining, beat.heartbeat.not_working.clone())
+            both_reasons(draining, beat.heartbeat.not_working.clone())
         }
     }
 }

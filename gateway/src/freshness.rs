@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bus::direct::ReadError;
-use bus_schemas::{Problem, UnixMs, stream};
+use bus_schemas::{Problem, UnixMs, stream, subject};
 
 use crate::store::{StoreError, big, unsigned};
 use crate::world::{World, lock, rfc3339};
@@ -19,7 +19,6 @@ const WITHIN: Duration = Duration::from_secs(1);
 const LOOKED_BACK: Duration = Duration::from_secs(24 * 3600);
 /// Places that one look compares at most; only the first one of a gateway may meet so many.
 const PLACES_MAX: u64 = 100_000;
-const HISTORY_SUBJECTS: &str = "mesh.v1.history.*";
 
 /// What the last looks found.
 #[derive(Default)]
@@ -91,7 +90,7 @@ impl World {
             before.whole_to + 1
         } else {
             let since = now.saturating_sub(u64::try_from(LOOKED_BACK.as_millis()).unwrap_or(0));
-            let first = self.bus.next_by_subject_since(stream::HISTORY, HISTORY_SUBJECTS, since, 1).await.map_err(away)?;
+            let first = self.bus.next_by_subject_since(stream::HISTORY, subject::HISTORY_ALL, since, 1).await.map_err(away)?;
             let Some(first) = first.first() else { return Ok(whole) };
             first.seq
         };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bus_schemas::api::ask::JobLs;
 use bus_schemas::api::{BlobRef, ErrorBody, Explanation, JobList, JobView, ReceiptView, ResultView, Submitted};
 use bus_schemas::history::CancelRequest;
-use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, InstanceId, JobId, MemberId};
+use bus_schemas::id::{Asker, CID_TEXT_PREFIX, DeviceId, JobId, MemberId};
 use bus_schemas::job::{JobSpec, JobState};
 use bus_schemas::{Code, Problem, stream, subject};
 
@@ -40,9 +40,7 @@ impl World {
         let ended = known.failed.iter().map(|attempt| attempt.device);
         let devices = running.iter().map(|running| running.device).chain(holder).chain(known.device).chain(ended);
         let names = self.fleet.names(devices);
-        let silent = |s: InstanceId| self.fleet.scheduler_silent_for(&s).map(|silence| (s, ms(silence)));
-        let schedulers = known.transitions.iter().filter_map(views::scheduler).filter_map(silent).collect();
-        let moment = Moment { running, holder, names, schedulers, ..Moment::default() };
+        let moment = Moment { running, holder, names, ..Moment::default() };
         let silent_ms = self.silent_ms(&moment);
         Moment { silent_ms, quiet_ms: silent_ms.filter(|silent| is_quiet(*silent, &self.timings)), ..moment }
     }
@@ -62,7 +60,8 @@ impl World {
             return Ok(Moment { retried_as, ..self.moment(id, known) });
         }
         let (held, cancelled_at, overdue) = tokio::join!(self.held(id), self.store.cancelled_at(id), self.store.overdue(member, id));
-        Ok(Moment { held, cancelled_at: cancelled_at?, overdue: overdue?, ..self.moment(id, known) })
+        let holder_silent_ms = views::last_scheduler(known).and_then(|s| self.fleet.scheduler_silent_for(&s)).map(ms);
+        Ok(Moment { held, holder_silent_ms, cancelled_at: cancelled_at?, overdue: overdue?, ..self.moment(id, known) })
     }
 
     /// The job that a full id, a short one or a unique beginning names.

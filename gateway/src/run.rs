@@ -125,7 +125,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let stop = bus::shutdown::on_signal()?;
     let health = Health::default();
-    for what in ["nats", "postgres", "intake", "devices"] {
+    for what in ["nats", "postgres", "intake", "devices", "service"] {
         health.set(what, Err("starting".into()));
     }
     let metrics = bus::telemetry::metrics("mesh-gateway", env!("CARGO_PKG_VERSION"))?;
@@ -175,7 +175,7 @@ async fn tasks(world: Arc<World>, health: Health, http: JoinHandle<()>, stop: Ca
     let (doors, stop) = (stop, CancellationToken::new());
     // Writing must outlive what it is written for, so it ends when the intake is gone.
     let recorder = tokio::spawn(recorder::run(world.clone(), recorded));
-    let service = spawn("service", &doors, service::run(world.clone(), doors.clone()));
+    let service = spawn("service", &doors, service::run(world.clone(), health.clone(), doors.clone()));
     let running = vec![
         spawn("devices", &stop, fleet::follow(world.clone(), stop.clone())),
         spawn("live", &stop, live::follow(world.clone(), stop.clone())),

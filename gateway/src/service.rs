@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use async_nats::HeaderMap;
 use async_nats::service::{Request, ServiceExt};
+use bus::Health;
 use bus_schemas::api::ask::{BlobCommit, BlobGet, BlobPut, ById, JobLs};
 use bus_schemas::api::{BLOB_BYTES_HEADER, BLOB_CHUNKS_HEADER, ErrorBody};
 use bus_schemas::envelope::Form;
 use bus_schemas::id::Asker;
-use bus_schemas::{Code, Problem, limits, strict, subject};
+use bus_schemas::{Code, Problem, limits, stream, strict, subject};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::SelectAll;
@@ -78,11 +79,11 @@ impl Answer {
     }
 }
 
-/// Answers until `stop`.
+/// Answers until `stop`; `health` hears when it can be asked.
 ///
 /// # Errors
 /// Where the service cannot be registered.
-pub async fn run(world: Arc<World>, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(world: Arc<World>, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
     let failed = |error: async_nats::Error| anyhow::anyhow!("failed to register the service: {error}");
     let service = world
         .bus
@@ -99,7 +100,9 @@ pub async fn run(world: Arc<World>, stop: CancellationToken) -> anyhow::Result<(
         let endpoint = service.endpoint_builder().name(call.replace('.', "-")).metadata(metadata);
         requests.push(endpoint.add(format!("mesh.v1.api.*.{call}")).await.map_err(failed)?);
     }
-    world.bus.client.flush().await?;
+    // The hub reads a connection in order: an answer to a later question, even a refusal, says that the subscriptions hold.
+    drop(world.bus.stream_end(stream::SUBMIT).await);
+    health.set("service", Ok(()));
     let permits = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let request = tokio::select! {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bus_schemas::api::{BlobRef, Explanation, JobView, LeaseView, ReceiptView, ResultView, Submitted};
 use bus_schemas::envelope::{Proof, form_of};
 use bus_schemas::event::{Checkpoint, Progress};
-use bus_schemas::history::{CompletedEnd, Decision, Transition};
+use bus_schemas::history::{CompletedEnd, Decision};
 use bus_schemas::holding::{Holding, HoldingPhase};
 use bus_schemas::id::{DeviceId, InstanceId, JobId, MemberId};
 use bus_schemas::job::JobState;
@@ -27,6 +27,9 @@ const DECISIONS_SHOWN: usize = 20;
 /// Devices that one decision carries.
 const DEVICES_SHOWN: usize = 500;
 
+/// How a scheduler signs what it changes.
+const SCHEDULER: &str = "scheduler ";
+
 /// What this moment adds to the rows.
 #[derive(Debug, Clone, Default)]
 pub struct Moment {
@@ -38,8 +41,8 @@ pub struct Moment {
     pub silent_ms: Option<u64>,
     /// The same, where a heartbeat of it is missing.
     pub quiet_ms: Option<u64>,
-    /// Schedulers that had it, and for how long nothing was heard of them.
-    pub schedulers: BTreeMap<InstanceId, u64>,
+    /// For how long nothing was heard of the scheduler that had it last, where it was heard at all.
+    pub holder_silent_ms: Option<u64>,
     /// Who has its message in hand, where that was asked.
     pub held: Held,
     /// Since when somebody wants it to end, where that was looked up.
@@ -174,9 +177,14 @@ fn progress(running: &Running, moment: &Moment) -> Option<Progress> {
     Some(Progress { eta_ms: told.eta_ms.filter(|_| moment.quiet_ms.is_none()), ..told })
 }
 
-/// The scheduler that wrote a change of state.
-pub fn scheduler(change: &Transition) -> Option<InstanceId> {
-    change.actor.strip_prefix("scheduler ")?.parse().ok()
+/// Who had it in hand last, as its history says: `scheduler s1`.
+fn last_holder(known: &Known) -> Option<&str> {
+    let by_schedulers = known.transitions.iter().filter(|change| change.actor.starts_with(SCHEDULER));
+    by_schedulers.max_by_key(|change| change.at).map(|change| change.actor.as_str())
+}
+/// The same by its name alone.
+pub fn last_scheduler(known: &Known) -> Option<InstanceId> {
+    last_holder(known)?.strip_prefix(SCHEDULER)?.parse().ok()
 }
 
 /// What happens next, and when.
@@ -185,7 +193,6 @@ fn what_is_next(id: JobId, known: &Known, moment: &Moment, state: JobState, now:
         return next::ended(state, id, moment.retried_as);
     }
     let on = moment.heard_of().map(|device| On { name: name(known, moment, device), silent_ms: moment.silent_ms });
-    let last = known.transitions.iter().filter(|change| change.actor.starts_with("scheduler ")).max_by_key(|change| change.at);
     let awaits_hold = newest(&known.decisions).is_some_and(|decision| decision.why == awaited::WHY);
     let now = Now {
         state,
@@ -194,7 +201,7 @@ fn what_is_next(id: JobId, known: &Known, moment: &Moment, state: JobState, now:
         gives_up_at: gives_up_at(known),
         cancelled_at: moment.cancelled_at,
         awaits_hold,
-        last_holder: last.map(|change| (change.actor.as_str(), scheduler(change).and_then(|s| moment.schedulers.get(&s).copied()))),
+        last_holder: last_holder(known).map(|actor| (actor, moment.holder_silent_ms)),
         on: on.as_ref(),
     };
     next::next(&now, timings)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bus_schemas::eligibility::DeviceView;
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::holding::HoldBack;
-use bus_schemas::network::DeviceRecord;
+use bus_schemas::network::{DeviceRecord, both_reasons};
 use bus_schemas::replay::{Reputation, reputation};
 use bus_schemas::resources::Resources;
 use bus_schemas::{Batch, Code, DeviceId, NetworkId, Problem, UnixMs, Verifier, date_and_time};
@@ -113,10 +113,7 @@ impl Device {
                     let jobs = heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.jobs.len());
                     let draining = self.record.draining.as_ref().map(|draining| draining.said(jobs));
                     let own = heartbeat.as_ref().and_then(|heartbeat| heartbeat.not_working.clone());
-                    match (draining, own) {
-                        (Some(draining), Some(own)) => Some(format!("{draining}; also {own}")),
-                        (draining, own) => draining.or(own),
-                    }
+                    both_reasons(draining, own)
                 }
             }
         };

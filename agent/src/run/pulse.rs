@@ -9,7 +9,7 @@ use bus_schemas::api::{DeviceInfo, ask};
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::id::Asker;
 use bus_schemas::limits::UNSETTLED_LISTED_MAX;
-use bus_schemas::network::Draining;
+use bus_schemas::network::{Draining, both_reasons};
 use bus_schemas::resources::claimed_tier;
 use bus_schemas::subject;
 use bytes::Bytes;
@@ -91,7 +91,8 @@ impl Agent {
 
     pub fn on_beat(&mut self, answer: Result<Duration, String>) {
         self.note_beat(answer);
-        let words = self.local.is_some().then(|| crate::leaf::last_words(&self.home)).flatten();
+        // Read from a file, so only where it matters.
+        let words = (!self.link.up && self.local.is_some()).then(|| crate::leaf::last_words(&self.home)).flatten();
         for (what, found) in reached(&self.link, words, &self.device.leaf_url) {
             self.health.tell(what, found);
         }
@@ -160,17 +161,10 @@ impl Agent {
             self.set_aside = record;
         }
         let status = self.status();
-        let not_working = both(status.not_working.clone(), self.set_aside.said(status.waiting + status.running));
+        // Its own comes first: that one it can do something about.
+        let not_working = both_reasons(status.not_working.clone(), self.set_aside.said(status.waiting + status.running));
         let status = Status { outbox: asked.outbox, not_working, ..status };
         let _ = local.bus.client.publish(asked.reply, serde_json::to_vec(&status).unwrap_or_default().into()).await;
-    }
-}
-
-/// Both reasons where there are two; its own comes first: that one it can do something about.
-fn both(own: Option<String>, set_aside: Option<String>) -> Option<String> {
-    match (own, set_aside) {
-        (Some(own), Some(set_aside)) => Some(format!("{own}; also {set_aside}")),
-        (own, set_aside) => own.or(set_aside),
     }
 }
 
@@ -219,8 +213,9 @@ mod tests {
     #[test]
     fn a_device_that_is_paused_and_drained_tells_both() {
         let word = |text: &str| Some(text.to_owned());
-        assert_eq!(both(word("paused"), word("drained")), word("paused; also drained"));
-        assert_eq!((both(None, word("drained")), both(word("paused"), None), both(None, None)), (word("drained"), word("paused"), None));
+        assert_eq!(both_reasons(word("paused"), word("drained")), word("paused; also drained"));
+        let one = (both_reasons(None, word("drained")), both_reasons(word("paused"), None), both_reasons(None, None));
+        assert_eq!(one, (word("drained"), word("paused"), None));
     }
 
     #[test]
