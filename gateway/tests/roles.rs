@@ -12,6 +12,7 @@ use async_nats::{Client, ConnectOptions, Event};
 use bus_schemas::id::{Asker, Cid, DeviceId, InstanceId, JobId, MemberId};
 use bus_schemas::{Signer, stream, subject};
 use futures::StreamExt;
+use gateway::enrolment::mint::Minter;
 use support::{HUNG, Hub, Leaf};
 use tokio::sync::mpsc;
 
@@ -288,4 +289,57 @@ async fn a_device_behind_its_own_server_is_reached_and_heard() {
     let app = async_nats::connect(leaf.url.as_str()).await.unwrap();
     let answer = app.request(subject::submit(&Asker::Device(d)), "x".into()).await;
     assert!(answer.is_err(), "what is published in LOCAL stays there");
+}
+
+/// Where two networks share a hub, neither can tell that the other is there.
+#[tokio::test]
+async fn networks_on_one_hub_know_nothing_of_each_other() {
+    let hub = Hub::with_streams().await;
+    let second = hub.beside();
+    let made = second.streams(1).await.unwrap();
+    assert!(made.iter().any(|change| change.what == "fact genesis"), "{made:?}");
+    assert_eq!(second.streams(1).await.unwrap(), [], "a second run");
+    assert_ne!(hub.document().network, second.document().network);
+
+    // The same keys are enrolled in both.
+    let (d, m, s) = (device(1), member(1), scheduler_id());
+    let (here, there) = (hub.creds_of(&d, &m).0, second.creds_of(&d, &m).0);
+    let inbox = format!("_INBOX.{d}");
+    let (here, there) = (hub.bus_with(&here, &inbox).await, second.bus_with(&there, &inbox).await);
+    let part = hub.bus("bootstrap").await;
+    let mut anything = part.client.subscribe(">").await.unwrap();
+    let mut offered_here = here.client.subscribe(subject::offer(&d)).await.unwrap();
+    let mut offered_there = there.client.subscribe(subject::offer(&d)).await.unwrap();
+    round_trip(&part).await;
+    // An answer to a later request: the server has taken note of the subscriptions.
+    there.store(subject::receipt(&d, &s), None, "there".into(), HUNG).await.unwrap();
+    let scheduler = second.bus("scheduler").await;
+    scheduler.client.publish_with_reply(subject::offer(&d), subject::bid(&d, &s), "there".into()).await.unwrap();
+    let offer = tokio::time::timeout(HUNG, offered_there.next()).await.unwrap().unwrap();
+    assert_eq!(offer.payload, "there");
+    here.store(subject::receipt(&d, &s), None, "here".into(), HUNG).await.unwrap();
+    let receipt = |bus: bus::Bus| async move {
+        bus.last_by_subject(stream::RECEIPTS, &subject::receipt_stored(&d)).await.unwrap().map(|stored| (stored.seq, stored.payload))
+    };
+    assert_eq!(receipt(hub.bus("scheduler").await).await, Some((1, "here".into())));
+    assert_eq!(receipt(scheduler).await, Some((1, "there".into())));
+    let first = tokio::time::timeout(HUNG, anything.next()).await.unwrap().unwrap();
+    assert_eq!(first.payload, "here", "{}: what the other's device stored went by unheard", first.subject);
+    assert!(futures::FutureExt::now_or_never(offered_here.next()).is_none());
+
+    // A login that one network's gateway signs for the other's account.
+    let forged = Minter::read(&hub.dir.nkey("role-device"), &hub.dir.nkey("role-member"), &second.dir.edge_pub()).unwrap();
+    let transport = nkeys::KeyPair::new_user();
+    let token = forged.device(&transport.public_key(), &d, &m, bus::hub_time::here_ms() / 1000, 3600).unwrap();
+    let options = ConnectOptions::with_jwt(token, move |nonce| {
+        let signed = transport.sign(&nonce).map_err(async_nats::AuthError::new);
+        async move { signed }
+    });
+    let refused = options.max_reconnects(1).connect(hub.url.as_str()).await.unwrap_err().to_string();
+    assert!(refused.to_lowercase().contains("authorization violation"), "{refused}");
+
+    // The hub knows both when it is started again: it was told of the second one while it ran.
+    let _again = hub.start_again();
+    let ends = [&hub, &second].map(|network| async move { network.bus("ledger").await.stream_end(stream::LEDGER).await.unwrap().last_seq });
+    assert_eq!(futures::future::join_all(ends).await, [1, 1]);
 }

@@ -14,6 +14,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::accounts::{self, RoleKeys};
+use super::host::{self, Host};
 use super::hub_conf::{self, Cluster, HubConf};
 use super::net_dir::{Change, NetDir};
 use super::nodes::{self, Nodes};
@@ -30,6 +31,9 @@ pub struct FilesArgs {
     /// Name of the network, for people.
     #[arg(long)]
     pub name: Option<String>,
+    /// The folder of another network, whose hub this one shares from the beginning [default for a new network: a hub of its own; what is there stays].
+    #[arg(long, value_name = "DIR")]
+    pub hub_of: Option<PathBuf>,
     /// Nodes of the hub: 1 or 3 [default: 1 for a new network; what is there stays]. With 3, each address below is one for all, or three separated by commas.
     #[arg(long)]
     pub nodes: Option<u8>,
@@ -89,19 +93,27 @@ pub fn files(args: &FilesArgs, now_s: u64) -> anyhow::Result<Vec<Change>> {
     let dir = NetDir::new(&args.dir)?;
     dir.make()?;
     let _lock = dir.lock()?;
+    let host = host::of(args.hub_of.as_deref(), &dir)?;
     let mut work = Work { established: dir.network().exists(), dir, now_s, changes: vec![] };
-    let keys = Keys::load(&mut work)?;
+    let keys = Keys::load(&mut work, host.as_ref())?;
     let tokens = work.tokens(&keys)?;
     work.all_creds(&keys)?;
     work.put_line("edge.pub", &keys.edge.public_key())?;
-    work.hub_conf(args, &keys, &tokens)?;
+    if let Some(host) = &host {
+        host.note(&work.dir, &mut work.changes)?;
+    }
+    if let Some(hub) = &tokens.hub {
+        work.hub_conf(args, &keys, &tokens, hub)?;
+    }
     // Last: once the document is there, every key is.
     work.network_document(args)?;
     Ok(work.changes)
 }
 
 struct Keys {
-    operator: KeyPair,
+    /// Absent where another network's hub is shared.
+    operator: Option<KeyPair>,
+    /// The operator's, which signs for accounts.
     signing: KeyPair,
     sys: KeyPair,
     control: KeyPair,
@@ -111,14 +123,22 @@ struct Keys {
     auditor: KeyPair,
 }
 impl Keys {
-    fn load(work: &mut Work) -> anyhow::Result<Self> {
+    fn load(work: &mut Work, host: Option<&Host>) -> anyhow::Result<Self> {
         for name in ["network", "gateway", "scheduler", "ledger"] {
             work.identity(name)?;
         }
+        let (operator, signing, sys) = match host {
+            Some(host) => (None, read_nkey(&host.dir.nkey("operator-signing"))?, read_nkey(&host.dir.nkey("sys"))?),
+            None => (
+                Some(work.nkey("operator", KeyPairType::Operator)?),
+                work.nkey("operator-signing", KeyPairType::Operator)?,
+                work.nkey("sys", KeyPairType::Account)?,
+            ),
+        };
         Ok(Self {
-            operator: work.nkey("operator", KeyPairType::Operator)?,
-            signing: work.nkey("operator-signing", KeyPairType::Operator)?,
-            sys: work.nkey("sys", KeyPairType::Account)?,
+            operator,
+            signing,
+            sys,
             control: work.nkey("control", KeyPairType::Account)?,
             edge: work.nkey("edge", KeyPairType::Account)?,
             device: work.nkey("role-device", KeyPairType::Account)?,
@@ -129,8 +149,8 @@ impl Keys {
 }
 
 struct Tokens {
-    operator: String,
-    sys: String,
+    /// Of the operator and of the system account, where the hub is its own.
+    hub: Option<(String, String)>,
     control: String,
     edge: String,
 }
@@ -210,20 +230,24 @@ impl Work {
     }
 
     fn tokens(&mut self, keys: &Keys) -> anyhow::Result<Tokens> {
-        let (control, edge, sys) = (keys.control.public_key(), keys.edge.public_key(), keys.sys.public_key());
-        let operator =
-            Operator { kind: Kind::Operator, version: 2, signing_keys: vec![keys.signing.public_key()], system_account: sys.clone() };
+        let (control, edge) = (keys.control.public_key(), keys.edge.public_key());
         let roles = RoleKeys { device: keys.device.public_key(), member: keys.member.public_key(), auditor: keys.auditor.public_key() };
         let now = self.now_s;
         // Revocations belong to the revoker and stay.
         let keep_revocations = |wanted: &mut Account, found: &Account| wanted.revocations.clone_from(&found.revocations);
-        let own_claims = Claims::new(keys.operator.public_key(), "mesh", now, operator);
         Ok(Tokens {
-            operator: self.token("operator", own_claims, &keys.operator, |_, _| {})?,
-            sys: self.token("sys", Claims::new(&sys, "SYS", now, accounts::sys()), &keys.signing, |_, _| {})?,
+            hub: keys.operator.as_ref().map(|operator| self.hub_tokens(operator, keys)).transpose()?,
             control: self.token("control", Claims::new(&control, "CONTROL", now, accounts::control(&edge)), &keys.signing, |_, _| {})?,
             edge: self.token("edge", Claims::new(&edge, "EDGE", now, accounts::edge(&control, &roles)), &keys.signing, keep_revocations)?,
         })
+    }
+
+    fn hub_tokens(&mut self, operator: &KeyPair, keys: &Keys) -> anyhow::Result<(String, String)> {
+        let sys = keys.sys.public_key();
+        let says =
+            Operator { kind: Kind::Operator, version: 2, signing_keys: vec![keys.signing.public_key()], system_account: sys.clone() };
+        let own = self.token("operator", Claims::new(operator.public_key(), "mesh", self.now_s, says), operator, |_, _| {})?;
+        Ok((own, self.token("sys", Claims::new(&sys, "SYS", self.now_s, accounts::sys()), &keys.signing, |_, _| {})?))
     }
 
     /// One credentials file; a user keeps its key when its token is signed anew.
@@ -266,7 +290,7 @@ impl Work {
         self.creds("auditor", auditor, &keys.auditor, Some(AUDITOR_VALID_S))
     }
 
-    fn hub_conf(&mut self, args: &FilesArgs, keys: &Keys, tokens: &Tokens) -> anyhow::Result<()> {
+    fn hub_conf(&mut self, args: &FilesArgs, keys: &Keys, tokens: &Tokens, (operator, sys): &(String, String)) -> anyhow::Result<()> {
         let Nodes { nodes, routes } = nodes::nodes(args, &self.dir)?;
         let network = self.identity("network")?.public().network_id();
         let placed = Nodes { nodes, routes };
@@ -289,8 +313,8 @@ impl Work {
                 store: &node.store,
                 sync_interval: &sync_interval,
                 tls: tls.as_ref(),
-                operator_jwt: &tokens.operator,
-                sys: (&keys.sys.public_key(), &tokens.sys),
+                operator_jwt: operator,
+                sys: (&keys.sys.public_key(), sys),
                 control: (&keys.control.public_key(), &tokens.control),
                 edge: (&keys.edge.public_key(), &tokens.edge),
             })?;

@@ -2,12 +2,14 @@
 //!
 //! `files` makes the network's folder: keys, account tokens, credentials, hub configuration, network document. `streams` makes
 //! or compares what lives in the hub: streams, consumers, buckets, and the genesis fact. Both may be run again at any time and say what
-//! they changed. `roles` is the table of permissions, `accounts` what crosses between accounts, `nodes` where each node of the hub is, `hub_conf` its file, `tls` its certificates.
+//! they changed. `roles` is the table of permissions, `accounts` what crosses between accounts, `nodes` where each node of the hub is, `hub_conf` its file,
+//! `tls` its certificates, `host` a hub that several networks share.
 //!
 //! Not here: revocations (the revoker is their only writer), and anything that runs on.
 
 pub mod accounts;
 pub mod files;
+pub mod host;
 pub mod hub_conf;
 pub mod net_dir;
 pub mod nodes;

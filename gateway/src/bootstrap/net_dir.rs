@@ -53,6 +53,10 @@ impl NetDir {
         }
         self.hub_conf().exists().then_some(1)
     }
+    /// Whose hub it is, where it is another network's: that one's folder.
+    pub fn hub_of(&self) -> PathBuf {
+        self.0.join("hub_of")
+    }
     /// What the nodes of a hub know each other by.
     pub fn route_secret(&self) -> PathBuf {
         self.0.join("keys/route.secret")

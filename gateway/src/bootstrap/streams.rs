@@ -20,6 +20,7 @@ use bus_schemas::{MilliMana, Signer, stream, subject};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::host;
 use super::net_dir::{Change, NetDir};
 use crate::jwt::{self, User};
 
@@ -58,21 +59,30 @@ pub async fn streams(args: &StreamsArgs) -> anyhow::Result<Vec<Change>> {
     let network = bus::keys::read_network(&dir.network())?;
     let creds = dir.creds("bootstrap");
     not_expired(&creds)?;
-    let how = Connect {
-        urls: args.nats_url.clone(),
-        login: Login::Creds(creds),
-        ca: args.ca.clone(),
-        name: "bootstrap".into(),
-        inbox_prefix: "_INBOX.bootstrap".into(),
-        wait: args.wait,
+    let host = host::of(None, &dir)?;
+    let hub = host.as_ref().map_or(&dir, |host| &host.dir);
+    let connect = async |creds: PathBuf, inbox: &str| {
+        let how = Connect {
+            urls: args.nats_url.clone(),
+            login: Login::Creds(creds),
+            ca: args.ca.clone(),
+            name: "bootstrap".into(),
+            inbox_prefix: inbox.into(),
+            wait: args.wait,
+        };
+        Bus::connect(how, &Health::default()).await
     };
-    let bus = Bus::connect(how, &Health::default()).await?;
-    let nodes = dir.nodes().unwrap_or(1);
+    let mut changes = vec![];
+    if host.is_some() {
+        host::give_accounts(connect(dir.creds("sys"), "_INBOX.bootstrap-sys").await?, &dir, &mut changes).await?;
+    }
+    let bus = connect(creds, "_INBOX.bootstrap").await?;
+    let nodes = hub.nodes().unwrap_or(1);
     let mut work = Work {
         context: jetstream::new(bus.client.clone()),
         replicas: args.replicas.map(usize::from),
         deadline: tokio::time::Instant::now() + args.wait,
-        changes: vec![],
+        changes,
     };
     for wanted in wanted(&Timings::divided(args.time_divisor), work.replicas.unwrap_or(nodes)) {
         work.stream(&wanted).await?;

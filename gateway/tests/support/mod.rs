@@ -7,6 +7,7 @@ pub mod postgres;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bus::connect::{Connect, Login};
@@ -71,9 +72,27 @@ impl Drop for Server {
     }
 }
 
+fn args_of(dir: PathBuf) -> FilesArgs {
+    FilesArgs {
+        dir,
+        name: Some("test".into()),
+        hub_of: None,
+        nodes: None,
+        client_listen: vec![],
+        leaf_listen: vec![],
+        ws_listen: vec![WsListen(None)],
+        monitor_listen: vec![],
+        route_listen: vec![free_port()],
+        routes: vec![],
+        store: None,
+        sync_interval: None,
+        tls: <_>::default(),
+    }
+}
+
 /// A hub with a network of its own; streams on request.
 pub struct Hub {
-    server: Server,
+    server: Arc<Server>,
     pub folder: tempfile::TempDir,
     pub dir: NetDir,
     pub url: String,
@@ -85,26 +104,38 @@ impl Hub {
             let folder = tempfile::tempdir().unwrap();
             let (client_listen, leaf_listen, monitor_listen) = (free_port(), free_port(), free_port());
             let args = FilesArgs {
-                dir: folder.path().join("net"),
-                name: Some("test".into()),
-                nodes: None,
                 client_listen: vec![client_listen],
                 leaf_listen: vec![leaf_listen],
-                ws_listen: vec![WsListen(None)],
                 monitor_listen: vec![monitor_listen],
-                route_listen: vec![free_port()],
-                routes: vec![],
-                store: None,
-                sync_interval: None,
-                tls: <_>::default(),
+                ..args_of(folder.path().join("net"))
             };
             files(&args, bus::hub_time::here_ms() / 1000).unwrap();
             let dir = NetDir::new(&args.dir).unwrap();
             if let Some(server) = Server::start(&dir.hub_conf(), client_listen) {
-                return Self { server, folder, dir, url: format!("nats://{client_listen}"), leaf: leaf_listen };
+                return Self { server: Arc::new(server), folder, dir, url: format!("nats://{client_listen}"), leaf: leaf_listen };
             }
         }
         panic!("no hub in five tries");
+    }
+
+    /// Another network on the same hub; without streams yet.
+    pub fn beside(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("net");
+        files(&FilesArgs { hub_of: Some(self.dir.root().to_owned()), ..args_of(dir.clone()) }, bus::hub_time::here_ms() / 1000).unwrap();
+        Self { server: self.server.clone(), folder, dir: NetDir::new(&dir).unwrap(), url: self.url.clone(), leaf: self.leaf }
+    }
+
+    /// Kills the server and starts another one with the same configuration and data.
+    pub fn start_again(&self) -> Server {
+        self.signal("KILL");
+        let listen = self.url.trim_start_matches("nats://").parse().unwrap();
+        let start = Instant::now();
+        while TcpStream::connect_timeout(&listen, Duration::from_millis(200)).is_ok() {
+            assert!(start.elapsed() < HUNG, "the hub goes on");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Server::start(&self.dir.hub_conf(), listen).expect("a hub")
     }
 
     /// Sends a signal to the server: STOP freezes it, CONT lets it go on.
