@@ -68,7 +68,7 @@ impl Fleet {
     /// The devices that belong to a member.
     pub fn devices_of(&self, member: &MemberId) -> Vec<DeviceId> {
         let inner = lock(&self.0);
-        inner.records.values().filter(|record| record.member == *member && !record.revoked).map(|record| record.device).collect()
+        inner.records.values().filter(|record| record.member == *member && record.barred().is_none()).map(|record| record.device).collect()
     }
     /// The last heartbeats and the bucket were read.
     pub fn is_read(&self) -> bool {
@@ -145,7 +145,7 @@ impl Fleet {
             let away = away(record, beat, now, inner.silence, rfc3339);
             let heartbeat = beat.map(|beat| &beat.heartbeat);
             let here = |beat: &Beat| now.duration_since(beat.heard) <= inner.silence && !beat.heartbeat.has_stopped();
-            let online = !record.revoked && beat.is_some_and(here);
+            let online = record.barred().is_none() && beat.is_some_and(here);
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
             let drained = record.draining.as_ref().filter(|_| online).map(|draining| match jobs {
@@ -188,7 +188,7 @@ impl Fleet {
 /// Why a device takes nothing now, in the words of schedulers; `when` writes since when.
 fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration, when: fn(u64) -> String) -> Option<String> {
     match beat {
-        _ if record.revoked => Some("revoked".to_owned()),
+        _ if record.barred().is_some() => record.barred(),
         None => Some("not heard of lately".to_owned()),
         Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", when(beat.at))),
         Some(_) if record.draining.is_some() => record.draining.as_ref().map(ToString::to_string),
@@ -333,7 +333,7 @@ mod tests {
             tier: 1,
             enrolled_at: 1,
             revoked: false,
-            draining: None,
+            draining: None, suspended: None,
         }
     }
     fn heartbeat(record: &DeviceRecord) -> Heartbeat {

@@ -94,7 +94,7 @@ impl Cast {
             tier: 1,
             enrolled_at: EPOCH,
             revoked: false,
-            draining: None,
+            draining: None, suspended: None,
         }
     }
 

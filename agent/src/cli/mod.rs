@@ -25,6 +25,7 @@ pub mod node;
 pub mod operator;
 pub mod output;
 pub mod owner;
+pub mod people;
 pub mod sign;
 
 use std::ffi::OsString;

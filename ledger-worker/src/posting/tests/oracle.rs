@@ -230,7 +230,7 @@ impl State {
                 }
                 known.tier = Some(*tier);
             }
-            Op::RevokeDevice { device, receipts_seq } => {
+            Op::RevokeDevice { device, receipts_seq, .. } => {
                 let known = self.device(device).ok_or(RefusalKind::UnknownDevice)?;
                 if known.revoked.is_some() {
                     return Ok(Says::Known);
@@ -562,7 +562,7 @@ fn may(by: Asker, op: &Op) -> bool {
     use Asker::{Gateway, Operator, Scheduler};
     let who: &[Asker] = match op {
         Op::Open { .. } | Op::BindDevice { .. } | Op::Hold { .. } | Op::Transfer { .. } => &[Gateway],
-        Op::AttestTier { .. } | Op::RevokeDevice { .. } => &[Gateway, Operator],
+        Op::AttestTier { .. } | Op::RevokeDevice { .. } | Op::SuspendMember { .. } | Op::RestoreMember { .. } => &[Gateway, Operator],
         Op::Settle { .. } => &[Scheduler],
         Op::Void { reason: VoidReason::Cancelled | VoidReason::NotAdmitted, .. } => &[Gateway, Scheduler],
         Op::Void { reason: VoidReason::Failed | VoidReason::NotPlaced, .. } => &[Scheduler],
