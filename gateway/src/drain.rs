@@ -102,7 +102,17 @@ mod tests {
     fn a_record_changes_once_and_for_those_who_may() {
         let did = Signer::from_seed(&[1; 32]).public();
         let (device, member) = (did.device_id(), did.member_id());
-        let record = DeviceRecord { device, did, member, name: "a".into(), tier: 0, enrolled_at: 1, revoked: false, draining: None, suspended: None };
+        let record = DeviceRecord {
+            device,
+            did,
+            member,
+            name: "a".into(),
+            tier: 0,
+            enrolled_at: 1,
+            revoked: false,
+            draining: None,
+            suspended: None,
+        };
         let ask = |undo| ask::Drain { id: device.to_string(), undo, reason: Some("new disk".into()) };
         let drained = changed(&record, &ask(false), "operator", 28_800_000).unwrap();
         assert_eq!(drained.draining.as_ref().unwrap().to_string(), "draining since 08:00:00 UTC: new disk");

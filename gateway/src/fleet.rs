@@ -333,7 +333,8 @@ mod tests {
             tier: 1,
             enrolled_at: 1,
             revoked: false,
-            draining: None, suspended: None,
+            draining: None,
+            suspended: None,
         }
     }
     fn heartbeat(record: &DeviceRecord) -> Heartbeat {

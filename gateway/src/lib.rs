@@ -17,8 +17,8 @@ pub mod bootstrap;
 pub mod cli;
 pub mod enrolment;
 pub mod jwt;
-pub mod revoker;
 pub mod ledger_client;
+pub mod revoker;
 
 pub mod admission;
 pub mod funding;

@@ -20,8 +20,8 @@ use tokio::time::Instant;
 
 use crate::ledger_client;
 use crate::letters::Reader;
-use crate::rights::{Act, may};
 use crate::revoker::list::SLACK_S;
+use crate::rights::{Act, may};
 use crate::world::World;
 
 const LEDGER_WITHIN: Duration = Duration::from_secs(8);
@@ -46,8 +46,7 @@ impl World {
 
     async fn revoke_device(&self, by: Reader, ask: &ask::Bar) -> Result<BarView, Problem> {
         check_reason(ask.reason.as_deref())?;
-        let device: DeviceId =
-            ask.id.parse().map_err(|_| Problem::new(Code::NoSuchDevice, format!("no device {}", shown(&ask.id))))?;
+        let device: DeviceId = ask.id.parse().map_err(|_| Problem::new(Code::NoSuchDevice, format!("no device {}", shown(&ask.id))))?;
         let (record, _) = self.stored_record(&device).await?;
         self.allowed(by, Act::RevokeDevice, &record.member).await?;
         let record = self.change(&device, |record| (!record.revoked).then(|| DeviceRecord { revoked: true, ..record.clone() })).await?;
@@ -76,8 +75,7 @@ impl World {
         self.outranks(by, standing.role).await?;
         let pool = self.store.pool();
         // A repeat keeps what was said first.
-        let suspended =
-            standing.suspended.unwrap_or_else(|| Suspended { at: self.now(), by: by.name(), reason: ask.reason.clone() });
+        let suspended = standing.suspended.unwrap_or_else(|| Suspended { at: self.now(), by: by.name(), reason: ask.reason.clone() });
         rows::suspend(pool, &member, Some(&suspended)).await?;
         let devices = rows::devices(pool, &member).await?;
         for device in &devices {
@@ -179,8 +177,14 @@ impl World {
         let answer = done.await;
         let outcome = answer.as_ref().map_or_else(|problem| problem.code.code(), |_| "done");
         let about = shown(about);
-        let line =
-            rows::Line { at: self.now(), by: by.name(), did: act.name(), about: &about, outcome, detail: detail.map_or("", |text| text.get(..400).unwrap_or(text)) };
+        let line = rows::Line {
+            at: self.now(),
+            by: by.name(),
+            did: act.name(),
+            about: &about,
+            outcome,
+            detail: detail.map_or("", |text| text.get(..400).unwrap_or(text)),
+        };
         if let Err(problem) = rows::note(self.store.pool(), &line).await {
             tracing::error!(%problem, by = line.by, did = line.did, about, outcome, "not written to the audit log");
         }
@@ -216,9 +220,10 @@ impl World {
     async fn role_of(&self, by: Reader) -> Result<Option<(Role, MemberId)>, Problem> {
         match by {
             Reader::Operator => Ok(None),
-            Reader::Member(Asker::Device(device), _) => {
-                Err(Problem::new(Code::Forbidden, format!("{device} speaks for the people at that machine, not for its owner; ask as the member")))
-            }
+            Reader::Member(Asker::Device(device), _) => Err(Problem::new(
+                Code::Forbidden,
+                format!("{device} speaks for the people at that machine, not for its owner; ask as the member"),
+            )),
             Reader::Member(Asker::Member(_), member) => {
                 let standing = rows::standing(self.store.pool(), &member).await?;
                 let none = || Problem::new(Code::Forbidden, format!("{member} is no member here"));

@@ -73,10 +73,8 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let stop = bus::shutdown::on_signal()?;
     let health = Health::default();
     let creds = settings.bus.creds.clone().unwrap_or_else(|| dir.creds("revoker"));
-    let connect = |creds: PathBuf, name: &str, inbox: &str| Connect {
-        login: Login::Creds(creds),
-        ..Connect::new(&settings.bus, name, inbox)
-    };
+    let connect =
+        |creds: PathBuf, name: &str, inbox: &str| Connect { login: Login::Creds(creds), ..Connect::new(&settings.bus, name, inbox) };
     let bus = Bus::connect(connect(creds, "mesh-revoker", "_INBOX.revoker"), &health).await?;
     let sys = Bus::connect(connect(dir.creds("sys"), "mesh-revoker", "_INBOX.revoker-sys"), &health).await?;
     let mut revoker = Revoker {
@@ -132,7 +130,10 @@ impl Token {
         self.current = jwt::decode_from(&text, &only)?;
         self.text = text;
         if let Err(error) = bus::keys::write_secret(&self.file, format!("{}\n", self.text).as_bytes()) {
-            tracing::warn!(error = format!("{error:#}"), "the account token is not kept beside the network's keys; the hub's nodes keep it");
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "the account token is not kept beside the network's keys; the hub's nodes keep it"
+            );
         }
         Ok(())
     }
@@ -267,9 +268,18 @@ impl Revoker {
         self.told = self.nodes.update(&self.token.text).await;
         self.pushed = self.told.nodes > 0 && self.told.nodes == self.told.of;
         if self.pushed {
-            tracing::info!(nodes = self.told.nodes, iat = self.token.current.iat, revoked = self.token.current.nats.revocations.len(), "the hub knows");
+            tracing::info!(
+                nodes = self.told.nodes,
+                iat = self.token.current.iat,
+                revoked = self.token.current.nats.revocations.len(),
+                "the hub knows"
+            );
         } else {
-            tracing::warn!(nodes = self.told.nodes, of = self.told.of, "not all nodes of the hub have taken the account token; it is sent again");
+            tracing::warn!(
+                nodes = self.told.nodes,
+                of = self.told.of,
+                "not all nodes of the hub have taken the account token; it is sent again"
+            );
         }
     }
 

@@ -94,7 +94,8 @@ impl Cast {
             tier: 1,
             enrolled_at: EPOCH,
             revoked: false,
-            draining: None, suspended: None,
+            draining: None,
+            suspended: None,
         }
     }
 

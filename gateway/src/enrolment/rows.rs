@@ -198,7 +198,8 @@ pub async fn extend_token(pool: &Pool, holder: &str, expires_at: UnixMs) -> Resu
 pub async fn token_member(pool: &Pool, token: &str, now: UnixMs) -> Result<Option<MemberId>, Problem> {
     let hash = sha256(token.as_bytes());
     let client = client(pool).await?;
-    let sql = "select t.member, m.suspended from token t join enrolled_member m on m.member = t.member where t.hash = $1 and t.expires_at > $2";
+    let sql =
+        "select t.member, m.suspended from token t join enrolled_member m on m.member = t.member where t.hash = $1 and t.expires_at > $2";
     let statement = client.prepare_cached(sql).await.map_err(failed)?;
     let row = client.query_opt(&statement, &[&hash.as_slice(), &ms(now)]).await.map_err(failed)?;
     let Some(row) = row else { return Ok(None) };

@@ -107,7 +107,10 @@ mod tests {
         assert_eq!(refused.token_after(&current, 200, 0), None);
         assert!(refused.apply(&revoke(150, &["UA", "UB"])));
         assert!(!refused.apply(&revoke(150, &["UA"])), "a copy adds nothing");
-        assert!(!refused.apply(&fact(160, What::RestoreMember { member: Signer::from_seed(&[1; 32]).public().member_id(), reason: String::new() })));
+        assert!(
+            !refused
+                .apply(&fact(160, What::RestoreMember { member: Signer::from_seed(&[1; 32]).public().member_id(), reason: String::new() }))
+        );
         let next = refused.token_after(&current, 200, 0).unwrap();
         assert_eq!(next.iat, 200);
         assert_eq!(next.nats.revocations, BTreeMap::from([("UA".into(), 151), ("UB".into(), 151)]));

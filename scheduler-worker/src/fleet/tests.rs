@@ -33,7 +33,8 @@ fn record(n: u8) -> DeviceRecord {
         tier: 0,
         enrolled_at: 1,
         revoked: false,
-        draining: None, suspended: None,
+        draining: None,
+        suspended: None,
     }
 }
 fn heartbeat(n: u8, by: u8) -> bytes::Bytes {

@@ -239,7 +239,8 @@ impl Network {
             tier: 0,
             enrolled_at: 1,
             revoked,
-            draining: None, suspended: None,
+            draining: None,
+            suspended: None,
         };
         let value = serde_json::to_vec(&record).unwrap();
         self.bus.store(format!("$KV.{}.{}", stream::KV_DEVICES, record.device), None, value.into(), HUNG).await.unwrap();

@@ -163,7 +163,11 @@ fn numbers_that_no_reader_can_keep_are_refused() {
         ("a hold for ever", expiring("k", u64::MAX), "BadAmount M0116"),
         ("longer than any job", expiring("k", longest + 1), "BadAmount M0116"),
         ("the longest job", expiring("k", longest), "done"),
-        ("a place that no stream has", Op::RevokeDevice { device: device_id(0), receipts_seq: u64::MAX, logins: vec![] }, "BadAmount M0116"),
+        (
+            "a place that no stream has",
+            Op::RevokeDevice { device: device_id(0), receipts_seq: u64::MAX, logins: vec![] },
+            "BadAmount M0116",
+        ),
         ("the last place", Op::RevokeDevice { device: device_id(0), receipts_seq: (1 << 53) - 1, logins: vec![] }, "done"),
     ] {
         assert_eq!(says(&world.ask(op)), expected, "{name}");
