@@ -289,7 +289,8 @@ async fn look(cli: &Cli) -> StatusView {
         Some(problem) => Err(problem.into()),
         None => ask_status(&home).await,
     };
-    let stopped = home.device().ok().filter(|_| device.is_err() && running(&home).is_none()).map(|device| device.name);
+    let stopped =
+        home.device().ok().filter(|_| device.is_err() && running(&home).is_none() && home.revoked().is_none()).map(|device| device.name);
     let name = context.as_ref().ok().map(|context| context.name.clone());
     let network = context.as_ref().ok().map(|context| context.network);
     let fleet = match context {
