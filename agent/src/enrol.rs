@@ -59,6 +59,9 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
         return Err(Problem::new(Code::BadValue, "a device's name has 1 to 64 printable characters"));
     }
     let (mut name, mut settings) = (name.trim().to_owned(), settings);
+    if let Some(problem) = home.revoked() {
+        return Err(problem);
+    }
     match home.device() {
         Ok(device) if device.network == invite.network && home.device_creds().exists() => {
             let addresses_known = each(&invite.url).all(|url| each(&device.gateway_url).any(|known| known == url));

@@ -96,6 +96,15 @@ impl Home {
         self.root.join("nats.pid")
     }
     /// Process id of the running agent.
+    /// There once the network has said that this device was revoked: why.
+    pub fn revoked_note(&self) -> PathBuf {
+        self.root.join("revoked")
+    }
+    /// Why this device works for its network no more; a new identity is needed, in another folder.
+    pub fn revoked(&self) -> Option<Problem> {
+        let why = std::fs::read_to_string(self.revoked_note()).ok()?;
+        Some(Problem::new(Code::Revoked, why.trim().to_owned()))
+    }
     pub fn agent_pid(&self) -> PathBuf {
         self.root.join("agent.pid")
     }

@@ -18,11 +18,15 @@ use crate::enrol;
 use crate::home::{Device, Home, Link, Told};
 use crate::http::Http;
 use crate::identity::Identity;
-use crate::leaf::Reload;
+use crate::leaf::{self, Reload};
 use crate::link::ask_gateway;
 
 /// The wall clock is looked at this often: a machine that slept does not notice by its timers.
 const LOOK: Duration = Duration::from_secs(60);
+/// The link is looked at this often: a hub that refuses the login says why only to who asks for another.
+const LOOK_AT_LINK: Duration = Duration::from_secs(5);
+/// A login that was just renewed is given time before it is taken for refused.
+const REFUSED_AGAIN: Duration = Duration::from_secs(15);
 /// The first pause after a try that failed; it doubles up to [`LOOK`].
 const AGAIN: Duration = Duration::from_secs(2);
 
@@ -62,6 +66,9 @@ impl Renewal {
         if renewal.left().is_zero()
             && let Err(problem) = renewal.renew().await
         {
+            if problem.code == Code::Revoked {
+                let _ = note_revoked(home, &problem);
+            }
             tracing::warn!(%problem, "the device's login is older than half of its life and was not renewed; it is tried again");
         }
     }
@@ -71,17 +78,26 @@ impl Renewal {
         Self { home: home.clone(), device: device.clone(), uplink: Some(uplink), leaf, time }
     }
 
-    /// Runs until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Runs until `stop`, or until the network says that this device was revoked: then `revoked` is cancelled, and a note left at home.
+    pub async fn run(mut self, stop: CancellationToken, revoked: CancellationToken) {
         let mut pause = AGAIN;
         loop {
             let left = self.left();
-            let wait = if left.is_zero() {
+            let refused = self.is_refused();
+            let wait = if left.is_zero() || refused {
                 match self.renew().await {
                     Ok(()) => {
                         tracing::info!("the device's logins were renewed");
                         pause = AGAIN;
-                        Duration::ZERO
+                        if refused { REFUSED_AGAIN } else { Duration::ZERO }
+                    }
+                    Err(problem) if problem.code == Code::Revoked => {
+                        tracing::error!(%problem, "this device works for its network no more");
+                        if let Err(error) = note_revoked(&self.home, &problem) {
+                            tracing::error!(error = format!("{error:#}"), "what the network said is not kept");
+                        }
+                        revoked.cancel();
+                        return;
                     }
                     Err(problem) => {
                         tracing::warn!(%problem, "the device's logins were not renewed; they are tried again");
@@ -90,7 +106,7 @@ impl Renewal {
                     }
                 }
             } else {
-                left.min(LOOK)
+                left.min(LOOK_AT_LINK)
             };
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -102,6 +118,15 @@ impl Renewal {
     /// How long until the logins are due; nothing where they are.
     fn left(&self) -> Duration {
         due_of(&self.home.device_creds()).map_or(LOOK, |due| Duration::from_millis(due.saturating_sub(self.time.now_ms())))
+    }
+
+    /// Whether the hub refuses the login, as far as this machine can tell.
+    fn is_refused(&self) -> bool {
+        let away = |uplink: &Bus| uplink.client.connection_state() != async_nats::connection::State::Connected;
+        match self.device.settings.link {
+            Link::Leaf => leaf::last_words(&self.home).is_some_and(|words| is_refusal(&words)),
+            Link::Client => self.uplink.as_ref().is_some_and(away),
+        }
     }
 
     async fn renew(&mut self) -> Result<(), Problem> {
@@ -177,6 +202,16 @@ impl Renewal {
     }
 }
 
+/// In a server's words.
+fn is_refusal(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    ["authorization", "authentication", "revoked"].iter().any(|part| words.contains(part))
+}
+
+fn note_revoked(home: &Home, problem: &Problem) -> anyhow::Result<()> {
+    bus::keys::write_secret(&home.revoked_note(), format!("{}\n", problem.detail).as_bytes())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -186,6 +221,16 @@ mod tests {
         format!(
             "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n-----BEGIN USER NKEY SEED-----\nSU\n------END USER NKEY SEED------\n"
         )
+    }
+
+    #[test]
+    fn a_refused_login_is_told_from_a_dead_line() {
+        for words in ["127.0.0.1:7422 - lid:6 - Leafnode Error 'Authorization Violation'", "User Authentication Revoked"] {
+            assert!(is_refusal(words), "{words}");
+        }
+        for words in ["Error trying to connect as leafnode to remote server: dial tcp: connection refused", "Permissions Violation"] {
+            assert!(!is_refusal(words), "{words}");
+        }
     }
 
     #[test]

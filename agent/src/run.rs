@@ -51,6 +51,9 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
     let health = bus::Health::default();
     serve_health(&health).await?;
     home.create()?;
+    if let Some(problem) = home.revoked() {
+        return Err(problem.into());
+    }
     disk::wait_for_room(&home, &health, &stop).await;
     if stop.is_cancelled() {
         return Ok(());
@@ -65,6 +68,9 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
     Renewal::at_start(&home, &device).await;
     // It may have learned where the network is now.
     let device = home.device()?;
+    if let Some(problem) = home.revoked() {
+        return Err(problem.into());
+    }
     let links = Links::open(&home, &device).await?;
     let (uplink, leaf) = (links.uplink.clone(), links.leaf);
     let ended = async {
@@ -74,7 +80,7 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
         };
         let reload = leaf.as_ref().map(|leaf| leaf.reloader(&home, &device));
         let renewing = stop.child_token();
-        tokio::spawn(Renewal::of(&home, &device, uplink.clone(), reload).run(renewing.clone()));
+        tokio::spawn(Renewal::of(&home, &device, uplink.clone(), reload).run(renewing.clone(), stop.clone()));
         let (happened, happenings) = mpsc::unbounded_channel();
         let timings = Timings::divided(time_divisor());
         let counts = Arc::new(Counts::default());
@@ -104,7 +110,10 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
     if let Some(leaf) = leaf {
         leaf.stop().await;
     }
-    ended
+    match home.revoked() {
+        Some(problem) => Err(problem.into()),
+        None => ended,
+    }
 }
 
 /// Tests run that much faster.

@@ -492,6 +492,8 @@ pub struct BlobStored {
 }
 
 /// Requests of the NATS service (`mesh.v1.api.<a>.<noun>.<verb>`); empty payload = defaults.
+pub mod people;
+
 pub mod ask {
     use super::{Cid, Deserialize, JobState, Serialize};
 
@@ -535,6 +537,33 @@ pub mod ask {
         /// Why; told to those whose jobs wait.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub reason: Option<String>,
+    }
+    /// device.revoke, member.suspend, member.restore
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Bar {
+        /// A device's or a member's full id.
+        pub id: String,
+        /// Why; it stands in the books.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub reason: Option<String>,
+    }
+    /// member.role
+    #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct SetRole {
+        /// A member's full id.
+        pub id: String,
+        pub role: crate::network::Role,
+    }
+    /// network.audit
+    #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, schemars::JsonSchema)]
+    #[serde(deny_unknown_fields)]
+    pub struct Audit {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub limit: Option<u32>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pub cursor: Option<String>,
     }
     /// blob.put (MessagePack): one chunk of at most `limits::BLOB_CHUNK` bytes; the answer is [`super::BlobStored`] with its own content id.
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

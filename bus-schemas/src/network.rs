@@ -65,6 +65,45 @@ impl Invite {
     }
 }
 
+/// What a member may do to others; see the gateway's table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Beside what admins may: appoints admins.
+    Owner,
+    /// Revokes any device, suspends members, lets devices drain.
+    Admin,
+    /// Reads all, changes nothing of others.
+    Auditor,
+    /// Its own jobs, devices and credit.
+    Member,
+    /// Submits; no devices, no transfers.
+    Guest,
+}
+impl Role {
+    pub const ALL: [Self; 5] = [Self::Owner, Self::Admin, Self::Auditor, Self::Member, Self::Guest];
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Admin => "admin",
+            Self::Auditor => "auditor",
+            Self::Member => "member",
+            Self::Guest => "guest",
+        }
+    }
+}
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+impl std::str::FromStr for Role {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|role| role.name() == text).ok_or_else(|| "owner, admin, auditor, member or guest is expected".into())
+    }
+}
+
 /// What a joiner states, in the header form, signed by the device's identity key. The member's key and the transport key
 /// sign the same bytes (see [`EnrolRequest`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,6 +183,38 @@ pub struct DeviceRecord {
     /// Present: it ends what it has and takes nothing new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub draining: Option<Draining>,
+    /// Present: its member is suspended, and it gets nothing until that ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspended: Option<Suspended>,
+}
+impl DeviceRecord {
+    /// A device that was just enrolled, with the id that follows from its key.
+    pub fn new(did: PublicKey, member: MemberId, name: impl Into<String>, tier: u8, enrolled_at: UnixMs) -> Self {
+        let (device, name) = (did.device_id(), name.into());
+        Self { device, did, member, name, tier, enrolled_at, revoked: false, draining: None, suspended: None }
+    }
+    /// Why nothing is given to it any more and what it has goes elsewhere at once; `None`: it is welcome.
+    pub fn barred(&self) -> Option<String> {
+        if self.revoked { Some("revoked".to_owned()) } else { self.suspended.as_ref().map(ToString::to_string) }
+    }
+}
+
+/// Since when a member is suspended, on whose word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Suspended {
+    /// Hub time.
+    pub at: UnixMs,
+    /// `mem_…`, or `operator`.
+    pub by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+impl std::fmt::Display for Suspended {
+    /// As it stands in reasons.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "its member is suspended since {}", crate::time_of_day(self.at))?;
+        self.reason.as_ref().map_or(Ok(()), |reason| write!(f, ": {reason}"))
+    }
 }
 
 impl DeviceRecord {

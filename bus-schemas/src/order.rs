@@ -29,4 +29,11 @@ pub enum What {
     DlqDrop(ask::ById),
     /// A device takes nothing new, or does again.
     Drain(ask::Drain),
+    /// A device is revoked, for ever.
+    Revoke(ask::Bar),
+    Suspend(ask::Bar),
+    Restore(ask::Bar),
+    Members {},
+    Role(ask::SetRole),
+    Audit(ask::Audit),
 }

@@ -111,6 +111,15 @@ pub struct Device {
     pub reputation: Reputation,
 }
 
+/// Whether a member is suspended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Suspension {
+    /// How often it was suspended or restored.
+    pub times: u32,
+    /// While it is suspended: the last sequence of RECEIPTS that stays payable.
+    pub receipts_seq: Option<u64>,
+}
+
 /// Pay that has not vested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vesting {
@@ -166,6 +175,7 @@ pub struct Books {
     balances: Balances,
     members: BTreeMap<MemberId, PublicKey>,
     devices: BTreeMap<DeviceId, Device>,
+    suspensions: BTreeMap<MemberId, Suspension>,
     open: BTreeMap<JobId, HoldView>,
     closed: BTreeMap<JobId, HoldView>,
     open_holds: BTreeMap<MemberId, u32>,
@@ -204,6 +214,7 @@ impl Books {
             balances: Balances::new(),
             members: BTreeMap::new(),
             devices: BTreeMap::new(),
+            suspensions: BTreeMap::new(),
             open: BTreeMap::new(),
             closed: BTreeMap::new(),
             open_holds: BTreeMap::new(),
@@ -263,6 +274,14 @@ impl Books {
     }
     pub fn devices(&self) -> impl Iterator<Item = (&DeviceId, &Device)> {
         self.devices.iter()
+    }
+    /// `None`: it never was suspended.
+    pub fn suspension(&self, member: &MemberId) -> Option<Suspension> {
+        self.suspensions.get(member).copied()
+    }
+    fn suspended(&mut self, member: &MemberId, receipts_seq: Option<u64>) {
+        let found = self.suspensions.entry(*member).or_default();
+        *found = Suspension { times: found.times.saturating_add(1), receipts_seq };
     }
     pub fn hold(&self, job: &JobId) -> Option<&HoldView> {
         self.open.get(job).or_else(|| self.closed.get(job))
@@ -505,11 +524,13 @@ impl Books {
                     device.attested += 1;
                 }
             }
-            What::RevokeDevice { device, receipts_seq } => {
+            What::RevokeDevice { device, receipts_seq, .. } => {
                 if let Some(device) = self.devices.get_mut(device) {
                     device.revoked = Some(*receipts_seq);
                 }
             }
+            What::SuspendMember { member, receipts_seq, .. } => self.suspended(member, Some(*receipts_seq)),
+            What::RestoreMember { member, .. } => self.suspended(member, None),
             What::Hold { job, member, amount_mmana, expires, .. } => {
                 let hold = HoldView { job: *job, member: *member, amount_mmana: *amount_mmana, expires: *expires, state: HoldState::Open };
                 self.open.insert(*job, hold);

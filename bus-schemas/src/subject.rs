@@ -80,6 +80,8 @@ pub fn cancel(job: &JobId) -> String {
     format!("mesh.v1.cancel.{job}")
 }
 pub const CANCEL_ALL: &str = "mesh.v1.cancel.*";
+/// Whether the hub's nodes refuse what the facts up to a sequence say; a gateway asks the revoker (JSON `{"seq":n}`).
+pub const REVOKER_DONE: &str = "mesh.v1.revoker.done";
 pub const LEDGER_DO: &str = "mesh.v1.ledger.do";
 pub const LEDGER_FACTS: &str = "mesh.v1.ledger.facts";
 pub const LEDGER_STORED: &str = "mesh.v1.ledger.stored";

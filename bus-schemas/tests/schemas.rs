@@ -13,7 +13,7 @@ use schemars::{Schema, schema_for};
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
-    let schemas: [(&str, Schema); 26] = [
+    let schemas: [(&str, Schema); 29] = [
         ("job-spec", schema_for!(JobSpec)),
         ("submitted", schema_for!(api::Submitted)),
         ("job", schema_for!(api::JobView)),
@@ -38,6 +38,9 @@ fn the_published_schemas_are_those_of_the_types() {
         ("transfer", schema_for!(api::ledger::TransferView)),
         ("dead-letter", schema_for!(bus_schemas::letter::Entry)),
         ("letter", schema_for!(api::letters::LetterView)),
+        ("bar", schema_for!(api::people::BarView)),
+        ("member-list", schema_for!(api::people::MemberList)),
+        ("audit-list", schema_for!(api::people::AuditList)),
         ("letter-list", schema_for!(api::letters::LetterList)),
         ("policy", schema_for!(api::ledger::PolicyView)),
     ];

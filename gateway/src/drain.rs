@@ -92,7 +92,7 @@ impl World {
         self.device(&id)
     }
 
-    async fn stored_record(&self, device: &DeviceId) -> Result<(DeviceRecord, u64), Problem> {
+    pub(crate) async fn stored_record(&self, device: &DeviceId) -> Result<(DeviceRecord, u64), Problem> {
         let (bucket, subject) = (format!("KV_{}", stream::KV_DEVICES), format!("$KV.{}.{device}", stream::KV_DEVICES));
         let found = self.bus.last_from_leader(&bucket, &subject).await;
         let found = found.map_err(|error| Problem::new(Code::Unavailable, format!("its record cannot be read now: {error}")))?;
@@ -103,7 +103,7 @@ impl World {
     }
 
     /// Whether it was still the one at `seq`.
-    async fn replaced(&self, record: &DeviceRecord, seq: u64) -> Result<bool, Problem> {
+    pub(crate) async fn replaced(&self, record: &DeviceRecord, seq: u64) -> Result<bool, Problem> {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Last-Subject-Sequence", seq.to_string().as_str());
         let bytes = serde_json::to_vec(record).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
@@ -136,7 +136,7 @@ mod tests {
     fn a_record_changes_once_and_for_those_who_may() {
         let did = Signer::from_seed(&[1; 32]).public();
         let (device, member) = (did.device_id(), did.member_id());
-        let record = DeviceRecord { device, did, member, name: "a".into(), tier: 0, enrolled_at: 1, revoked: false, draining: None };
+        let record = DeviceRecord::new(did, member, "a", 0, 1);
         let ask = |undo| ask::Drain { id: device.to_string(), undo, reason: Some("new disk".into()) };
         let drained = changed(&record, &ask(false), "operator", 28_800_000).unwrap();
         assert_eq!(drained.draining.as_ref().unwrap().said(1), "draining since 1970-01-01 08:00:00 UTC: new disk");

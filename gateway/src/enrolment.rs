@@ -141,6 +141,7 @@ impl EnrolContext {
 pub async fn enrol(ctx: &EnrolContext, body: &[u8]) -> Result<EnrolReply, Problem> {
     let checked = ctx.check(body, Signed::ByBoth)?;
     let now = ctx.bus.time.now_ms();
+    welcome(ctx, &checked).await?;
     let reserved = rows::reserve(&ctx.pool, &checked, now).await?;
     let tier = match tell_ledger(ctx, &checked).await {
         Ok(tier) => tier,
@@ -175,9 +176,7 @@ pub async fn renew(ctx: &EnrolContext, asker: Option<Asker>, body: &[u8]) -> Res
     if rows::enrolled_at(&ctx.pool, &checked).await?.is_none() {
         return Err(Problem::new(Code::Forbidden, format!("{} is not enrolled with these keys", checked.holder())));
     }
-    if !checked.statement.member_only && revoked(ctx, &checked.device).await? {
-        return Err(Problem::new(Code::Forbidden, format!("{} is revoked", checked.device)));
-    }
+    welcome(ctx, &checked).await?;
     rows::extend_token(&ctx.pool, &checked.holder(), now + TOKEN_MS).await?;
     reply(ctx, &checked, now, String::new())
 }
@@ -241,7 +240,7 @@ async fn put_record(ctx: &EnrolContext, checked: &Checked, tier: u8, enrolled_at
     // A repeat must not make a revoked device welcome again, nor one that drains.
     let before = stored_record(ctx, &checked.device).await?;
     if before.as_ref().is_some_and(|record| record.revoked) {
-        return Err(Problem::new(Code::Forbidden, format!("{} is revoked", checked.device)));
+        return Err(Problem::new(Code::Revoked, format!("{} is revoked", checked.device)));
     }
     let record = DeviceRecord {
         device: checked.device,
@@ -251,7 +250,8 @@ async fn put_record(ctx: &EnrolContext, checked: &Checked, tier: u8, enrolled_at
         tier,
         enrolled_at,
         revoked: false,
-        draining: before.and_then(|record| record.draining),
+        draining: before.as_ref().and_then(|record| record.draining.clone()),
+        suspended: before.and_then(|record| record.suspended),
     };
     let bytes = serde_json::to_vec(&record).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
     let subject = format!("$KV.{}.{}", stream::KV_DEVICES, checked.device);
@@ -259,8 +259,16 @@ async fn put_record(ctx: &EnrolContext, checked: &Checked, tier: u8, enrolled_at
     stored.map(|_| ()).map_err(|error| Problem::new(Code::Unavailable, format!("the device's record: {error}")))
 }
 
-async fn revoked(ctx: &EnrolContext, device: &DeviceId) -> Result<bool, Problem> {
-    Ok(stored_record(ctx, device).await?.is_some_and(|record| record.revoked))
+/// Whether neither the device is revoked nor its member suspended.
+async fn welcome(ctx: &EnrolContext, checked: &Checked) -> Result<(), Problem> {
+    let Checked { statement, device, member } = checked;
+    if !statement.member_only && stored_record(ctx, device).await?.is_some_and(|record| record.revoked) {
+        return Err(Problem::new(Code::Revoked, format!("{device} is revoked")));
+    }
+    match crate::revocation::rows::standing(&ctx.pool, member).await? {
+        Some(standing) if standing.suspended.is_some() => Err(Problem::new(Code::Suspended, format!("{member} is suspended"))),
+        Some(_) | None => Ok(()),
+    }
 }
 
 async fn stored_record(ctx: &EnrolContext, device: &DeviceId) -> Result<Option<DeviceRecord>, Problem> {

@@ -85,7 +85,7 @@ impl Fleet {
     /// The devices that belong to a member.
     pub fn devices_of(&self, member: &MemberId) -> Vec<DeviceId> {
         let inner = lock(&self.0);
-        inner.records.values().filter(|record| record.member == *member && !record.revoked).map(|record| record.device).collect()
+        inner.records.values().filter(|record| record.member == *member && record.barred().is_none()).map(|record| record.device).collect()
     }
     /// What people call these devices; none where they are not known (any more).
     pub fn names(&self, devices: impl IntoIterator<Item = DeviceId>) -> BTreeMap<DeviceId, String> {
@@ -194,7 +194,7 @@ impl Fleet {
             let away = away(record, beat, now, inner.silence, rfc3339);
             let heartbeat = beat.map(|beat| &beat.heartbeat);
             let here = |beat: &Beat| now.duration_since(beat.heard) <= inner.silence && !beat.heartbeat.has_stopped();
-            let online = !record.revoked && beat.is_some_and(here);
+            let online = record.barred().is_none() && beat.is_some_and(here);
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
             let drained = record.draining.as_ref().filter(|_| online).map(|draining| draining.status(beat.map_or(0, Beat::jobs)));
@@ -235,7 +235,7 @@ impl Fleet {
 /// Why a device takes nothing now, in the words of schedulers; `when` writes since when.
 fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Duration, when: fn(u64) -> String) -> Option<String> {
     match beat {
-        _ if record.revoked => Some("revoked".to_owned()),
+        _ if record.barred().is_some() => record.barred(),
         None => Some("not heard of lately".to_owned()),
         Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", when(beat.at))),
         Some(beat) if beat.heartbeat.has_stopped() => beat.heartbeat.not_working.clone(),
@@ -391,16 +391,7 @@ mod tests {
 
     fn record(seed: u8) -> DeviceRecord {
         let key = Signer::from_seed(&[seed; 32]).public();
-        DeviceRecord {
-            device: key.device_id(),
-            did: key,
-            member: key.member_id(),
-            name: format!("laptop-{seed}"),
-            tier: 1,
-            enrolled_at: 1,
-            revoked: false,
-            draining: None,
-        }
+        DeviceRecord::new(key, key.member_id(), format!("laptop-{seed}"), 1, 1)
     }
     fn heartbeat(record: &DeviceRecord) -> Heartbeat {
         Heartbeat {

@@ -36,7 +36,8 @@ pub fn judge(job: &JobId, outcome: LedgerOutcome) -> Judged {
                 | RefusalKind::SelfTransfer
                 | RefusalKind::NotInReview
                 | RefusalKind::BadPolicy
-                | RefusalKind::DeviceRevoked => code,
+                | RefusalKind::DeviceRevoked
+                | RefusalKind::MemberSuspended => code,
             };
             Judged::Refuse(Problem::new(code, detail))
         }

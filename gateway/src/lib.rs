@@ -9,6 +9,8 @@
 //! `history` folds HISTORY into the rows that `store` keeps and `views` shows. `fleet` knows the devices, `live` what happens
 //! now, `freshness` how old rows are. `enrolment` lets people and devices in; `bootstrap` makes a network before anything of it runs.
 //!
+//! `rights` says who may do what to others; `revocation` carries it out, and `revoker`, a process of its own, lets the hub refuse old logins.
+//!
 //! Not here: which device gets a job (scheduler-worker), what it costs (ledger-worker), and any right to sign facts.
 
 pub mod bootstrap;
@@ -16,6 +18,7 @@ pub mod cli;
 pub mod enrolment;
 pub mod jwt;
 pub mod ledger_client;
+pub mod revoker;
 
 pub mod admission;
 pub mod funding;
@@ -29,6 +32,8 @@ pub mod jobs;
 pub mod ledger;
 pub mod letters;
 pub mod orders;
+pub mod revocation;
+pub mod rights;
 pub mod routes;
 pub mod service;
 pub mod submit;

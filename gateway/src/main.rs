@@ -17,6 +17,8 @@ enum Command {
     /// Makes a network: first its files, then, on a running hub, its streams.
     #[command(subcommand)]
     Bootstrap(Box<Bootstrap>),
+    /// Lets the hub refuse who was revoked, until it is told to stop; one a network, beside its keys.
+    Revoker(Box<gateway::revoker::Settings>),
     /// Opens the doors until it is told to stop.
     Run(Box<gateway::run::Settings>),
 }
@@ -28,6 +30,10 @@ async fn main() -> ExitCode {
         Command::Bootstrap(command) => {
             let _logs = bus::telemetry::logs("mesh-gateway", None, "warn");
             bootstrap::run(&command).await
+        }
+        Command::Revoker(settings) => {
+            let _logs = bus::telemetry::logs("mesh-revoker", None, "info");
+            gateway::revoker::run(*settings).await
         }
         Command::Run(settings) => {
             let _logs = bus::telemetry::logs("mesh-gateway", None, "info");

@@ -31,6 +31,12 @@ impl World {
         }
         match order.into_body().what {
             What::Drain(ask) => told(&self.drain(Reader::Operator, &ask).await?),
+            What::Revoke(ask) => told(&self.revoke(Reader::Operator, &ask).await?),
+            What::Suspend(ask) => told(&self.suspend(Reader::Operator, &ask).await?),
+            What::Restore(ask) => told(&self.restore(Reader::Operator, &ask).await?),
+            What::Members {} => told(&self.members(Reader::Operator).await?),
+            What::Role(ask) => told(&self.set_role(Reader::Operator, &ask).await?),
+            What::Audit(ask) => told(&self.audit(Reader::Operator, &ask).await?),
             What::DlqLs(ask) => told(&self.dlq_ls(Reader::Operator, &ask).await?),
             What::DlqShow(ask) => told(&self.dlq_show(Reader::Operator, &ask.id).await?),
             What::DlqRetry(ask) => told(&self.dlq_retry(Reader::Operator, &ask.id).await.map_err(|no| no.problem)?),

@@ -28,7 +28,7 @@ use crate::letters::Reader;
 use crate::world::World;
 
 /// Every call, with what it does.
-const CALLS: [(&str, &str); 31] = [
+const CALLS: [(&str, &str); 37] = [
     ("job.submit", "a job, or a list of them, as JSON or signed; answers its id"),
     ("job.ls", r#"your jobs, newest first: {"state":"Completed","limit":20,"cursor":"…"}"#),
     ("job.show", r#"one job: {"id":"job_…"}"#),
@@ -45,6 +45,12 @@ const CALLS: [(&str, &str); 31] = [
     ("device.ls", "the devices of the network"),
     ("device.show", r#"one device: {"id":"dev_…"}"#),
     ("device.drain", r#"it ends what it has and takes nothing new: {"id":"dev_…","undo":false,"reason":"…"}"#),
+    ("device.revoke", r#"its logins end for ever; its owner's or an admin's: {"id":"dev_…","reason":"…"}"#),
+    ("member.ls", "the members of the network; for admins and auditors"),
+    ("member.suspend", r#"its logins end and its jobs are cancelled; an admin's: {"id":"mem_…","reason":"…"}"#),
+    ("member.restore", r#"it may come back; an admin's: {"id":"mem_…","reason":"…"}"#),
+    ("member.role", r#"what it may do to others; an admin's: {"id":"mem_…","role":"auditor"}"#),
+    ("network.audit", r#"who did what to others, newest first: {"limit":20,"cursor":"…"}"#),
     ("credit.balance", "what you have"),
     ("credit.history", r#"how it came: {"limit":20,"cursor":"…"}"#),
     ("credit.transfer", r#"gives credit to another member: {"to":"mem_…","amount":"1.5","key":"…","note":"…"}"#),
@@ -225,6 +231,12 @@ async fn ask(world: &World, asker: &Asker, call: &str, request: &Request) -> Res
         "device.ls" => Answer::json(&world.fleet.list()),
         "device.show" => Answer::json(&world.device(&by_id()?)?),
         "device.drain" => Answer::json(&world.drain(Reader::Member(*asker, member), &read(payload)?).await?),
+        "device.revoke" => Answer::json(&world.revoke(Reader::Member(*asker, member), &read(payload)?).await?),
+        "member.ls" => Answer::json(&world.members(Reader::Member(*asker, member)).await?),
+        "member.suspend" => Answer::json(&world.suspend(Reader::Member(*asker, member), &read(payload)?).await?),
+        "member.restore" => Answer::json(&world.restore(Reader::Member(*asker, member), &read(payload)?).await?),
+        "member.role" => Answer::json(&world.set_role(Reader::Member(*asker, member), &read(payload)?).await?),
+        "network.audit" => Answer::json(&world.audit(Reader::Member(*asker, member), &read_or_default(payload)?).await?),
         "credit.balance" => Answer::json(&world.credit_balance(member).await?),
         "credit.history" => {
             let ask: CreditAsk = read_or_default(payload)?;
@@ -303,6 +315,9 @@ mod tests {
             let read = match call {
                 "job.ls" => read::<JobLs>(json.as_bytes()).map(|_| ()),
                 "device.drain" => read::<bus_schemas::api::ask::Drain>(json.as_bytes()).map(|_| ()),
+                "device.revoke" | "member.suspend" | "member.restore" => read::<bus_schemas::api::ask::Bar>(json.as_bytes()).map(|_| ()),
+                "member.role" => read::<bus_schemas::api::ask::SetRole>(json.as_bytes()).map(|_| ()),
+                "network.audit" => read::<bus_schemas::api::ask::Audit>(json.as_bytes()).map(|_| ()),
                 "dlq.ls" => read::<bus_schemas::api::ask::LetterLs>(json.as_bytes()).map(|_| ()),
                 "credit.history" => read::<CreditAsk>(json.as_bytes()).map(|_| ()),
                 "ledger.facts" => read::<bus_schemas::api::ledger::ask::Facts>(json.as_bytes()).map(|_| ()),

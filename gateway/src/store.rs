@@ -79,7 +79,8 @@ impl Store {
     /// [`StoreError`].
     pub async fn is_member(&self, key: &PublicKey) -> Result<bool, StoreError> {
         let client = self.client().await?;
-        let statement = client.prepare_cached("select exists (select from enrolled_member where member = $1)").await?;
+        let statement =
+            client.prepare_cached("select exists (select from enrolled_member where member = $1 and suspended is null)").await?;
         Ok(client.query_one(&statement, &[&key.member_id().to_string()]).await?.get(0))
     }
 

@@ -74,8 +74,11 @@ impl World {
             None => self.fleet.look_up(&self.bus, device).await,
         };
         match record {
-            Some(record) if !record.revoked => Ok(record.member),
-            Some(_) => Err(Problem::new(Code::Forbidden, format!("{device} was revoked"))),
+            Some(record) => match (record.revoked, &record.suspended) {
+                (true, _) => Err(Problem::new(Code::Revoked, format!("{device} was revoked"))),
+                (false, Some(suspended)) => Err(Problem::new(Code::Suspended, format!("{device}: {suspended}"))),
+                (false, None) => Ok(record.member),
+            },
             None => Err(Problem::new(Code::Forbidden, format!("{device} is not enrolled here"))),
         }
     }

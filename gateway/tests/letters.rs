@@ -222,8 +222,7 @@ async fn what_is_nobodys_is_the_operators(desk: &Desk, me: &Guest) {
     assert_eq!(refused["code"], "M0516", "{refused}");
     assert!(refused["detail"].as_str().unwrap().contains("is not enrolled here"), "{refused}");
     // Once the device is known, what it sent becomes the job that it would have been.
-    let record =
-        DeviceRecord { device: stranger, did, member: me.id, name: "late".into(), tier: 0, enrolled_at: 1, revoked: false, draining: None };
+    let record = DeviceRecord::new(did, me.id, "late", 0, 1);
     gateway.store(format!("$KV.devices.{stranger}"), None, serde_json::to_vec(&record).unwrap().into(), HUNG).await.unwrap();
     let tried = order(desk, What::DlqRetry(by_id(&letter["id"]))).await;
     let job = bus_schemas::job::unsigned_job_id(&me.id, "from nobody", ECHO.as_bytes());

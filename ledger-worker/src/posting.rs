@@ -5,6 +5,7 @@
 //!
 //! Not here: signatures (a [`Verified`] was checked where it was made), the stream, the database.
 
+mod barred;
 pub mod clock;
 mod operator;
 mod people;
@@ -86,7 +87,11 @@ pub fn decide(
         Op::Open { member, did } => open(standing, now, member, did),
         Op::Mint { member, amount_mmana, reason, key } => people::mint(standing, now, member, *amount_mmana, reason, key),
         Op::BindDevice { device, did, member } => bind_device(standing, now, device, did, member),
-        Op::RevokeDevice { device, receipts_seq } => revoke_device(standing, now, device, *receipts_seq),
+        Op::RevokeDevice { device, receipts_seq, logins } => barred::revoke_device(standing, now, device, *receipts_seq, logins),
+        Op::SuspendMember { member, receipts_seq, logins, reason } => {
+            barred::suspend_member(standing, now, member, *receipts_seq, logins, reason)
+        }
+        Op::RestoreMember { member, reason } => barred::restore_member(standing, now, member, reason),
         Op::AttestTier { device, tier } => attest_tier(standing, now, device, *tier),
         Op::Hold { job, member, key, amount_mmana, expires } => {
             hold(standing, now, &Wish { job: *job, member: *member, key, amount: *amount_mmana, expires: *expires })
@@ -136,6 +141,7 @@ pub fn depends_on(standing: &Standing, op: &Op) -> Vec<FactId> {
         Op::Open { member, .. } => vec![fact_id::open(member)],
         Op::BindDevice { device, .. } => vec![fact_id::bind_device(device)],
         Op::RevokeDevice { device, .. } => vec![fact_id::revoke_device(device)],
+        Op::SuspendMember { member, .. } | Op::RestoreMember { member, .. } => barred::last_fact(standing, member).into_iter().collect(),
         // What the books always remember is enough to decide; where the answer is a repeat, it names the fact's place.
         Op::AttestTier { device, .. } => last_attested(standing, device).into_iter().collect(),
         Op::SetPolicy { rules } => vec![operator::policy_fact(standing, rules.version)],
@@ -155,7 +161,9 @@ pub fn depends_on(standing: &Standing, op: &Op) -> Vec<FactId> {
 fn may_ask(parts: &Parts, by: &PublicKey, op: &Op) -> Result<(), Refusal> {
     let allowed = match op {
         Op::Open { .. } | Op::BindDevice { .. } | Op::Hold { .. } | Op::Transfer { .. } => parts.gateway.contains(by),
-        Op::AttestTier { .. } | Op::RevokeDevice { .. } => parts.gateway.contains(by) || parts.operator.contains(by),
+        Op::AttestTier { .. } | Op::RevokeDevice { .. } | Op::SuspendMember { .. } | Op::RestoreMember { .. } => {
+            parts.gateway.contains(by) || parts.operator.contains(by)
+        }
         Op::Mint { .. }
         | Op::Fee { .. }
         | Op::Flag { .. }
@@ -268,21 +276,6 @@ fn last_attested(standing: &Standing, device: &DeviceId) -> Option<FactId> {
     Some(fact_id::attest_tier(device, last))
 }
 
-fn revoke_device(standing: &Standing, now: UnixMs, device: &DeviceId, receipts_seq: u64) -> Result<Decided, Refusal> {
-    let id = fact_id::revoke_device(device);
-    let unknown = || Refusal::new(RefusalKind::UnknownDevice, Code::NoSuchDevice, format!("{device} is bound to no member"));
-    if standing.books().device(device).ok_or_else(unknown)?.revoked.is_some() {
-        let seq = standing.books().fact(&id).map_or(0, |(seq, _)| seq);
-        return Ok(Decided::Known { fact: id, seq, hold: None });
-    }
-    // Facts are JSON and rows are signed: beyond this, readers would see another number.
-    if receipts_seq > MAX_MMANA.unsigned_abs() {
-        let detail = format!("{receipts_seq} is no sequence that a stream can reach");
-        return Err(Refusal::new(RefusalKind::BadAmount, Code::BadValue, detail));
-    }
-    Ok(record(standing, now, id, vec![], What::RevokeDevice { device: *device, receipts_seq }))
-}
-
 struct Wish<'a> {
     job: JobId,
     member: MemberId,
@@ -311,6 +304,7 @@ fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Re
         return Err(Refusal::new(RefusalKind::KeyConflict, Code::Conflict, detail));
     }
     known_member(standing, &member)?;
+    barred::check_member(standing, &member)?;
     let most = standing.books().policy.open_holds_max;
     if most > 0 && standing.books().open_holds_of(&member) >= most {
         let detail = format!("{member} has {most} holds open, which is the most that the policy allows; try again when a job has ended");

@@ -182,6 +182,8 @@ fn job_of(op: &Op) -> Option<JobId> {
         | Op::Fee { .. }
         | Op::SetPolicy { .. }
         | Op::Correct { .. }
-        | Op::RevokeDevice { .. } => None,
+        | Op::RevokeDevice { .. }
+        | Op::SuspendMember { .. }
+        | Op::RestoreMember { .. } => None,
     }
 }

@@ -349,6 +349,8 @@ impl<'a> Rows<'a> {
                     }),
                     What::Checkpoint(state) => rows.checkpoints.push(state, seq),
                     What::Mint { .. } | What::Regen { .. } | What::Transfer { .. } | What::Fee { .. } | What::Correction { .. } => {}
+                    // The fact itself says it all; nothing is paid or shown by it.
+                    What::SuspendMember { .. } | What::RestoreMember { .. } => {}
                 }
             }
         }

@@ -83,7 +83,7 @@ impl Device {
     }
     /// Heard of lately; it may still take no work.
     pub fn is_live(&self) -> bool {
-        !self.record.revoked && self.silent.is_none() && matches!(self.heard, Heard::Live(_))
+        self.record.barred().is_none() && self.silent.is_none() && matches!(self.heard, Heard::Live(_))
     }
     /// Whether its bid is waited for.
     pub fn is_expected(&self) -> bool {
@@ -100,8 +100,8 @@ impl Device {
     }
 
     fn refresh(&mut self) {
-        self.view.away = if self.record.revoked {
-            Some("revoked".into())
+        self.view.away = if let Some(barred) = self.record.barred() {
+            Some(barred)
         } else if let Some(since) = &self.silent {
             Some(format!("offline since {since}"))
         } else {
@@ -192,16 +192,15 @@ impl Fleet {
     pub fn live(&self) -> impl Iterator<Item = &Device> {
         self.devices.values().filter(|device| device.is_live())
     }
-    pub fn is_revoked(&self, device: &DeviceId) -> bool {
-        self.devices.get(device).is_some_and(|found| found.record.revoked)
-    }
     pub fn name(&self, device: &DeviceId) -> String {
         self.devices.get(device).map_or_else(|| device.to_string(), |found| found.view.name.clone())
     }
     /// Whether each device that was there before this scheduler started was heard of since, or is gone; until then "nobody has it" cannot be
     /// said.
     pub fn is_settled(&self) -> bool {
-        self.devices.values().all(|device| device.record.revoked || device.silent.is_some() || !matches!(device.heard, Heard::Stored))
+        self.devices
+            .values()
+            .all(|device| device.record.barred().is_some() || device.silent.is_some() || !matches!(device.heard, Heard::Stored))
     }
 
     /// A value of KV `devices` (JSON [`DeviceRecord`]).
@@ -399,7 +398,7 @@ impl Fleet {
         let newly: Vec<DeviceId> = self
             .devices
             .values()
-            .filter(|device| !device.record.revoked && device.silent.is_none() && silent_now(device))
+            .filter(|device| device.record.barred().is_none() && device.silent.is_none() && silent_now(device))
             .map(|device| device.record.device)
             .collect();
         if newly.is_empty() && self.mass_silence.is_none() {

@@ -261,9 +261,14 @@ impl World {
             Ok(changed) => self.look_again |= changed.look_again,
             Err(problem) => tracing::error!(%problem, "a device record cannot be read"),
         }
-        let revoked: Vec<DeviceId> = self.on_device.keys().filter(|id| self.fleet.is_revoked(id)).copied().collect();
-        for device in revoked {
-            self.moves_on(device, "the device was revoked", now);
+        let barred: Vec<(DeviceId, bool)> = self
+            .on_device
+            .keys()
+            .filter_map(|id| self.fleet.get(id).filter(|found| found.record.barred().is_some()).map(|found| (*id, found.record.revoked)))
+            .collect();
+        for (device, revoked) in barred {
+            let why = if revoked { "the device was revoked" } else { "the device's member was suspended" };
+            self.moves_on(device, why, now);
         }
     }
 

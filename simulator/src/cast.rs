@@ -86,16 +86,7 @@ impl Cast {
         self.member_ids[device % MEMBERS]
     }
     pub fn record(&self, device: usize) -> DeviceRecord {
-        DeviceRecord {
-            device: self.device_ids[device],
-            did: self.devices[device].public(),
-            member: self.owner(device),
-            name: format!("d{device}"),
-            tier: 1,
-            enrolled_at: EPOCH,
-            revoked: false,
-            draining: None,
-        }
+        DeviceRecord::new(self.devices[device].public(), self.owner(device), format!("d{device}"), 1, EPOCH)
     }
 
     /// The first messages of LEDGER: genesis with the policy, members with their grants, devices with their tiers.

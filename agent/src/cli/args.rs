@@ -10,8 +10,10 @@ mod dlq;
 
 use super::duration;
 use super::output::{Color, Format};
+mod people;
 pub use credit::{CreditCommand, ExportArgs, ExportFormat, GrantArgs, NetworkCommand, PolicyCommand, TransferArgs};
 pub use dlq::{DlqCommand, DlqLsArgs, LetterArgs};
+pub use people::{AuditArgs, BarArgs, MembersCommand, RoleArgs};
 
 /// Pool the computers of a co-op, a lab or a company: submit jobs, lend a device, check every credit.
 #[derive(Debug, Parser)]
@@ -181,6 +183,21 @@ pub enum NodeCommand {
     /// Let a device end what it has and take nothing new; its owner's or the operator's.
     #[command(before_help = "  mesh node drain laptop-a --reason \"new disk\"\n  mesh node drain laptop-a --undo")]
     Drain(DrainArgs),
+    /// End a device's logins for ever; its work goes elsewhere at once. Its owner's, an admin's or the operator's.
+    #[command(before_help = "  mesh node revoke laptop-a --reason stolen\n  mesh node revoke dev_wk7f --network-key network.key")]
+    Revoke(RevokeArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeArgs {
+    /// Its id, a unique prefix of it, or its name.
+    pub device: String,
+    /// Why; it stands in the audit log.
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// As the operator, with the network's key; otherwise as its owner, or with the context's key where the device is another's.
+    #[arg(long, value_name = "FILE")]
+    pub network_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -287,8 +287,12 @@ pub async fn status(cli: &Cli, args: &StatusArgs, output: &Output) -> Done {
 async fn look(cli: &Cli) -> StatusView {
     let context = Contexts::of_user().and_then(|contexts| contexts.find(cli.global.context.as_deref()));
     let home = Home::discover();
-    let device = ask_status(&home).await;
-    let stopped = home.device().ok().filter(|_| device.is_err() && running(&home).is_none()).map(|device| device.name);
+    let device = match home.revoked() {
+        Some(problem) => Err(problem.into()),
+        None => ask_status(&home).await,
+    };
+    let stopped =
+        home.device().ok().filter(|_| device.is_err() && running(&home).is_none() && home.revoked().is_none()).map(|device| device.name);
     let name = context.as_ref().ok().map(|context| context.name.clone());
     let network = context.as_ref().ok().map(|context| context.network);
     let fleet = match context {

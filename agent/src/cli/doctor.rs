@@ -133,6 +133,9 @@ async fn device(home: &Home) -> Vec<Finding> {
         Err(problem) => return vec![failed(GROUP, "identity", &problem.into())],
     };
     let mut findings = vec![pass(GROUP, "identity", format!("{} is {} of {}", device.name, device.device.id, device.network))];
+    if let Some(problem) = home.revoked() {
+        findings.push(failed(GROUP, "standing", &problem.into()));
+    }
     for (check, path) in [
         ("device key", home.device_key()),
         ("member key", home.member_key()),

@@ -26,6 +26,7 @@ pub mod operator;
 pub mod output;
 pub mod owner;
 mod parts;
+pub mod people;
 pub mod sign;
 mod usage;
 

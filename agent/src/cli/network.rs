@@ -15,6 +15,7 @@ use super::credit::books::look;
 use super::credit::orders::{operator, order};
 use super::failure::{Done, End, Failure};
 use super::output::{self, Output};
+use super::people;
 
 /// `mesh network …`.
 pub async fn run(cli: &Cli, command: &NetworkCommand, output: &Output) -> Done {
@@ -41,6 +42,8 @@ pub async fn run(cli: &Cli, command: &NetworkCommand, output: &Output) -> Done {
             let view: PolicyView = session.ask("network.policy", &serde_json::json!({})).await?;
             output.print("network.policy.show", &view, || view.rules.version.to_string(), || show_text(&session, &view));
         }
+        NetworkCommand::Members(command) => people::members(&Session::open(cli).await?, command, output).await?,
+        NetworkCommand::Audit(args) => people::audit(&Session::open(cli).await?, args, output).await?,
         NetworkCommand::Policy(PolicyCommand::Set { file, dry_run, network_key }) => {
             set(&Session::open(cli).await?, file, *dry_run, network_key.as_deref(), output).await?;
         }

@@ -12,6 +12,7 @@ use super::duration;
 use super::failure::{Done, End, Failure};
 use super::operator;
 use super::output::{self, Output};
+use super::people;
 
 /// `mesh node …`.
 pub async fn run(cli: &Cli, command: &NodeCommand, output: &Output) -> Done {
@@ -32,6 +33,7 @@ pub async fn run(cli: &Cli, command: &NodeCommand, output: &Output) -> Done {
             output.print("node.show", &device, || device.id.to_string(), || show_text(&device));
         }
         NodeCommand::Drain(args) => drain(&session, args, output).await?,
+        NodeCommand::Revoke(args) => people::revoke(&session, args, output).await?,
     }
     Ok(End::Fine)
 }

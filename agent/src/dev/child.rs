@@ -25,6 +25,8 @@ pub enum Role {
     Ledger,
     Scheduler,
     Gateway,
+    /// The gateway's program as the revoker.
+    Revoker,
     Agent,
     /// A device's own nats-server: the agent's child, not ours.
     Leaf,
@@ -37,6 +39,7 @@ impl Role {
             Self::Ledger => "ledger",
             Self::Scheduler => "scheduler",
             Self::Gateway => "gateway",
+            Self::Revoker => "revoker",
             Self::Agent => "agent",
             Self::Leaf => "leaf",
         }
@@ -46,13 +49,13 @@ impl Role {
         match self {
             // Fast: sessions are cut, the last checkpoint is written.
             Self::Postgres => Signal::INT,
-            Self::Hub | Self::Ledger | Self::Scheduler | Self::Gateway | Self::Agent | Self::Leaf => Signal::TERM,
+            Self::Hub | Self::Ledger | Self::Scheduler | Self::Gateway | Self::Revoker | Self::Agent | Self::Leaf => Signal::TERM,
         }
     }
     /// Whether it is started again where it ends by itself.
     pub const fn restarts(self) -> bool {
         match self {
-            Self::Hub | Self::Postgres | Self::Ledger | Self::Scheduler | Self::Gateway => true,
+            Self::Hub | Self::Postgres | Self::Ledger | Self::Scheduler | Self::Gateway | Self::Revoker => true,
             Self::Agent | Self::Leaf => false,
         }
     }

@@ -65,10 +65,11 @@ fn pause(restarts: u32) -> Duration {
 /// A process that ran this long has earned a quick restart again.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// How long each has to end, in the order in which they are asked; 8.5 s in all.
-const ORDER: [(Role, Duration); 6] = [
+/// How long each has to end, in the order in which they are asked; 9 s in all.
+const ORDER: [(Role, Duration); 7] = [
     (Role::Agent, Duration::from_millis(3_000)),
     (Role::Gateway, Duration::from_millis(1_250)),
+    (Role::Revoker, Duration::from_millis(500)),
     (Role::Scheduler, Duration::from_millis(1_250)),
     (Role::Ledger, Duration::from_millis(1_000)),
     (Role::Postgres, Duration::from_millis(1_000)),

@@ -118,6 +118,23 @@ pub enum Op {
     RevokeDevice {
         device: DeviceId,
         receipts_seq: u64,
+        /// Public nkeys that it logs in with: the hub refuses them from then on.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logins: Vec<String>,
+    },
+    /// A member submits nothing and its devices earn nothing until it is restored; `receipts_seq` and `logins` as above, of all its devices.
+    SuspendMember {
+        member: MemberId,
+        receipts_seq: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logins: Vec<String>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    RestoreMember {
+        member: MemberId,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
     },
     /// How does this job's hold stand? Changes nothing.
     Look {
@@ -217,4 +234,6 @@ pub enum RefusalKind {
     /// The rules make no sense, or their version is not the next.
     BadPolicy,
     DeviceRevoked,
+    /// Until it is restored.
+    MemberSuspended,
 }

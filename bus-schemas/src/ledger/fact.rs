@@ -116,6 +116,23 @@ pub enum What {
     RevokeDevice {
         device: DeviceId,
         receipts_seq: u64,
+        /// Public nkeys that it logged in with.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logins: Vec<String>,
+    },
+    /// Until it is restored, the member submits nothing, and what its devices claim by later receipts is not paid.
+    SuspendMember {
+        member: MemberId,
+        receipts_seq: u64,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logins: Vec<String>,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
+    },
+    RestoreMember {
+        member: MemberId,
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        reason: String,
     },
     /// An epoch begins: credit for members (legs from mint), and reputations move towards the start. Parts after the first carry only legs.
     Regen {
@@ -190,6 +207,8 @@ impl What {
             Self::Settle { .. } => "settle",
             Self::Void { .. } => "void",
             Self::RevokeDevice { .. } => "revoke_device",
+            Self::SuspendMember { .. } => "suspend_member",
+            Self::RestoreMember { .. } => "restore_member",
             Self::Regen { .. } => "regen",
             Self::Transfer { .. } => "transfer",
             Self::Fee { .. } => "fee",
@@ -218,6 +237,8 @@ impl What {
             | Self::BindDevice { .. }
             | Self::AttestTier { .. }
             | Self::RevokeDevice { .. }
+            | Self::SuspendMember { .. }
+            | Self::RestoreMember { .. }
             | Self::Regen { .. }
             | Self::Transfer { .. }
             | Self::Fee { .. }

@@ -59,6 +59,10 @@ pub fn review(job: &JobId) -> FactId {
 pub fn revoke_device(device: &DeviceId) -> FactId {
     of("revoke_device", &[device.to_string().as_bytes()])
 }
+/// `nth`: how often the member was suspended or restored before.
+pub fn member_standing(member: &MemberId, nth: u32) -> FactId {
+    of("member_standing", &[member.to_string().as_bytes(), &nth.to_be_bytes()])
+}
 pub fn policy(version: u32) -> FactId {
     of("policy", &[&version.to_be_bytes()])
 }

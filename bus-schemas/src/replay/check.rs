@@ -78,6 +78,13 @@ impl Look<'_> {
                 books.devices.get(device).ok_or_else(|| self.unknown("device"))?;
                 self.right(fact.legs.is_empty(), "a word about a device moves nothing")
             }
+            What::SuspendMember { member, .. } | What::RestoreMember { member, .. } => {
+                self.known(member)?;
+                self.right(fact.legs.is_empty(), "a word about a member moves nothing")?;
+                let suspends = matches!(fact.what, What::SuspendMember { .. });
+                let is = books.suspension(member).is_some_and(|found| found.receipts_seq.is_some());
+                self.right(suspends != is, "a member is suspended and restored in turn")
+            }
             What::Hold { job, member, amount_mmana, expires, .. } => {
                 self.known(member)?;
                 if books.hold(job).is_some() {

@@ -40,6 +40,7 @@ pub const GATEWAY: Role = Role {
         ("mesh.v1.dlq", "what cannot be read at all"),
         ("mesh.v1.ledger.do", "asks for holds and for members and devices to be known"),
         ("mesh.v1.ctl.*.*", "tells a device: renew, pause, drain"),
+        ("mesh.v1.revoker.done", "asks whether the hub refuses who was revoked"),
         ("mesh.v1.sched.holding", "asks who has a job in hand, and what it waits for"),
         ("mesh.v1.watch.*.*.*", "what a member sees live: waiting, rejected"),
         ("mesh.v1.bcast.>", "notices to everybody"),
@@ -175,11 +176,14 @@ pub const REVOKER: Role = Role {
     name: "revoker",
     publish: &[
         ("$JS.API.STREAM.INFO.LEDGER", "where the facts end"),
-        ("$JS.API.DIRECT.GET.LEDGER", "reads the facts for revoked devices"),
-        ("$JS.API.DIRECT.GET.KV_devices", "which transport key a device has"),
-        ("$JS.API.DIRECT.GET.KV_devices.>", "which transport key a device has"),
+        ("$JS.API.DIRECT.GET.LEDGER", "reads the facts about who is revoked, with the keys that they log in with"),
     ],
-    subscribe: &[("_INBOX.revoker.>", "answers"), ("mesh.v1.ledger.stored", "a new fact"), ("$SRV.>", "is found by `nats micro ls`")],
+    subscribe: &[
+        ("_INBOX.revoker.>", "answers"),
+        ("mesh.v1.ledger.stored", "a new fact"),
+        ("mesh.v1.revoker.done", "gateways ask whether the hub's nodes know"),
+        ("$SRV.>", "is found by `nats micro ls`"),
+    ],
     answers: true,
 };
 

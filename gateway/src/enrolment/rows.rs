@@ -19,16 +19,16 @@ pub(super) fn unavailable(error: &dyn std::fmt::Display) -> Problem {
     tracing::warn!(%error, "Postgres does not answer");
     Problem::new(Code::Unavailable, "the database does not answer; try again")
 }
-fn failed(error: tokio_postgres::Error) -> Problem {
+pub(crate) fn failed(error: tokio_postgres::Error) -> Problem {
     if error.code() == Some(&SqlState::UNIQUE_VIOLATION) {
         return Problem::new(Code::AlreadyEnrolled, "one of the keys is enrolled already");
     }
     unavailable(&error)
 }
-pub(super) async fn client(pool: &Pool) -> Result<deadpool_postgres::Object, Problem> {
+pub(crate) async fn client(pool: &Pool) -> Result<deadpool_postgres::Object, Problem> {
     pool.get().await.map_err(|error: PoolError| unavailable(&error))
 }
-fn ms(at: UnixMs) -> i64 {
+pub(crate) fn ms(at: UnixMs) -> i64 {
     i64::try_from(at).unwrap_or(i64::MAX)
 }
 
@@ -198,9 +198,16 @@ pub async fn extend_token(pool: &Pool, holder: &str, expires_at: UnixMs) -> Resu
 pub async fn token_member(pool: &Pool, token: &str, now: UnixMs) -> Result<Option<MemberId>, Problem> {
     let hash = sha256(token.as_bytes());
     let client = client(pool).await?;
-    let statement = client.prepare_cached("select member from token where hash = $1 and expires_at > $2").await.map_err(failed)?;
+    let sql =
+        "select t.member, m.suspended from token t join enrolled_member m on m.member = t.member where t.hash = $1 and t.expires_at > $2";
+    let statement = client.prepare_cached(sql).await.map_err(failed)?;
     let row = client.query_opt(&statement, &[&hash.as_slice(), &ms(now)]).await.map_err(failed)?;
-    Ok(row.and_then(|row| row.get::<_, String>(0).parse().ok()))
+    let Some(row) = row else { return Ok(None) };
+    let member: String = row.get(0);
+    if row.get::<_, Option<String>>(1).is_some() {
+        return Err(Problem::new(Code::Suspended, format!("{member} is suspended")));
+    }
+    Ok(member.parse().ok())
 }
 
 /// Keeps the hash of an invite's secret.

@@ -3,6 +3,7 @@
 use bus_schemas::ledger::{Account, RefusalKind, What, fact_id};
 use bus_schemas::{Code, MemberId, MilliMana, UnixMs};
 
+use super::barred;
 use super::{
     Decided, Refusal, Standing, available, check_amount, check_key, check_note, check_reason, known_member, leg, mintable, record, repeat,
 };
@@ -42,6 +43,7 @@ pub fn transfer(
     }
     known_member(standing, from)?;
     known_member(standing, to)?;
+    barred::check_member(standing, from)?;
     check_amount(amount)?;
     check_note(note)?;
     enough(standing, from, amount)?;

@@ -168,6 +168,11 @@ fn paid_device<'a>(
     if device.revoked.is_some_and(|last| claim.receipt_seq > last) {
         return Err(Refusal::new(RefusalKind::DeviceRevoked, Code::Forbidden, format!("{id} was revoked before it sent the receipt")));
     }
+    let suspended = standing.books().suspension(&device.member).and_then(|found| found.receipts_seq);
+    if suspended.is_some_and(|last| claim.receipt_seq > last) {
+        let detail = format!("{} was suspended before {id} sent the receipt", device.member);
+        return Err(Refusal::new(RefusalKind::MemberSuspended, Code::Suspended, detail));
+    }
     match &receipt.outcome {
         Outcome::Completed(_) => Ok((device, SettleOutcome::Completed)),
         Outcome::Cancelled => Ok((device, SettleOutcome::Cancelled)),

@@ -158,6 +158,8 @@ impl Standing {
             | What::BindDevice { .. }
             | What::AttestTier { .. }
             | What::RevokeDevice { .. }
+            | What::SuspendMember { .. }
+            | What::RestoreMember { .. }
             | What::Regen { .. }
             | What::Transfer { .. }
             | What::Fee { .. }

@@ -4,6 +4,7 @@
 #![allow(clippy::type_complexity)] // Tables of cases.
 
 mod asking;
+mod barred;
 mod clock;
 mod histories;
 mod holds;

@@ -25,16 +25,7 @@ fn world(devices: u8) -> World {
 }
 fn record(n: u8) -> DeviceRecord {
     let did = signer(n).public();
-    DeviceRecord {
-        device: did.device_id(),
-        did,
-        member: did.member_id(),
-        name: format!("d{n}"),
-        tier: 0,
-        enrolled_at: 1,
-        revoked: false,
-        draining: None,
-    }
+    DeviceRecord::new(did, did.member_id(), format!("d{n}"), 0, 1)
 }
 fn heartbeat(n: u8, by: u8) -> bytes::Bytes {
     let body = Heartbeat {

@@ -231,16 +231,7 @@ impl Network {
     }
     async fn record(&self, n: u8, revoked: bool) {
         let did = Signer::from_seed(&[150 + n; 32]).public();
-        let record = DeviceRecord {
-            device: did.device_id(),
-            did,
-            member: did.member_id(),
-            name: format!("d{n}"),
-            tier: 0,
-            enrolled_at: 1,
-            revoked,
-            draining: None,
-        };
+        let record = DeviceRecord { revoked, ..DeviceRecord::new(did, did.member_id(), format!("d{n}"), 0, 1) };
         let value = serde_json::to_vec(&record).unwrap();
         self.bus.store(format!("$KV.{}.{}", stream::KV_DEVICES, record.device), None, value.into(), HUNG).await.unwrap();
     }

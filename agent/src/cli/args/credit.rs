@@ -104,6 +104,12 @@ pub enum NetworkCommand {
     /// The rules by which credit moves.
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Its members: who they are, what they may do, who may no longer.
+    #[command(subcommand)]
+    Members(super::MembersCommand),
+    /// Who did what to others, newest first; for admins, auditors and the operator.
+    #[command(before_help = "  mesh network audit\n  mesh network audit --limit 100 -o json")]
+    Audit(super::AuditArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -78,7 +78,7 @@ fn one_of_each() -> Vec<(&'static str, Op)> {
         ("o", Op::Mint { member: m, amount_mmana, reason: reason.clone(), key: "k".into() }),
         ("g", Op::BindDevice { device: d, did: device, member: m }),
         ("go", Op::AttestTier { device: d, tier: 1 }),
-        ("go", Op::RevokeDevice { device: d, receipts_seq: 1 }),
+        ("go", Op::RevokeDevice { device: d, receipts_seq: 1, logins: vec![] }),
         ("g", hold(1, 0, "k", Some(1))),
         ("s", Work::on(1).claim().0),
         ("gs", void(VoidReason::Cancelled)),
@@ -163,8 +163,12 @@ fn numbers_that_no_reader_can_keep_are_refused() {
         ("a hold for ever", expiring("k", u64::MAX), "BadAmount M0116"),
         ("longer than any job", expiring("k", longest + 1), "BadAmount M0116"),
         ("the longest job", expiring("k", longest), "done"),
-        ("a place that no stream has", Op::RevokeDevice { device: device_id(0), receipts_seq: u64::MAX }, "BadAmount M0116"),
-        ("the last place", Op::RevokeDevice { device: device_id(0), receipts_seq: (1 << 53) - 1 }, "done"),
+        (
+            "a place that no stream has",
+            Op::RevokeDevice { device: device_id(0), receipts_seq: u64::MAX, logins: vec![] },
+            "BadAmount M0116",
+        ),
+        ("the last place", Op::RevokeDevice { device: device_id(0), receipts_seq: (1 << 53) - 1, logins: vec![] }, "done"),
     ] {
         assert_eq!(says(&world.ask(op)), expected, "{name}");
     }

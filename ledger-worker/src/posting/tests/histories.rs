@@ -295,7 +295,7 @@ impl Pair {
             Step::Open { n } => Op::Open { member: member_id(*n), did: member(*n).public() },
             Step::Bind { d, n, with } => Op::BindDevice { device: device_id(*d), did: device(*with).public(), member: member_id(*n) },
             Step::Attest { d, tier } => Op::AttestTier { device: device_id(*d), tier: *tier },
-            Step::Revoke { d, last } => Op::RevokeDevice { device: device_id(*d), receipts_seq: *last },
+            Step::Revoke { d, last } => Op::RevokeDevice { device: device_id(*d), receipts_seq: *last, logins: vec![] },
             Step::Mint { n, amount, key: k } => Op::Mint { member: member_id(*n), amount_mmana: mmana(*amount), reason, key: key(*k) },
             Step::Hold { of, key: k, amount, lives, .. } => Op::Hold {
                 job: job(n),

@@ -111,6 +111,8 @@ pub struct State {
     keys: Vec<(String, String)>,
     earned: Vec<(u64, MemberId, DeviceId, i128)>,
     epoch: Option<u64>,
+    /// Whether each that ever was suspended still is.
+    suspended: BTreeMap<MemberId, bool>,
     /// The time of the last thing that was done.
     last: u64,
 }
@@ -119,8 +121,8 @@ type Answer = Result<Says, RefusalKind>;
 
 impl State {
     fn new(rules: Policy) -> Self {
-        let (money, members) = (BTreeMap::new(), BTreeSet::new());
-        Self { rules, money, members, devices: vec![], jobs: vec![], keys: vec![], earned: vec![], epoch: None, last: 0 }
+        let (money, members, suspended) = (BTreeMap::new(), BTreeSet::new(), BTreeMap::new());
+        Self { rules, money, members, devices: vec![], jobs: vec![], keys: vec![], earned: vec![], epoch: None, suspended, last: 0 }
     }
     pub fn has(&self, account: Account) -> i128 {
         self.money.get(&account).copied().unwrap_or(0)
@@ -158,6 +160,9 @@ impl State {
 
     fn member(&self, member: &MemberId) -> Result<(), RefusalKind> {
         if self.members.contains(member) { Ok(()) } else { Err(RefusalKind::UnknownMember) }
+    }
+    fn welcome(&self, member: &MemberId) -> Result<(), RefusalKind> {
+        if self.suspended.get(member) == Some(&true) { Err(RefusalKind::MemberSuspended) } else { Ok(()) }
     }
     fn device(&mut self, device: &DeviceId) -> Option<&mut Device> {
         self.devices.iter_mut().find(|known| known.id == *device)
@@ -230,13 +235,30 @@ impl State {
                 }
                 known.tier = Some(*tier);
             }
-            Op::RevokeDevice { device, receipts_seq } => {
+            Op::RevokeDevice { device, receipts_seq, .. } => {
                 let known = self.device(device).ok_or(RefusalKind::UnknownDevice)?;
                 if known.revoked.is_some() {
                     return Ok(Says::Known);
                 }
                 right(i128::from(*receipts_seq) <= MOST, RefusalKind::BadAmount)?;
                 known.revoked = Some(*receipts_seq);
+            }
+            Op::SuspendMember { member, reason, .. } => {
+                self.member(member)?;
+                if self.welcome(member).is_err() {
+                    return Ok(Says::Known);
+                }
+                right(reason.chars().count() <= 200, RefusalKind::BadAmount)?;
+                self.suspended.insert(*member, true);
+            }
+            Op::RestoreMember { member, reason } => {
+                self.member(member)?;
+                right(self.suspended.contains_key(member), RefusalKind::NotAllowed)?;
+                if self.welcome(member).is_ok() {
+                    return Ok(Says::Known);
+                }
+                right(reason.chars().count() <= 200, RefusalKind::BadAmount)?;
+                self.suspended.insert(*member, false);
             }
             Op::Hold { job, member, key, amount_mmana, expires } => {
                 return self.hold(now, *job, member, key, amount_mmana.map(|amount| i128::from(amount.get())), *expires);
@@ -258,6 +280,7 @@ impl State {
                 right(from != to, RefusalKind::SelfTransfer)?;
                 self.member(from)?;
                 self.member(to)?;
+                self.welcome(from)?;
                 self.moves(*from, Account::Available(*to), amount_mmana.get(), note)?;
             }
             Op::Fee { member, amount_mmana, reason, key } => {
@@ -328,6 +351,7 @@ impl State {
         }
         right(self.job(&id).is_none(), RefusalKind::KeyConflict)?;
         self.member(payer)?;
+        self.welcome(payer)?;
         let open = self.jobs.iter().filter(|job| job.payer == *payer && job.stand == Stand::Open).count();
         right(self.rules.open_holds_max == 0 || open < self.rules.open_holds_max as usize, RefusalKind::TooManyHolds)?;
         right(expires > now, RefusalKind::HoldExpired)?;
@@ -562,7 +586,7 @@ fn may(by: Asker, op: &Op) -> bool {
     use Asker::{Gateway, Operator, Scheduler};
     let who: &[Asker] = match op {
         Op::Open { .. } | Op::BindDevice { .. } | Op::Hold { .. } | Op::Transfer { .. } => &[Gateway],
-        Op::AttestTier { .. } | Op::RevokeDevice { .. } => &[Gateway, Operator],
+        Op::AttestTier { .. } | Op::RevokeDevice { .. } | Op::SuspendMember { .. } | Op::RestoreMember { .. } => &[Gateway, Operator],
         Op::Settle { .. } => &[Scheduler],
         Op::Void { reason: VoidReason::Cancelled | VoidReason::NotAdmitted, .. } => &[Gateway, Scheduler],
         Op::Void { reason: VoidReason::Failed | VoidReason::NotPlaced, .. } => &[Scheduler],

@@ -142,7 +142,7 @@ fn a_payer_of_good_name_saves_what_the_commons_can_pay() {
         assert_eq!(world.balance(Account::Commons), commons - expected, "{name}");
     }
     let mut world = respected(50_000, 5_000);
-    world.ok(Op::RevokeDevice { device: device_id(0), receipts_seq: 0 });
+    world.ok(Op::RevokeDevice { device: device_id(0), receipts_seq: 0, logins: vec![] });
     assert_eq!(discount(&mut world, &Work::on(1)), 0, "a revoked device speaks for nobody");
 }
 

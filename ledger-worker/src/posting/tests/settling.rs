@@ -128,8 +128,8 @@ fn a_hold_ends_once() {
 fn a_revoked_device_is_paid_for_what_was_stored_before() {
     for (last, receipt_seq, expected) in [(7, 7, "done"), (7, 8, "DeviceRevoked M0402"), (0, 1, "DeviceRevoked M0402")] {
         let mut world = World::peopled(rules());
-        world.ok(Op::RevokeDevice { device: device_id(1), receipts_seq: last });
-        assert_eq!(says(&world.ask(Op::RevokeDevice { device: device_id(1), receipts_seq: 99 })), "known");
+        world.ok(Op::RevokeDevice { device: device_id(1), receipts_seq: last, logins: vec![] });
+        assert_eq!(says(&world.ask(Op::RevokeDevice { device: device_id(1), receipts_seq: 99, logins: vec![] })), "known");
         assert_eq!(says(&world.earn(10_000, &Work { receipt_seq, ..Work::on(1) })), expected, "{receipt_seq} after {last}");
         world.sound();
     }
