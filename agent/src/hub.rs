@@ -4,14 +4,14 @@
 //! Not here: how parts are started, watched and stopped (`dev`), and certificates (`mesh-gateway bootstrap files`).
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bus_schemas::Code;
 
 use crate::cli::failure::{Done, Failure};
 use crate::cli::output::Output;
 use crate::dev::ports::PortArgs;
-use crate::dev::{self, DevArgs, Open};
+use crate::dev::{self, Beside, DevArgs, HubAt, Open};
 
 #[derive(Debug, Clone, clap::Subcommand)]
 pub enum HubCommand {
@@ -21,16 +21,19 @@ pub enum HubCommand {
 
 #[derive(Debug, Clone, clap::Args)]
 #[command(
-    before_help = "  mesh hub up --listen 192.0.2.10                              others reach it under that address\n  mesh hub up --listen 0.0.0.0 --host hub.example.org --data /srv/mesh"
+    before_help = "  mesh hub up --listen 192.0.2.10                              others reach it under that address\n  mesh hub up --listen 0.0.0.0 --host hub.example.org --data /srv/mesh\n  mesh hub up --beside /srv/mesh --network lab --https-port 8443         another network on that hub"
 )]
 pub struct UpArgs {
     /// Address of this machine to listen on; 0.0.0.0 or [::] for all.
-    #[arg(long, value_name = "ADDR")]
-    pub listen: IpAddr,
+    #[arg(long, value_name = "ADDR", required_unless_present = "beside")]
+    pub listen: Option<IpAddr>,
+    /// Data folder of a network whose hub runs already: this one shares it, with keys, books and an owner of its own.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["listen", "host", "hub_port", "leaf_port"])]
+    pub beside: Option<PathBuf>,
     /// Name or address under which others reach it, several separated by commas: the first stands in the invite [default: what --listen says].
     #[arg(long, value_name = "HOST", value_delimiter = ',')]
     pub host: Vec<String>,
-    /// Where the network's keys, messages, books and logs are kept [default: ~/.mesh-hub].
+    /// Where the network's keys, messages, books and logs are kept [default: ~/.mesh-hub; with --beside DIR, DIR-NAME].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Name of a new network, for people.
@@ -60,16 +63,13 @@ pub async fn run(command: &HubCommand, output: &Output) -> Done {
 }
 
 fn stack_of(args: &UpArgs) -> Result<DevArgs, Failure> {
-    let hosts = match args.host.as_slice() {
-        [] if args.listen.is_unspecified() => {
-            let why = format!("--listen {} does not tell others where this machine is", args.listen);
-            return Err(Failure::new(Code::Usage, why).next(format!("mesh hub up --listen {} --host NAME", args.listen)));
-        }
-        [] => vec![args.listen.to_string()],
-        hosts => hosts.to_vec(),
+    let beside = args.beside.as_deref().map(hub_at).transpose()?;
+    let (listen, hosts) = match (&beside, args.listen) {
+        (Some(beside), _) => (beside.at.listen, beside.at.hosts.clone()),
+        (None, Some(listen)) => (listen, hosts(args, listen)?),
+        (None, None) => return Err(Failure::new(Code::Usage, "--listen or --beside is needed").next("mesh hub up --help")),
     };
-    let data = args.data.clone().or_else(|| Some(std::env::home_dir()?.join(".mesh-hub")));
-    let data = data.ok_or_else(|| Failure::new(Code::Usage, "this account has no home folder").next("mesh hub up --data DIR"))?;
+    let data = args.data.clone().map_or_else(|| own_folder(args), Ok)?;
     Ok(DevArgs {
         agents: 0,
         // Three nodes on one machine outlive no machine.
@@ -88,8 +88,44 @@ fn stack_of(args: &UpArgs) -> Result<DevArgs, Failure> {
             monitor_port: Some(0),
             device_port: None,
         },
-        open: Some(Open { listen: args.listen, hosts, network: args.network.clone(), grant_mana: args.grant_mana }),
+        open: Some(Open { listen, hosts, network: args.network.clone(), grant_mana: args.grant_mana, beside }),
     })
+}
+
+fn hosts(args: &UpArgs, listen: IpAddr) -> Result<Vec<String>, Failure> {
+    match args.host.as_slice() {
+        [] if listen.is_unspecified() => {
+            let why = format!("--listen {listen} does not tell others where this machine is");
+            Err(Failure::new(Code::Usage, why).next(format!("mesh hub up --listen {listen} --host NAME")))
+        }
+        [] => Ok(vec![listen.to_string()]),
+        hosts => Ok(hosts.to_vec()),
+    }
+}
+
+fn own_folder(args: &UpArgs) -> Result<PathBuf, Failure> {
+    if let Some(beside) = &args.beside {
+        let missing = || Failure::new(Code::Usage, "where is this network to be kept?").next("mesh hub up --beside DIR --data DIR");
+        let (name, folder) = (args.network.as_ref().ok_or_else(missing)?, beside.file_name().ok_or_else(missing)?);
+        let plain: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+        return Ok(beside.with_file_name(format!("{}-{plain}", folder.display())));
+    }
+    let home =
+        std::env::home_dir().ok_or_else(|| Failure::new(Code::Usage, "this account has no home folder").next("mesh hub up --data DIR"))?;
+    Ok(home.join(".mesh-hub"))
+}
+
+/// The hub that the stack of this data folder runs.
+fn hub_at(data: &Path) -> Result<Beside, Failure> {
+    let data = std::path::absolute(data).map_err(|error| Failure::new(Code::BadFile, format!("{}: {error}", data.display())))?;
+    let path = data.join("hub.json");
+    let bad = |why: String| {
+        Failure::new(Code::BadFile, format!("{}: {why}", path.display()))
+            .next(format!("mesh hub up --listen ADDR --data {}", data.display()))
+    };
+    let text = std::fs::read(&path).map_err(|error| bad(error.to_string()))?;
+    let at: HubAt = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
+    Ok(Beside { network: data.join("network"), at })
 }
 
 #[cfg(test)]

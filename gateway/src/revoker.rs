@@ -7,7 +7,7 @@
 //! It may die anywhere: what the facts say is read again at its start, and what a node has that was away is written again when it is back.
 
 pub mod list;
-mod nodes;
+pub mod nodes;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -63,7 +63,8 @@ const COMPARE: Duration = Duration::from_secs(30);
 pub async fn run(settings: Settings) -> anyhow::Result<()> {
     let dir = crate::bootstrap::net_dir::NetDir::new(&settings.dir)?;
     let document = bus::keys::read_network(&dir.network())?;
-    let signing = read_nkey(&dir.nkey("operator-signing"))?;
+    let host = crate::bootstrap::host::of(None, &dir)?;
+    let signing = read_nkey(&host.as_ref().map_or(&dir, |host| &host.dir).nkey("operator-signing"))?;
     let own = Token::read(&dir.jwt("edge"), &dir.edge_pub(), signing)?;
     if settings.check_config {
         settings.bus.check()?;

@@ -307,7 +307,7 @@ async fn networks_on_one_hub_know_nothing_of_each_other() {
     let inbox = format!("_INBOX.{d}");
     let (here, there) = (hub.bus_with(&here, &inbox).await, second.bus_with(&there, &inbox).await);
     let part = hub.bus("bootstrap").await;
-    let mut anything = part.client.subscribe(">").await.unwrap();
+    let mut anything = part.client.subscribe("mesh.v1.>").await.unwrap();
     let mut offered_here = here.client.subscribe(subject::offer(&d)).await.unwrap();
     let mut offered_there = there.client.subscribe(subject::offer(&d)).await.unwrap();
     round_trip(&part).await;

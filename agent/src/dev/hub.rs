@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use bus_schemas::Code;
 use futures::future::try_join_all;
 
 use super::child::Role;
@@ -10,6 +11,9 @@ use super::ports::loopback;
 use super::ready::NodeAt;
 use super::stack::{Stack, Started, text, wait_for};
 use super::tools::check_nats_version;
+use super::{Beside, HubAt, shell};
+use crate::cli::context;
+use crate::cli::failure::Failure;
 use crate::nats_process;
 
 /// The Go servers' memory; what they lend themselves beyond it they must give back.
@@ -46,13 +50,17 @@ impl Stack<'_> {
         started.what = async {
             let dir = self.place.network();
             let dir_text = text(&dir)?;
+            let nodes = match self.beside() {
+                Some(beside) => self.runs(beside).await.map(|()| vec![])?,
+                None => self.nodes(),
+            };
             let arguments = self.files_arguments(&dir_text);
             let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
             let (version, files) =
                 tokio::join!(check_nats_version(&self.tools.nats_server), self.run(&self.tools.gateway, &arguments, &[]));
             let version = version?;
             files?;
-            for node in self.nodes() {
+            for node in nodes {
                 let conf: PathBuf = dir.join(format!("{}.conf", node.name));
                 let mut spec = self.spec(Role::Hub, &node.name, &self.tools.nats_server, &["--config", &text(&conf)?]);
                 spec.ours = false;
@@ -66,6 +74,7 @@ impl Stack<'_> {
                 wait_for(&node.spec.name, node, move || async move { tokio::net::TcpStream::connect(address).await.is_ok() })
             });
             try_join_all(listen).await?;
+            self.note_hub()?;
             // With three nodes this waits until they have elected their leader.
             let url = self.addresses().nats;
             let grant = self.args.open.as_ref().map_or(GRANT_MANA, |open| open.grant_mana).to_string();
@@ -77,6 +86,33 @@ impl Stack<'_> {
         }
         .await;
         started
+    }
+
+    pub(super) fn beside(&self) -> Option<&Beside> {
+        self.args.open.as_ref()?.beside.as_ref()
+    }
+    /// The folder of the network that runs the hub.
+    pub(super) fn hub_network(&self) -> PathBuf {
+        self.beside().map_or_else(|| self.place.network(), |beside| beside.network.clone())
+    }
+
+    async fn runs(&self, beside: &Beside) -> Result<(), Failure> {
+        let at = beside.at.ports.first().map(|ports| self.reached(ports.client));
+        if let Some(at) = at
+            && tokio::net::TcpStream::connect(at).await.is_ok()
+        {
+            return Ok(());
+        }
+        let data = beside.network.parent().unwrap_or(&beside.network).display().to_string();
+        let why = format!("the hub of {data} does not run");
+        Err(Failure::new(Code::Unreachable, why).next(format!("mesh hub up --listen {} --data {}", beside.at.listen, shell(&data))))
+    }
+
+    /// Keeps where the hub is, for networks beside this one.
+    fn note_hub(&self) -> Result<(), Failure> {
+        let (Some(open), None) = (&self.args.open, self.beside()) else { return Ok(()) };
+        let at = HubAt { listen: open.listen, hosts: open.hosts.clone(), ports: self.ports.hubs.clone() };
+        context::write_json(&self.place.hub(), &at)
     }
 
     /// Of `mesh-gateway bootstrap files`.
@@ -92,6 +128,13 @@ impl Stack<'_> {
         let mut arguments = vec!["bootstrap".to_owned(), "files".to_owned()];
         let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
         flag("dir", dir.to_owned());
+        if let Some(beside) = self.beside() {
+            flag("hub-of", beside.network.display().to_string());
+            if let Some(name) = self.args.open.as_ref().and_then(|open| open.network.clone()) {
+                flag("name", name);
+            }
+            return arguments;
+        }
         match &self.args.open {
             None => flag("name", "dev".into()),
             Some(asked) => {

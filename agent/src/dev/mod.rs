@@ -27,6 +27,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use bus_schemas::Code;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::{Done, End, Failure};
 use crate::cli::output::Output;
@@ -73,6 +74,23 @@ pub struct Open {
     /// Of a new network.
     pub network: Option<String>,
     pub grant_mana: u32,
+    /// The hub of another network here, which this one shares.
+    pub beside: Option<Beside>,
+}
+
+/// A hub that another stack runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Beside {
+    /// That network's folder.
+    pub network: PathBuf,
+    pub at: HubAt,
+}
+/// Where the hub of a stack for other machines is; kept in its data folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubAt {
+    pub listen: IpAddr,
+    pub hosts: Vec<String>,
+    pub ports: Vec<ports::HubPorts>,
 }
 
 impl Open {

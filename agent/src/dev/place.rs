@@ -66,6 +66,10 @@ impl Place {
     pub fn processes(&self) -> PathBuf {
         self.root.join("processes.json")
     }
+    /// Where the hub is, for a network beside this one.
+    pub fn hub(&self) -> PathBuf {
+        self.root.join("hub.json")
+    }
     pub fn invite(&self) -> PathBuf {
         self.root.join("invite")
     }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 
 use bus_schemas::Code;
+use serde::{Deserialize, Serialize};
 
 use crate::cli::failure::Failure;
 
@@ -54,7 +55,7 @@ pub struct Counts {
 }
 
 /// Of one node of the hub.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HubPorts {
     pub client: u16,
     pub leaf: u16,

@@ -61,14 +61,19 @@ impl<'a> Stack<'a> {
     /// What is missing, taken or in use.
     pub fn new(args: &'a DevArgs, output: &'a Output) -> Result<Self, Failure> {
         let began = Instant::now();
-        let counts = Counts { gateways: args.gateways, hubs: args.hub, devices: args.agents, workers: args.schedulers + args.ledgers };
+        let beside = args.open.as_ref().and_then(|open| open.beside.as_ref());
+        let hubs = if beside.is_some() { 0 } else { args.hub };
+        let counts = Counts { gateways: args.gateways, hubs, devices: args.agents, workers: args.schedulers + args.ledgers };
         let listen = args.open.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |open| open.listen);
-        let ports = Ports::choose(&args.ports, args.random_ports, counts, listen).map_err(|failure| match &args.open {
+        let mut ports = Ports::choose(&args.ports, args.random_ports, counts, listen).map_err(|failure| match &args.open {
             None => failure,
             Some(_) => {
                 failure.next("mesh hub up --https-port PORT --hub-port PORT --leaf-port PORT (--gateway-port above is --https-port)")
             }
         })?;
+        if let Some(beside) = beside {
+            ports.hubs.clone_from(&beside.at.ports);
+        }
         let tools = Tools::find()?;
         let place = Place::make(args.data_dir.as_deref())?;
         let lock = lock(&place, args.open.is_some())?;
@@ -292,8 +297,8 @@ impl<'a> Stack<'a> {
                 // Nobody but us has looked at these devices: they are this machine.
                 None => vec![("MESH_ATTEST_CLAIMED", "true".into())],
                 Some(_) => vec![
-                    ("MESH_TLS_CERT", file("tls.pem")),
-                    ("MESH_TLS_KEY", file("keys/tls.key")),
+                    ("MESH_TLS_CERT", self.hub_network().join("tls.pem").into_os_string()),
+                    ("MESH_TLS_KEY", self.hub_network().join("keys/tls.key").into_os_string()),
                     ("MESH_PUBLIC_WS_URL", told.ws.clone().into()),
                     ("MESH_HUB_WS", at.ws.clone().into()),
                 ],
@@ -314,6 +319,7 @@ impl<'a> Stack<'a> {
         more(Role::Scheduler, self.args.schedulers, &self.tools.scheduler, "scheduler", None);
         let mut revoker = self.spec(Role::Revoker, "revoker", &self.tools.gateway, &["revoker"]);
         revoker.env = vec![("MESH_NATS_URL", at.nats.clone().into()), ("MESH_DIR", network.clone().into_os_string())];
+        revoker.env.extend(self.ca().map(|ca| ("MESH_CA", ca.into_os_string())));
         specs.push(revoker);
         let first = self.children.len();
         for mut spec in specs {

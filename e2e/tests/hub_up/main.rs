@@ -34,8 +34,21 @@ impl Hub {
         command
     }
     fn start(folder: &Path, ports: &[String; 3]) -> Self {
-        let log = std::fs::File::create(folder.join("hub.log")).expect("a log file");
-        let mut child = Self::command(folder, ports).stdout(Stdio::piped()).stderr(log).spawn().expect("mesh hub up starts");
+        Self::of(Self::command(folder, ports), folder)
+    }
+    /// Another network on the hub of `folder`.
+    fn beside(folder: &Path, https: &str) -> Command {
+        let mut command = Command::new(proc::bin_dir().join("mesh"));
+        command
+            .args(["hub", "up", "--network", "lab", "-o", "json", "--https-port", https, "--beside"])
+            .arg(folder.join("data"))
+            .env("MESH_CONFIG_HOME", folder.join("config"))
+            .stdin(Stdio::null());
+        command
+    }
+    fn of(mut command: Command, folder: &Path) -> Self {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("hub.log")).expect("a log file");
+        let mut child = command.stdout(Stdio::piped()).stderr(log).spawn().expect("mesh hub up starts");
         let stdout = child.stdout.take().expect("a pipe");
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
@@ -160,4 +173,34 @@ async fn a_laptop_joins_with_one_line_and_finds_the_network_again() {
     assert!(laptop.0.run(&["stop"]).status.success());
     drop(laptop);
     assert_eq!(hub.stop(), Some(0));
+}
+
+#[tokio::test]
+async fn two_networks_share_a_hub_and_nothing_else() {
+    let folder = tempfile::Builder::new().prefix("mesh-hub-").tempdir().expect("a temporary folder");
+    let (path, ports, [https, ..]) = (folder.path(), ports(), ports());
+    let said = Hub::beside(path, &https).output().expect("mesh runs");
+    let said = String::from_utf8_lossy(&said.stderr).into_owned() + &String::from_utf8_lossy(&said.stdout);
+    assert!(said.contains("hub.json") && said.contains("mesh hub up --listen ADDR"), "{said}");
+    let hub = Hub::start(path, &ports);
+    let lab = Hub::of(Hub::beside(path, &https), path);
+    assert!(path.join("data-lab").is_dir(), "beside the other's data");
+    assert_eq!(hub.text("/nats/leaf_url"), lab.text("/nats/leaf_url"));
+    assert_ne!(hub.text("/network"), lab.text("/network"));
+
+    let (mine, theirs) = (Laptop::new(path, "mine"), Laptop::new(path, "theirs"));
+    for (laptop, line) in [(&mine, hub.text("/invite")), (&theirs, lab.text("/invite"))] {
+        laptop.0.ok(&["init", "--join", &line]);
+        assert!(laptop.0.run(&["start", "--detach"]).status.success());
+        laptop.works("a").await;
+        let nodes = laptop.0.ok(&["node", "ls"]);
+        assert_eq!(nodes["devices"].as_array().map(Vec::len), Some(1), "{nodes}");
+    }
+    // Each ends and begins without the other.
+    assert_eq!(lab.stop(), Some(0));
+    mine.works("b").await;
+    let lab = Hub::of(Hub::beside(path, &https), path);
+    theirs.works("b").await;
+    drop((mine, theirs));
+    assert_eq!((lab.stop(), hub.stop()), (Some(0), Some(0)));
 }

@@ -8,8 +8,8 @@ use anyhow::{Context as _, bail, ensure};
 use bus::Bus;
 
 use super::net_dir::{Change, NetDir};
-use crate::hub_nodes::Nodes;
 use crate::jwt::{self, Account};
+use crate::revoker::nodes::Nodes;
 
 /// The network whose hub is shared.
 #[derive(Debug)]
@@ -26,11 +26,9 @@ pub fn of(asked: Option<&Path>, dir: &NetDir) -> anyhow::Result<Option<Host>> {
     let asked = asked.map(|path| std::path::absolute(path).with_context(|| format!("{} is no path", path.display()))).transpose()?;
     let root = match (asked, found) {
         (None, None) => return Ok(None),
-        (Some(asked), Some(found)) if asked != found => bail!(
-            "error[M0206]: this network shares the hub of {}, and is left as it is; not {}",
-            found.display(),
-            asked.display()
-        ),
+        (Some(asked), Some(found)) if asked != found => {
+            bail!("error[M0206]: this network shares the hub of {}, and is left as it is; not {}", found.display(), asked.display())
+        }
         (Some(asked), None) if dir.nodes().is_some() => {
             bail!("error[M0206]: this network has a hub of its own, and is left as it is; not that of {}", asked.display())
         }
@@ -93,4 +91,62 @@ pub async fn give_accounts(sys: Bus, dir: &NetDir, changes: &mut Vec<Change>) ->
         changes.push(Change::new(format!("account {name}"), format!("given to {} of {} nodes of the hub", told.nodes, told.of)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(hub_of: Option<&NetDir>) -> (tempfile::TempDir, NetDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = NetDir::new(&folder.path().join("net")).unwrap();
+        files_of(&dir, hub_of).unwrap();
+        (folder, dir)
+    }
+    fn files_of(dir: &NetDir, hub_of: Option<&NetDir>) -> anyhow::Result<Vec<Change>> {
+        #[derive(clap::Parser)]
+        struct Cli {
+            #[command(flatten)]
+            args: super::super::files::FilesArgs,
+        }
+        let root = |dir: &NetDir| dir.root().to_str().unwrap().to_owned();
+        let shared = hub_of.map(|hub| ["--hub-of".to_owned(), root(hub)]);
+        let flags = ["x".to_owned(), "--dir".into(), root(dir)].into_iter().chain(shared.into_iter().flatten());
+        super::super::files::files(&<Cli as clap::Parser>::parse_from(flags).args, 1_800_000_000)
+    }
+
+    #[test]
+    fn a_further_network_has_all_but_a_hub() {
+        let (_first, hub) = made(None);
+        let (_second, dir) = made(Some(&hub));
+        for absent in [dir.nkey("operator"), dir.nkey("operator-signing"), dir.nkey("sys"), dir.jwt("operator"), dir.hub_conf()] {
+            assert!(!absent.exists(), "{}", absent.display());
+        }
+        let signer = crate::bootstrap::files::read_nkey(&hub.nkey("operator-signing")).unwrap().public_key();
+        for name in ["control", "edge"] {
+            let token = |dir: &NetDir| jwt::decode::<Account>(bus::keys::read_secret(&dir.jwt(name)).unwrap().trim()).unwrap();
+            assert_eq!(token(&dir).iss, signer);
+            assert_ne!(token(&dir).sub, token(&hub).sub);
+        }
+        assert_eq!(files_of(&dir, None).unwrap(), [], "whose hub it is stays");
+        assert_eq!(files_of(&hub, None).unwrap(), [], "the other one is as it was");
+    }
+
+    #[test]
+    fn a_network_stays_where_it_is() {
+        let ((_first, hub), (_other, own)) = (made(None), made(None));
+        let (_second, dir) = made(Some(&hub));
+        let nowhere = NetDir::new(Path::new("/no/such/folder")).unwrap();
+        let fresh = tempfile::tempdir().unwrap();
+        let fresh = NetDir::new(fresh.path()).unwrap();
+        for (dir, hub_of, said) in [
+            (&dir, &own, "shares the hub of"),
+            (&own, &hub, "has a hub of its own"),
+            (&fresh, &nowhere, "is no network's folder"),
+            (&fresh, &dir, "shares a hub itself"),
+        ] {
+            let error = files_of(dir, Some(hub_of)).unwrap_err().to_string();
+            assert!(error.contains(said) && error.contains("M020"), "{error}");
+        }
+    }
 }
