@@ -48,7 +48,7 @@ async fn a_revoked_device_is_gone_at_once_and_a_suspended_member_until_it_is_res
 
     // A member: its other device goes too, comes back once it is restored, and works.
     let member = stack.text("/devices/1/member");
-    let said = stack.cli.ok(&["network", "members", "suspend", &member, "--reason", "a test"]);
+    let said = stack.cli.ok(&["network", "members", "suspend", &member, "--now", "--reason", "a test"]);
     assert_eq!((said["is"].as_str(), said["hub"]["nodes"].as_u64()), (Some("suspended"), Some(3)), "{said}");
     until("no link is left", || async { links(&stack).await.filter(|links| *links == 0) }).await;
     let restored = stack.cli.ok(&["network", "members", "restore", &member]);
@@ -59,4 +59,90 @@ async fn a_revoked_device_is_gone_at_once_and_a_suspended_member_until_it_is_res
     let log = stack.cli.ok(&["network", "audit"]);
     let did: Vec<&str> = log["entries"].as_array().unwrap().iter().filter_map(|entry| entry["did"].as_str()).collect();
     assert_eq!(did, ["member.restore", "member.suspend", "device.revoke", "device.revoke"], "{log}");
+}
+
+/// The command line of the machine that a device runs on.
+fn owner(stack: &Stack, device: &Value) -> testkit::Cli {
+    testkit::Cli { mesh_home: device["home"].as_str().expect("its home").into(), ..stack.cli.clone() }
+}
+
+/// A job, once it is on a device: which.
+async fn device_of(stack: &Stack, job: &str) -> String {
+    until("its device", || async {
+        let (_, shown) = doors::get(stack, &format!("/jobs/{job}")).await;
+        shown["device"].as_str().filter(|device| !device.is_empty()).map(str::to_owned)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn work_of_a_revoked_device_goes_on_elsewhere_and_one_that_was_away_learns_it_when_it_is_back() {
+    let stack = Stack::start(&["--agents", "3"], &[]);
+    let paid = doors::http(&stack, &doors::echo("before"), "moves-0").await;
+    let file = stack.folder().join("texts.txt");
+    std::fs::write(&file, (0..10_000).map(|n| format!("{n}: {}\n", "boats and trees, ".repeat(30))).collect::<String>()).expect("a file");
+    let words = ["job", "submit", "embed", "--file", file.to_str().expect("a path"), "--max-mana", "1000", "--run-timeout", "60m"];
+    let job = stack.cli.ok(&words)["id"].as_str().expect("an id").to_owned();
+
+    // Revoked at work: the job is on another device, and nothing that was paid is taken back.
+    let first = device_of(&stack, &job).await;
+    let begun = Instant::now();
+    let said = stack.cli.ok_async(&["node", "revoke", &first, "--reason", "stolen at work"]).await;
+    assert_eq!(said["is"], "revoked", "{said}");
+    let second = until("another device has it", || async { Some(device_of(&stack, &job).await).filter(|device| *device != first) }).await;
+    println!("revoked at work: on another device after {:?}", begun.elapsed());
+    until("one link fewer", || async { links(&stack).await.filter(|links| *links == 2) }).await;
+    let (status, receipt) = doors::get(&stack, &format!("/jobs/{}/receipt", paid["id"].as_str().expect("an id"))).await;
+    assert_eq!((status, receipt["job"].as_str()), (200, paid["id"].as_str()), "{receipt}");
+    stack.cli.ok_async(&["credit", "verify"]).await;
+
+    // Revoked while it is away: it is told when it is back, says so with a code, and stops.
+    let devices = stack.ready["devices"].as_array().expect("devices");
+    let third = devices.iter().find(|one| one["id"] != first.as_str() && one["id"] != second.as_str()).expect("the third");
+    let cli = owner(&stack, third);
+    cli.ok_async(&["stop"]).await;
+    until("it is away", || async { links(&stack).await.filter(|links| *links == 1) }).await;
+    stack.cli.ok_async(&["node", "revoke", third["id"].as_str().expect("an id")]).await;
+    let mut refused = cli.run(&["start"]);
+    // A login that was not due at its start is refused by the hub, and asked for anew: then it is told.
+    assert!(!refused.status.success(), "{refused:?}");
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("M0405"), "{refused:?}");
+    refused = cli.run(&["start"]);
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("M0405"), "{refused:?}");
+    assert_eq!(links(&stack).await, Some(1));
+    stack.cli.ok_async(&["job", "cancel", &job]).await;
+}
+
+#[tokio::test]
+async fn what_a_suspended_member_s_devices_have_accepted_ends_and_nothing_new_enters() {
+    let stack = Stack::start(&["--agents", "1"], &[]);
+    let file = stack.folder().join("texts.txt");
+    std::fs::write(&file, (0..300).map(|n| format!("{n}: {}\n", "boats and trees, ".repeat(30))).collect::<String>()).expect("a file");
+    let words = ["job", "submit", "embed", "--file", file.to_str().expect("a path"), "--max-mana", "1000"];
+    let accepted = stack.cli.ok(&words)["id"].as_str().expect("an id").to_owned();
+    device_of(&stack, &accepted).await;
+    // Nobody can take this one: it waits.
+    let (status, waits) = doors::post(&stack, r#"{"kind":"echo","text":"never","required_capabilities":["moon"]}"#, Some("waits")).await;
+    assert_eq!(status, 202, "{waits}");
+    let waits = waits["id"].as_str().expect("an id");
+    until("it waits for a device", || async {
+        let (_, shown) = doors::get(&stack, &format!("/jobs/{waits}")).await;
+        shown["waiting"].as_str().filter(|why| !why.starts_with("it is stored")).map(|_| ())
+    })
+    .await;
+    let member = stack.text("/member/id");
+    let said = stack.cli.ok_async(&["network", "members", "suspend", &member, "--reason", "left"]).await;
+    assert_eq!((said["is"].as_str(), said["hub"]["nodes"].as_u64()), (Some("suspended"), Some(1)), "{said}");
+    assert_eq!(links(&stack).await, Some(1), "its device ends what it has");
+    let (status_after, refused) = doors::post(&stack, &doors::echo("more").to_string(), Some("more")).await;
+    assert!(status_after == 403 && refused["code"] == "M0406", "{status_after} {refused}");
+    let restored = stack.cli.ok_async(&["network", "members", "restore", &member]).await;
+    assert_eq!(restored["is"], "restored", "{restored}");
+    let end = doors::result_of(&stack, &accepted).await;
+    assert_eq!(end["state"], "Completed", "{end}");
+    until("what waited has ended", || async {
+        (doors::get(&stack, &format!("/jobs/{waits}")).await.1["state"] == "Cancelled").then_some(())
+    })
+    .await;
+    assert_eq!(doors::http(&stack, &doors::echo("again"), "again").await["state"], "Completed");
 }

@@ -8,7 +8,7 @@ use bus_schemas::order::What;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::args::{AuditArgs, BarArgs, MembersCommand, RevokeArgs};
+use super::args::{AuditArgs, BarArgs, MembersCommand, RevokeArgs, SuspendArgs};
 use super::client::Session;
 use super::failure::Failure;
 use super::node::find;
@@ -31,19 +31,19 @@ async fn asked<Q: Serialize + Clone, A: DeserializeOwned>(
 /// # Errors
 /// What the network refuses, or that it does not answer.
 pub async fn members(session: &Session, command: &MembersCommand, output: &Output) -> Result<(), Failure> {
-    let bar = |args: &BarArgs| ask::Bar { id: args.member.clone(), reason: args.reason.clone() };
+    let bar = |args: &BarArgs, now| ask::Bar { id: args.member.clone(), reason: args.reason.clone(), now };
     match command {
         MembersCommand::Ls { network_key } => {
             let key = network_key.as_deref();
             let list: MemberList = asked(session, key, ("member.ls", &serde_json::json!({})), |_| What::Members {}).await?;
             output.print_list("network.members.ls", &list, &list.members, |member| member.id.to_string(), || members_text(&list));
         }
-        MembersCommand::Suspend(args) => {
-            let view: BarView = asked(session, args.network_key.as_deref(), ("member.suspend", &bar(args)), What::Suspend).await?;
+        MembersCommand::Suspend(SuspendArgs { bar: args, now }) => {
+            let view: BarView = asked(session, args.network_key.as_deref(), ("member.suspend", &bar(args, *now)), What::Suspend).await?;
             print(output, "network.members.suspend", &view);
         }
         MembersCommand::Restore(args) => {
-            let view: BarView = asked(session, args.network_key.as_deref(), ("member.restore", &bar(args)), What::Restore).await?;
+            let view: BarView = asked(session, args.network_key.as_deref(), ("member.restore", &bar(args, false)), What::Restore).await?;
             print(output, "network.members.restore", &view);
         }
         MembersCommand::Role(args) => {
@@ -75,7 +75,7 @@ pub async fn audit(session: &Session, args: &AuditArgs, output: &Output) -> Resu
 /// As [`members`].
 pub async fn revoke(session: &Session, args: &RevokeArgs, output: &Output) -> Result<(), Failure> {
     let device = find(session, &args.device).await?;
-    let ask = ask::Bar { id: device.id.to_string(), reason: args.reason.clone() };
+    let ask = ask::Bar { id: device.id.to_string(), reason: args.reason.clone(), now: false };
     let own = device.member == session.context.member.id;
     let view: BarView = match args.network_key.is_none() && (own || session.context.network_key.is_none()) {
         true => session.ask("device.revoke", &ask).await?,
@@ -92,12 +92,16 @@ fn print(output: &Output, what: &str, view: &BarView) {
 fn text(view: &BarView) -> String {
     let name = view.name.as_ref().map(|name| format!("{name} ({})", view.id)).unwrap_or_else(|| view.id.clone());
     let hub = match view.hub {
+        Some(told) if view.logins == 0 && told.nodes == told.of => {
+            "no login ended: its devices end what they have and take nothing new".to_owned()
+        }
         _ if view.is == "restored" => "its devices renew their logins by themselves within a minute".to_owned(),
         Some(told) if told.nodes == told.of => format!("all {} nodes of the hub refuse its {} logins", told.nodes, view.logins),
         Some(told) => format!("{} of {} nodes of the hub refuse its logins; the others follow within 5 s", told.nodes, told.of),
         None => "the hub has not said that it refuses its logins: does mesh-gateway revoker run? They are refused once it does".to_owned(),
     };
-    let jobs = if view.cancelled > 0 { format!("; {} of its jobs are cancelled", view.cancelled) } else { String::new() };
+    let jobs =
+        if view.cancelled > 0 { format!("; {} of its jobs end unless a device has accepted them", view.cancelled) } else { String::new() };
     let before = if view.repeat { " before" } else { "" };
     format!("{name} is {}{before} (fact {} in the books); {hub}{jobs}   next: mesh network audit", view.is, view.seq)
 }

@@ -314,6 +314,7 @@ impl<'a> Stack<'a> {
         more(Role::Scheduler, self.args.schedulers, &self.tools.scheduler, "scheduler", None);
         let mut revoker = self.spec(Role::Revoker, "revoker", &self.tools.gateway, &["revoker"]);
         revoker.env = vec![("MESH_NATS_URL", at.nats.clone().into()), ("MESH_DIR", network.clone().into_os_string())];
+        revoker.env.extend(self.ca().map(|ca| ("MESH_CA", ca.into_os_string())));
         specs.push(revoker);
         let first = self.children.len();
         for mut spec in specs {
