@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use bus_schemas::api::ask;
+use bus_schemas::order::{Order, What};
 use e2e::doors;
 use serde_json::Value;
 use testkit::{Stack, until};
@@ -113,36 +115,67 @@ async fn work_of_a_revoked_device_goes_on_elsewhere_and_one_that_was_away_learns
     stack.cli.ok_async(&["job", "cancel", &job]).await;
 }
 
+/// Asks as the operator, over HTTP: whoever is suspended loses the login that the command line would ask with.
+async fn order(stack: &Stack, what: What) -> Value {
+    let folder = stack.path("/data_dir").join("network");
+    let key = bus::keys::read_key_file(&folder.join("keys/network.key")).expect("the network's key");
+    let net = bus::keys::read_network(&folder.join("network.json")).expect("its document").network;
+    let body = key.batch(&[Order { net, at: bus::hub_time::here_ms(), what }]).encode();
+    testkit::http::send("POST", &stack.api("/api/v1/operator/orders"), &[], body).await.1
+}
+
+async fn shown(stack: &Stack, job: &str) -> Value {
+    doors::get(stack, &format!("/jobs/{job}")).await.1
+}
+
 #[tokio::test]
-async fn what_a_suspended_member_s_devices_have_accepted_ends_and_nothing_new_enters() {
+async fn what_was_accepted_before_a_suspension_ends_and_nothing_new_enters() {
     let stack = Stack::start(&["--agents", "1"], &[]);
+    let bar = |pointer: &str| ask::Bar { id: stack.text(pointer), reason: Some("left".into()), now: false };
     let file = stack.folder().join("texts.txt");
     std::fs::write(&file, (0..300).map(|n| format!("{n}: {}\n", "boats and trees, ".repeat(30))).collect::<String>()).expect("a file");
     let words = ["job", "submit", "embed", "--file", file.to_str().expect("a path"), "--max-mana", "1000"];
-    let accepted = stack.cli.ok(&words)["id"].as_str().expect("an id").to_owned();
+    let id = |answer: &Value| answer["id"].as_str().expect("an id").to_owned();
+
+    // Who submits.
+    let accepted = id(&stack.cli.ok(&words));
     device_of(&stack, &accepted).await;
-    // Nobody can take this one: it waits.
-    let (status, waits) = doors::post(&stack, r#"{"kind":"echo","text":"never","required_capabilities":["moon"]}"#, Some("waits")).await;
-    assert_eq!(status, 202, "{waits}");
-    let waits = waits["id"].as_str().expect("an id");
+    // Nobody can take this one.
+    let (_, waits) = doors::post(&stack, r#"{"kind":"echo","text":"never","required_capabilities":["moon"]}"#, Some("waits")).await;
+    let waits = id(&waits);
     until("it waits for a device", || async {
-        let (_, shown) = doors::get(&stack, &format!("/jobs/{waits}")).await;
-        shown["waiting"].as_str().filter(|why| !why.starts_with("it is stored")).map(|_| ())
+        shown(&stack, &waits).await["waiting"].as_str().filter(|why| !why.starts_with("it is stored")).map(|_| ())
     })
     .await;
-    let member = stack.text("/member/id");
-    let said = stack.cli.ok_async(&["network", "members", "suspend", &member, "--reason", "left"]).await;
+    let said = order(&stack, What::Suspend(bar("/member/id"))).await;
     assert_eq!((said["is"].as_str(), said["hub"]["nodes"].as_u64()), (Some("suspended"), Some(1)), "{said}");
-    assert_eq!(links(&stack).await, Some(1), "its device ends what it has");
-    let (status_after, refused) = doors::post(&stack, &doors::echo("more").to_string(), Some("more")).await;
-    assert!(status_after == 403 && refused["code"] == "M0406", "{status_after} {refused}");
-    let restored = stack.cli.ok_async(&["network", "members", "restore", &member]).await;
+    let (status, refused) = doors::post(&stack, &doors::echo("more").to_string(), Some("more")).await;
+    assert!(status == 403 && refused["code"] == "M0406", "{status} {refused}");
+    let restored = order(&stack, What::Restore(bar("/member/id"))).await;
     assert_eq!(restored["is"], "restored", "{restored}");
-    let end = doors::result_of(&stack, &accepted).await;
-    assert_eq!(end["state"], "Completed", "{end}");
-    until("what waited has ended", || async {
-        (doors::get(&stack, &format!("/jobs/{waits}")).await.1["state"] == "Cancelled").then_some(())
+    doors::result_of(&stack, &accepted).await;
+    until("what nobody had has ended", || async { (shown(&stack, &waits).await["state"] == "Cancelled").then_some(()) }).await;
+
+    // Whose device it is.
+    let (_, accepted) = doors::post(
+        &stack,
+        &serde_json::json!({"kind": "embed", "text": vec!["boats and trees"; 300], "cost_mana": 1_000}).to_string(),
+        Some("long"),
+    )
+    .await;
+    let accepted = id(&accepted);
+    device_of(&stack, &accepted).await;
+    let said = order(&stack, What::Suspend(bar("/devices/0/member"))).await;
+    assert_eq!((said["is"].as_str(), said["logins"].as_u64()), (Some("suspended"), Some(0)), "{said}");
+    let (_, later) = doors::post(&stack, &doors::echo("later").to_string(), Some("later")).await;
+    let later = id(&later);
+    doors::result_of(&stack, &accepted).await;
+    let why = until("it waits for the suspended member's device", || async {
+        shown(&stack, &later).await["waiting"].as_str().filter(|why| !why.starts_with("it is stored")).map(str::to_owned)
     })
     .await;
-    assert_eq!(doors::http(&stack, &doors::echo("again"), "again").await["state"], "Completed");
+    println!("while the only device's member is suspended: {why}");
+    assert_eq!(links(&stack).await, Some(1), "its device is still linked");
+    order(&stack, What::Restore(bar("/devices/0/member"))).await;
+    doors::result_of(&stack, &later).await;
 }

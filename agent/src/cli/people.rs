@@ -1,7 +1,9 @@
 //! `mesh network members`, `mesh network audit` and `mesh node revoke`: who may do what, and who may no longer.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use bus_schemas::Code;
 use bus_schemas::api::ask;
 use bus_schemas::api::people::{AuditList, BarView, MemberList};
 use bus_schemas::order::What;
@@ -15,17 +17,32 @@ use super::node::find;
 use super::operator;
 use super::output::{self, Output};
 
+/// An election in the hub takes 4 to 9 s.
+const PATIENCE: Duration = Duration::from_secs(15);
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Asks again while a part of the network does not answer: whatever is asked here may be done twice, and what is half done is to be ended.
+async fn patiently<T>(ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    let begun = Instant::now();
+    loop {
+        match ask().await {
+            Err(failure) if failure.code() == Code::Unavailable && begun.elapsed() < PATIENCE => tokio::time::sleep(AGAIN).await,
+            answer => return answer,
+        }
+    }
+}
+
 /// Asks as the operator where there is a key of the network, otherwise as the member, whose role decides.
 async fn asked<Q: Serialize + Clone, A: DeserializeOwned>(
     session: &Session,
     network_key: Option<&Path>,
     (call, ask): (&str, &Q),
-    order: impl FnOnce(Q) -> What,
+    order: impl Fn(Q) -> What,
 ) -> Result<A, Failure> {
     if network_key.is_some() || session.context.network_key.is_some() {
-        return operator::order(session, network_key, order(ask.clone())).await;
+        return patiently(async || operator::order(session, network_key, order(ask.clone())).await).await;
     }
-    session.ask(call, ask).await
+    patiently(async || session.ask(call, ask).await).await
 }
 
 /// # Errors
@@ -78,8 +95,8 @@ pub async fn revoke(session: &Session, args: &RevokeArgs, output: &Output) -> Re
     let ask = ask::Bar { id: device.id.to_string(), reason: args.reason.clone(), now: false };
     let own = device.member == session.context.member.id;
     let view: BarView = match args.network_key.is_none() && (own || session.context.network_key.is_none()) {
-        true => session.ask("device.revoke", &ask).await?,
-        false => operator::order(session, args.network_key.as_deref(), What::Revoke(ask)).await?,
+        true => patiently(async || session.ask("device.revoke", &ask).await).await?,
+        false => patiently(async || operator::order(session, args.network_key.as_deref(), What::Revoke(ask.clone())).await).await?,
     };
     print(output, "node.revoke", &view);
     Ok(())
