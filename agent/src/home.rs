@@ -189,10 +189,17 @@ pub struct Told {
     pub gateway_url: Option<String>,
     pub leaf_url: String,
     pub nats_url: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub ws_url: String,
 }
 impl Told {
     pub fn of(reply: &EnrolReply) -> Self {
-        Self { gateway_url: reply.gateway_url.clone(), leaf_url: reply.leaf_url.clone(), nats_url: reply.nats_url.clone() }
+        Self {
+            gateway_url: reply.gateway_url.clone(),
+            leaf_url: reply.leaf_url.clone(),
+            nats_url: reply.nats_url.clone(),
+            ws_url: reply.ws_url.clone().unwrap_or_default(),
+        }
     }
 }
 impl Device {
@@ -206,6 +213,7 @@ impl Device {
             ("gateway_url", &mut self.gateway_url, gateway),
             ("leaf_url", &mut self.leaf_url, Some((&before.leaf_url, &told.leaf_url))),
             ("nats_url", &mut self.nats_url, Some((&before.nats_url, &told.nats_url))),
+            ("ws_url", &mut self.ws_url, Some((&before.ws_url, &told.ws_url))),
         ] {
             if let Some((before, now)) = pair
                 && own == before
@@ -350,12 +358,15 @@ mod tests {
             gateway_url: gateway.map(str::to_owned),
             leaf_url: leaf.into(),
             nats_url: nats.into(),
+            ws_url: device().ws_url,
         };
         let first = told(Some("http://127.0.0.1:1"), "nats://127.0.0.1:2", "nats://127.0.0.1:3");
         let mut home = device();
         assert!(home.hear(told(None, "nats://new:2", "nats://new:3")).is_empty(), "what was told before is not known");
         assert_eq!(home.leaf_url, device().leaf_url);
         let joined = || Device { told: Some(first.clone()), ..device() };
+        let moved = Told { ws_url: "wss://b".into(), ..first.clone() };
+        assert_eq!(joined().hear(moved), ["ws_url"]);
         for (own_leaf, now, changed, leaf) in [
             (None, first.clone(), vec![], "nats://127.0.0.1:2"),
             (None, told(Some("http://b"), "nats://b", "nats://c"), vec!["gateway_url", "leaf_url", "nats_url"], "nats://b"),

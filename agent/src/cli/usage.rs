@@ -110,7 +110,7 @@ mod tests {
             ("mesh job run echo --texxt a", "'--texxt'"),
             ("mesh credit transfer", "<"),
             ("mesh -o json node", "mesh node needs one of: ls, show, drain"),
-            ("mesh", "mesh needs one of: dev, init"),
+            ("mesh", "mesh needs one of: dev, hub, init"),
         ] {
             let (words, error) = wrong(line);
             let detail = failure(&error, &words).problem.detail;
