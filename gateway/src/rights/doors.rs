@@ -95,7 +95,7 @@ mod tests {
         let found = lines.flat_map(|line| {
             let (path, rest) = line.split_once('"').unwrap();
             let methods = ["get", "post", "put", "delete", "patch", "any"];
-            let of = methods.into_iter().filter(move |method| rest.split(|c: char| !c.is_alphabetic()).any(|word| word == *method));
+            let of = methods.into_iter().filter(move |method| [' ', '.'].iter().any(|before| rest.contains(&format!("{before}{method}("))));
             of.map(move |method| format!("{} {path}", method.to_uppercase()))
         });
         found.collect()
