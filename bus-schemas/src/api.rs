@@ -547,6 +547,9 @@ pub mod ask {
         /// Why; it stands in the books.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pub reason: Option<String>,
+        /// member.suspend: the logins of its devices end, too, and what they have goes elsewhere; otherwise they end it and are paid.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        pub now: bool,
     }
     /// member.role
     #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]

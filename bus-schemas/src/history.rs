@@ -235,6 +235,9 @@ pub struct CancelRequest {
     pub job: JobId,
     pub member: MemberId,
     pub at: UnixMs,
+    /// What a device has accepted ends there and is paid; nothing new begins. Its member was suspended.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unless_assigned: bool,
 }
 impl Body for CancelRequest {
     const KIND: &'static str = "cancel";

@@ -195,7 +195,18 @@ impl DeviceRecord {
     }
     /// Why nothing is given to it any more and what it has goes elsewhere at once; `None`: it is welcome.
     pub fn barred(&self) -> Option<String> {
-        if self.revoked { Some("revoked".to_owned()) } else { self.suspended.as_ref().map(ToString::to_string) }
+        if self.revoked {
+            return Some("revoked".to_owned());
+        }
+        self.suspended.as_ref().filter(|suspended| suspended.now).map(ToString::to_string)
+    }
+    /// Since when it takes nothing new and ends what it has: it was asked to, or its member is suspended.
+    pub fn aside(&self) -> Option<Draining> {
+        self.draining.clone().or_else(|| {
+            let Suspended { at, by, reason, .. } = self.suspended.as_ref()?;
+            let why = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+            Some(Draining { at: *at, by: by.clone(), reason: Some(format!("its member is suspended{why}")) })
+        })
     }
 }
 
@@ -208,6 +219,9 @@ pub struct Suspended {
     pub by: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The logins of its devices ended as well; otherwise they end what they have.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub now: bool,
 }
 impl std::fmt::Display for Suspended {
     /// As it stands in reasons.

@@ -116,8 +116,16 @@ pub struct Device {
 pub struct Suspension {
     /// How often it was suspended or restored.
     pub times: u32,
-    /// While it is suspended: the last sequence of RECEIPTS that stays payable.
+    pub is_suspended: bool,
+    /// Where the logins of its devices ended as well: the last sequence of RECEIPTS that stays payable.
     pub receipts_seq: Option<u64>,
+}
+
+impl Suspension {
+    /// Whether a suspension adds to it: the first does, and one that ends the logins of devices which kept them.
+    pub const fn may_follow(&self, receipts_seq: Option<u64>) -> bool {
+        !self.is_suspended || (receipts_seq.is_some() && self.receipts_seq.is_none())
+    }
 }
 
 /// Pay that has not vested.
@@ -279,9 +287,9 @@ impl Books {
     pub fn suspension(&self, member: &MemberId) -> Option<Suspension> {
         self.suspensions.get(member).copied()
     }
-    fn suspended(&mut self, member: &MemberId, receipts_seq: Option<u64>) {
+    fn suspended(&mut self, member: &MemberId, is_suspended: bool, receipts_seq: Option<u64>) {
         let found = self.suspensions.entry(*member).or_default();
-        *found = Suspension { times: found.times.saturating_add(1), receipts_seq };
+        *found = Suspension { times: found.times.saturating_add(1), is_suspended, receipts_seq };
     }
     pub fn hold(&self, job: &JobId) -> Option<&HoldView> {
         self.open.get(job).or_else(|| self.closed.get(job))
@@ -529,8 +537,8 @@ impl Books {
                     device.revoked = Some(*receipts_seq);
                 }
             }
-            What::SuspendMember { member, receipts_seq, .. } => self.suspended(member, Some(*receipts_seq)),
-            What::RestoreMember { member, .. } => self.suspended(member, None),
+            What::SuspendMember { member, receipts_seq, .. } => self.suspended(member, true, *receipts_seq),
+            What::RestoreMember { member, .. } => self.suspended(member, false, None),
             What::Hold { job, member, amount_mmana, expires, .. } => {
                 let hold = HoldView { job: *job, member: *member, amount_mmana: *amount_mmana, expires: *expires, state: HoldState::Open };
                 self.open.insert(*job, hold);

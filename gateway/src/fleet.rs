@@ -197,7 +197,7 @@ impl Fleet {
             let online = record.barred().is_none() && beat.is_some_and(here);
             // What an offline one said last is old: its jobs may run elsewhere by now.
             let jobs = heartbeat.filter(|_| online).map_or(0, |beat| u32::try_from(beat.jobs.len()).unwrap_or(u32::MAX));
-            let drained = record.draining.as_ref().filter(|_| online).map(|draining| draining.status(beat.map_or(0, Beat::jobs)));
+            let drained = record.aside().filter(|_| online).map(|draining| draining.status(beat.map_or(0, Beat::jobs)));
             let drained = drained.and_then(|drained| both_reasons(Some(drained), heartbeat.and_then(|beat| beat.not_working.clone())));
             DeviceInfo {
                 id: record.device,
@@ -208,7 +208,7 @@ impl Fleet {
                 reputation: inner.reputation(record).score,
                 claimed_tier: heartbeat.map(|beat| beat.claimed_tier),
                 online,
-                draining: record.draining.clone(),
+                draining: record.aside(),
                 status: drained.or(away).unwrap_or_else(|| if jobs > 0 { "working".into() } else { "idle".into() }),
                 last_seen: beat.map(|beat| rfc3339(beat.at)),
                 last_heard_at: beat.map(|beat| beat.at),
@@ -240,7 +240,7 @@ fn away(record: &DeviceRecord, beat: Option<&Beat>, now: Instant, silence: Durat
         Some(beat) if now.duration_since(beat.heard) > silence => Some(format!("offline since {}", when(beat.at))),
         Some(beat) if beat.heartbeat.has_stopped() => beat.heartbeat.not_working.clone(),
         Some(beat) => {
-            let draining = record.draining.as_ref().map(|draining| draining.said(beat.jobs()));
+            let draining = record.aside().map(|draining| draining.said(beat.jobs()));
             both_reasons(draining, beat.heartbeat.not_working.clone())
         }
     }

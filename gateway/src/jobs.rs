@@ -165,7 +165,7 @@ impl World {
         if view.state.is_final() {
             return Err(Problem::new(Code::CannotCancel, format!("{} is {} already", view.short, view.state)));
         }
-        let request = CancelRequest { net: self.net, job: id, member: *member, at: self.now() };
+        let request = CancelRequest { net: self.net, job: id, member: *member, at: self.now(), unless_assigned: false };
         let batch = self.signer.batch(&[request]).encode();
         match self.bus.store(subject::cancel(&id), None, batch.into(), Duration::from_secs(5)).await {
             Ok(_) => {

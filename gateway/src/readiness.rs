@@ -15,6 +15,31 @@ const EVERY: Duration = Duration::from_secs(2);
 /// What takes longer is away. Together with [`EVERY`] it is how late `/readyz` may be.
 const WITHIN: Duration = Duration::from_secs(3);
 
+/// The revoker is no part of a job's way: that it is away is told, and decides nothing.
+const REVOKER_EVERY: Duration = Duration::from_secs(10);
+
+/// Tells until `stop` whether a revoker runs, and what the hub's nodes have taken from it.
+///
+/// # Errors
+/// Never; as every task of the gateway.
+pub async fn watch_revoker(world: Arc<World>, health: Health, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut ticks = interval(REVOKER_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let told = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            told = async { ticks.tick().await; world.ask_revoker(0).await } => told,
+        };
+        let found = match told {
+            Some(told) if told.nodes == told.of => Ok(format!("{} of {} nodes of the hub have what it says", told.nodes, told.of)),
+            Some(told) => Err(format!("{} of {} nodes of the hub have what it says", told.nodes, told.of)),
+            None => Err("mesh-gateway revoker does not answer: the hub lets in whoever is revoked until it runs".to_owned()),
+        };
+        metrics::gauge!("mesh_revoker_up").set(f64::from(u8::from(told.is_some())));
+        health.tell("revoker", found);
+    }
+}
+
 /// Looks until `stop`. Of names of their own in `health`: that rows of HISTORY are written, and that a connection is up, are other
 /// questions, answered where they are.
 ///

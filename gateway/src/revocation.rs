@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use crate::ledger_client;
 use crate::letters::Reader;
 use crate::revoker::list::SLACK_S;
-use crate::rights::{Act, may};
+use crate::rights::{Act, doors, may};
 use crate::world::World;
 
 const LEDGER_WITHIN: Duration = Duration::from_secs(8);
@@ -61,7 +61,8 @@ impl World {
         Ok(BarView { name: Some(record.name), ..view })
     }
 
-    /// A member's logins and those of its devices end, its open jobs are cancelled, and it submits nothing until it is restored.
+    /// A member submits nothing until it is restored; its jobs that no device has accepted end. Its devices end what they have and take nothing
+    /// new, or, where `now` is asked for, lose their logins with it.
     ///
     /// # Errors
     /// As [`Self::revoke`]; [`Code::NotFound`] for a member that is not here.
@@ -75,18 +76,23 @@ impl World {
         self.allowed(by, Act::SuspendMember, &member).await?;
         self.outranks(by, standing.role).await?;
         let pool = self.store.pool();
-        // A repeat keeps what was said first.
-        let suspended = standing.suspended.unwrap_or_else(|| Suspended { at: self.now(), by: by.name(), reason: ask.reason.clone() });
+        // A repeat keeps what was said first; that devices lose their logins may come later.
+        let said = || Suspended { at: self.now(), by: by.name(), reason: ask.reason.clone(), now: ask.now };
+        let suspended = standing.suspended.filter(|known| known.now || !ask.now).unwrap_or_else(said);
         rows::suspend(pool, &member, Some(&suspended)).await?;
         let devices = rows::devices(pool, &member).await?;
         for device in &devices {
             let barred = |record: &DeviceRecord| {
-                record.suspended.is_none().then(|| DeviceRecord { suspended: Some(suspended.clone()), ..record.clone() })
+                (record.suspended.as_ref() != Some(&suspended))
+                    .then(|| DeviceRecord { suspended: Some(suspended.clone()), ..record.clone() })
             };
             known(self.change_record(device, barred).await)?;
         }
-        let logins = rows::logins(pool, &member.to_string()).await?;
-        let (count, receipts_seq) = (logins.len(), self.receipts_end().await?);
+        let (logins, receipts_seq) = match suspended.now {
+            true => (rows::logins(pool, &member.to_string()).await?, Some(self.receipts_end().await?)),
+            false => (rows::own_logins(pool, &member).await?, None),
+        };
+        let count = logins.len();
         let reason = ask.reason.clone().unwrap_or_default();
         let done = self.say(Op::SuspendMember { member, receipts_seq, logins, reason }).await?;
         let cancelled = self.cancel_all(&member).await?;
@@ -192,6 +198,19 @@ impl World {
         answer
     }
 
+    /// Whether a member's role opens this door to it.
+    ///
+    /// # Errors
+    /// [`Code::Forbidden`], [`Code::Unavailable`].
+    pub async fn enters(&self, door: &str, member: &MemberId) -> Result<(), Problem> {
+        match rows::standing(self.store.pool(), member).await? {
+            Some(standing) if doors::gets(door, standing.role) == Some(doors::Gets::Nothing) => {
+                Err(Problem::new(Code::Forbidden, format!("{door} is not for the role {}", standing.role)))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether `by` may do this to what is `owner`'s.
     async fn allowed(&self, by: Reader, act: Act, owner: &MemberId) -> Result<(), Problem> {
         let Some((role, member)) = self.role_of(by).await? else { return Ok(()) };
@@ -277,11 +296,14 @@ impl World {
         }
     }
 
-    /// `None`: the revoker does not answer.
-    async fn hub_told(&self, seq: u64) -> Option<HubTold> {
+    /// How many nodes of the hub know what the books say up to `seq`; `None`: the revoker does not answer.
+    pub async fn ask_revoker(&self, seq: u64) -> Option<HubTold> {
         let question = serde_json::json!({ "seq": seq }).to_string();
         let answer = self.bus.ask_bytes(subject::REVOKER_DONE.to_owned(), question.into(), HUB_WITHIN).await;
-        let told = answer.ok().and_then(|answer| serde_json::from_slice(&answer).ok());
+        answer.ok().and_then(|answer| serde_json::from_slice(&answer).ok())
+    }
+    async fn hub_told(&self, seq: u64) -> Option<HubTold> {
+        let told = self.ask_revoker(seq).await;
         if told.is_none() {
             tracing::error!(seq, "the revoker does not answer: the hub may still let in who was revoked");
         }
@@ -291,7 +313,7 @@ impl World {
     async fn cancel_all(&self, member: &MemberId) -> Result<u32, Problem> {
         let mut cancelled = 0;
         for job in rows::open_jobs(self.store.pool(), member).await? {
-            let request = CancelRequest { net: self.net, job, member: *member, at: self.now() };
+            let request = CancelRequest { net: self.net, job, member: *member, at: self.now(), unless_assigned: true };
             let batch = self.signer.batch(&[request]).encode();
             let stored = self.bus.store(subject::cancel(&job), None, batch.into(), STORE_WITHIN).await;
             stored.map_err(|error| Problem::new(Code::Unavailable, format!("the end of {} could not be stored: {error}", job.short())))?;

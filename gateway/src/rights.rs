@@ -1,5 +1,7 @@
 //! Which role may do what to others. One table; who asks is proved before it, by a subject, a token or the network key's signature.
 
+pub mod doors;
+
 use bus_schemas::network::Role;
 
 /// What somebody does to what may be another's.

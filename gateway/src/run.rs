@@ -183,6 +183,7 @@ async fn tasks(world: Arc<World>, health: Health, http: JoinHandle<()>, stop: Ca
         spawn("intake", &stop, intake::run(world.clone(), records, stop.clone())),
         spawn("projection", &stop, projection::run(world.clone(), health.clone(), stop.clone())),
         spawn("readiness", &stop, readiness::watch(world.clone(), health.clone(), stop.clone())),
+        spawn("revoker", &stop, readiness::watch_revoker(world.clone(), health.clone(), stop.clone())),
         spawn("letters", &stop, tail::follow(world.clone(), stop.clone())),
     ];
     health.set("intake", Ok(()));

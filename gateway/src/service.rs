@@ -28,7 +28,7 @@ use crate::letters::Reader;
 use crate::world::World;
 
 /// Every call, with what it does.
-const CALLS: [(&str, &str); 37] = [
+pub(crate) const CALLS: [(&str, &str); 37] = [
     ("job.submit", "a job, or a list of them, as JSON or signed; answers its id"),
     ("job.ls", r#"your jobs, newest first: {"state":"Completed","limit":20,"cursor":"…"}"#),
     ("job.show", r#"one job: {"id":"job_…"}"#),
@@ -47,7 +47,7 @@ const CALLS: [(&str, &str); 37] = [
     ("device.drain", r#"it ends what it has and takes nothing new: {"id":"dev_…","undo":false,"reason":"…"}"#),
     ("device.revoke", r#"its logins end for ever; its owner's or an admin's: {"id":"dev_…","reason":"…"}"#),
     ("member.ls", "the members of the network; for admins and auditors"),
-    ("member.suspend", r#"its logins end and its jobs are cancelled; an admin's: {"id":"mem_…","reason":"…"}"#),
+    ("member.suspend", r#"it submits nothing, its devices end what they have; an admin's: {"id":"mem_…","reason":"…","now":false}"#),
     ("member.restore", r#"it may come back; an admin's: {"id":"mem_…","reason":"…"}"#),
     ("member.role", r#"what it may do to others; an admin's: {"id":"mem_…","role":"auditor"}"#),
     ("network.audit", r#"who did what to others, newest first: {"limit":20,"cursor":"…"}"#),

@@ -90,7 +90,7 @@ async fn apply(world: &World, transaction: &Transaction<'_>, stream: &str, messa
     }
     let wished = world.verified::<CancelRequest>(&message.payload, &[world.document.gateway_keys.as_slice()]);
     for wish in wished.unwrap_or_default() {
-        if wish.net == world.net && subject::job_of(&message.subject) == Some(wish.job) {
+        if !wish.unless_assigned && wish.net == world.net && subject::job_of(&message.subject) == Some(wish.job) {
             let statement = "insert into cancel_wish (job, at) values ($1, $2) on conflict do nothing";
             transaction.execute(statement, &[&wish.job.to_string(), &big(message.time_ms)]).await?;
         }

@@ -74,10 +74,11 @@ impl World {
             None => self.fleet.look_up(&self.bus, device).await,
         };
         match record {
-            Some(record) => match (record.revoked, &record.suspended) {
-                (true, _) => Err(Problem::new(Code::Revoked, format!("{device} was revoked"))),
-                (false, Some(suspended)) => Err(Problem::new(Code::Suspended, format!("{device}: {suspended}"))),
-                (false, None) => Ok(record.member),
+            Some(record) => match record.barred() {
+                Some(_) if record.revoked => Err(Problem::new(Code::Revoked, format!("{device} was revoked"))),
+                Some(suspended) => Err(Problem::new(Code::Suspended, format!("{device}: {suspended}"))),
+                // One whose member is suspended ends what it has; new jobs of the member get no hold.
+                None => Ok(record.member),
             },
             None => Err(Problem::new(Code::Forbidden, format!("{device} is not enrolled here"))),
         }

@@ -249,6 +249,6 @@ async fn logins_are_renewed_by_who_holds_the_keys() {
     let record = stage.ctx.bus.last_by_subject("KV_devices", &subject).await.unwrap().unwrap();
     let record = DeviceRecord { revoked: true, ..serde_json::from_slice(&record.payload).unwrap() };
     stage.ctx.bus.store(subject, None, serde_json::to_vec(&record).unwrap().into(), Duration::from_secs(5)).await.unwrap();
-    assert_eq!(code(renew(&stage.ctx, me, &joiner.request(&stage, "")).await), Some(Code::Forbidden));
-    assert_eq!(code(joiner.enrol(&stage, &secret).await), Some(Code::Forbidden));
+    assert_eq!(code(renew(&stage.ctx, me, &joiner.request(&stage, "")).await), Some(Code::Revoked));
+    assert_eq!(code(joiner.enrol(&stage, &secret).await), Some(Code::Revoked));
 }

@@ -1,4 +1,5 @@
-//! Dead letters on real servers: whose they are, who may do what with them, and that they outlive gateways and their database.
+//! Dead letters on real servers: whose they are, who may do what with them, and that they outlive gateways and their database; and what each
+//! role may do at each door.
 #![allow(clippy::unwrap_used)]
 
 mod desk;
@@ -8,11 +9,12 @@ use bus_schemas::envelope::encode;
 use bus_schemas::history::{Ended, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::id::{Asker, JobId};
 use bus_schemas::job::JobState;
-use bus_schemas::network::DeviceRecord;
+use bus_schemas::network::{DeviceRecord, Role};
 use bus_schemas::order::{Order, What};
 use bus_schemas::{Code, NetworkId, Problem, Signer, api::ask, stream, subject};
 use desk::{Desk, Guest, in_jobs, job_id, until};
 use futures::StreamExt;
+use gateway::rights::doors::{DOORS, Gets, gets};
 use serde_json::{Value, json};
 use support::HUNG;
 
@@ -59,6 +61,46 @@ async fn send_order(desk: &Desk, body: Vec<u8>) -> Value {
 }
 fn by_id(id: &Value) -> ask::ById {
     ask::ById { id: id.as_str().unwrap().to_owned() }
+}
+
+/// Each pair of role and door, as the table has them, by the service and, where there is a route without a name in it, over HTTP.
+#[tokio::test]
+async fn each_door_opens_for_whom_the_table_says() {
+    let desk = Desk::new(10).await;
+    let program = desk.open(&[]).await;
+    let (me, other) = (desk.guest(1).await, desk.guest(2).await);
+    for role in Role::ALL {
+        let given = order(&desk, What::Role(ask::SetRole { id: me.id.to_string(), role })).await;
+        assert_eq!(given["members"][0]["role"], role.name(), "{given}");
+        for (call, routes, _) in DOORS.iter().filter(|(call, ..)| !call.is_empty()) {
+            let about = json!({ "id": other.id });
+            let payload = match *call {
+                // What is there for everybody, or one's own, needs no words.
+                "job.ls" | "dlq.ls" | "device.ls" | "member.ls" | "network.audit" | "credit.history" | "ledger.facts" => "{}".to_owned(),
+                "member.role" => json!({ "id": other.id, "role": "member" }).to_string(),
+                "credit.transfer" => json!({ "to": other.id, "amount": "1", "key": role.name() }).to_string(),
+                "member.suspend" | "member.restore" => about.to_string(),
+                _ => json!({ "id": "nothing of that name" }).to_string(),
+            };
+            let Some(gets) = gets(call, role) else { continue };
+            let answer = me.ask(call, payload.clone(), &[]).await;
+            let code = answer.headers.and_then(|headers| Some(headers.get("Nats-Service-Error-Code")?.to_string()));
+            assert_eq!(code.as_deref() == Some("M0402"), gets == Gets::Nothing, "{role} {call}: {code:?} {:?}", answer.payload);
+            for (method, path) in routes.iter().filter_map(|route| route.split_once(' ')).filter(|(_, path)| !path.contains('{')) {
+                let body = if method == "GET" { String::new() } else { payload.clone() };
+                let (status, said) = me.http(&desk, method, path, &[], body).await;
+                assert_eq!(status == 403, gets == Gets::Nothing, "{role} {method} {path}: {status} {said}");
+            }
+        }
+    }
+    // What was refused is noted as well as what was done, and nobody but the operator makes an owner.
+    let log = order(&desk, What::Audit(ask::Audit { limit: Some(200), cursor: None })).await;
+    let noted = |did: &str, outcome: &str| {
+        log["entries"].as_array().unwrap().iter().filter(|entry| entry["did"] == did && entry["outcome"] == outcome).count()
+    };
+    assert_eq!((noted("member.suspend", "done"), noted("member.suspend", "M0402")), (2, 3), "{log}");
+    assert_eq!((noted("member.restore", "done"), noted("member.restore", "M0402")), (2, 3), "{log}");
+    assert!(program.stop(), "{}", desk.log());
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use bus_schemas::{AttemptId, Cid, DeviceId, Form, JobId, subject};
 use bytes::Bytes;
 
 use crate::crash;
-use crate::job::{Attempt, Evidence, Phase};
+use crate::job::{Attempt, Evidence, Phase, Stop};
 use crate::measure;
 use crate::sweep::assignment_lasts;
 use crate::world::{Done, World};
@@ -185,7 +185,7 @@ impl World {
         job.note(JobState::Assigned, assigned_at, format!("attempt {number}"), device.to_string());
         measure::assigned(since);
         self.quiet.push_back((now, *id, attempt));
-        if self.jobs.get(id).is_some_and(|job| job.cancelled) {
+        if self.jobs.get(id).is_some_and(|job| job.stop == Stop::Now) {
             self.cancel_running(id, now);
         }
     }
@@ -206,7 +206,7 @@ impl World {
         let name = self.fleet.name(&device);
         let job = self.jobs.get_mut(id)?;
         job.note(JobState::BiddingClosed, at, format!("{name} declined: {decline}"), device.to_string());
-        if job.cancelled {
+        if job.stop > Stop::No {
             self.close_cancelled(*id);
             return None;
         }

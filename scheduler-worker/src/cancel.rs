@@ -9,7 +9,7 @@ use bus_schemas::ledger::VoidReason;
 use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, MemberId, Problem, subject};
 
 use crate::crash;
-use crate::job::Phase;
+use crate::job::{Phase, Stop};
 use crate::measure;
 use crate::next_step::said;
 use crate::world::World;
@@ -18,13 +18,18 @@ use crate::world::World;
 #[derive(Default)]
 pub struct Cancels {
     /// Whose job it must be.
-    jobs: HashMap<JobId, MemberId>,
+    jobs: HashMap<JobId, (MemberId, Stop)>,
     /// Read up to here.
     pub next_seq: u64,
 }
 impl Cancels {
-    pub fn contains(&self, job: &JobId, member: &MemberId) -> bool {
-        self.jobs.get(job) == Some(member)
+    pub fn stop(&self, job: &JobId, member: &MemberId) -> Stop {
+        self.jobs.get(job).filter(|(whose, _)| whose == member).map_or(Stop::No, |(_, stop)| *stop)
+    }
+    /// The stricter of two wishes counts.
+    fn note(&mut self, wish: &CancelRequest) {
+        let stop = self.stop(&wish.job, &wish.member).max(Stop::of(wish));
+        self.jobs.insert(wish.job, (wish.member, stop));
     }
 }
 
@@ -57,21 +62,23 @@ impl World {
             return;
         }
         let id = cancel.job;
-        self.cancels.jobs.insert(id, cancel.member);
+        self.cancels.note(&cancel);
         let Some(job) = self.jobs.get_mut(&id) else { return };
         if job.admitted.member != cancel.member {
             measure::refused("cancel");
             tracing::warn!(job = ?id, by = %cancel.member, "a cancel was refused: the job is another member's");
             return;
         }
-        if job.cancelled {
+        let stop = Stop::of(&cancel);
+        if job.stop >= stop {
             return;
         }
-        job.cancelled = true;
+        job.stop = stop;
         match job.phase {
             // Whoever has it next reads the flag.
             Phase::Looking | Phase::Assigning | Phase::Closing => (),
-            Phase::Running => self.cancel_running(&id, now),
+            Phase::Running if stop == Stop::Now => self.cancel_running(&id, now),
+            Phase::Running => (),
             Phase::Ready { .. } | Phase::Bidding { .. } | Phase::BackOff { .. } | Phase::Waiting { .. } => self.close_cancelled(id),
         }
     }

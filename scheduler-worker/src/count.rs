@@ -12,7 +12,7 @@ use bus_schemas::{DeviceId, JobId, Signer, subject};
 
 use crate::attempts::EndedNow;
 use crate::crash;
-use crate::job::{Left, Phase};
+use crate::job::{Left, Phase, Stop};
 use crate::next_step::{Retry, after_failure};
 use crate::world::{Done, World};
 
@@ -101,7 +101,7 @@ impl World {
         self.off_device(id);
         let ms = if let Retry::After { ms } = ended.next { ms } else { 0 };
         self.count(id, now + Duration::from_millis(ms), closed.map(|closed| (ended.device, closed)));
-        if self.jobs.get(id).is_some_and(|job| job.cancelled) {
+        if self.jobs.get(id).is_some_and(|job| job.stop > Stop::No) {
             return self.close_cancelled(*id);
         }
         match ended.next {
@@ -124,7 +124,7 @@ impl World {
         if let Some(ended) = job.end_left(message, net, at, actor) {
             return self.after_end(&id, ended, None, Instant::now());
         }
-        if job.cancelled {
+        if job.stop > Stop::No {
             return self.close_cancelled(id);
         }
         match after_failure(&job.ended, 0) {

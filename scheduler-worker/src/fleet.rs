@@ -111,7 +111,7 @@ impl Device {
                 (Heard::Live(_), Some(since), _) => Some(format!("nobody listens there since {since}")),
                 (Heard::Live(_), None, heartbeat) => {
                     let jobs = heartbeat.as_ref().map_or(0, |heartbeat| heartbeat.jobs.len());
-                    let draining = self.record.draining.as_ref().map(|draining| draining.said(jobs));
+                    let draining = self.record.aside().map(|draining| draining.said(jobs));
                     let own = heartbeat.as_ref().and_then(|heartbeat| heartbeat.not_working.clone());
                     both_reasons(draining, own)
                 }

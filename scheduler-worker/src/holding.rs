@@ -8,7 +8,7 @@ use bus_schemas::holding::{HeldAttempt, Holding, HoldingAsk, HoldingPhase, Queue
 use bus_schemas::limits::Timings;
 use bus_schemas::{Form, JobId, UnixMs, limits, strict};
 
-use crate::job::{Attempt, Job, Phase};
+use crate::job::{Attempt, Job, Phase, Stop};
 use crate::next_step::counts;
 use crate::sweep::{late_from, may_move};
 use crate::world::{Out, World};
@@ -94,7 +94,7 @@ impl World {
             attempts_used,
             declined,
             gives_up_at: job.gives_up_at,
-            cancelled: job.cancelled,
+            cancelled: job.stop == Stop::Now,
             current: job.current().map(|attempt| self.held_attempt(&id, job, attempt, hub, now)),
             kept: job.kept,
             holds_back: self.fleet.mass_silence().is_some(),

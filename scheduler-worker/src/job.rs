@@ -7,7 +7,7 @@ use std::time::Instant;
 use bus_schemas::assignment::Assignment;
 use bus_schemas::eligibility::Needs;
 use bus_schemas::event::{Checkpoint, Progress};
-use bus_schemas::history::{Back, Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
+use bus_schemas::history::{Back, CancelRequest, Decision, EndedAttempt, HistoryEvent, HistoryRecord, Transition};
 use bus_schemas::job::{AdmittedJob, Class, JobSpec, JobState};
 use bus_schemas::ledger::Ended;
 use bus_schemas::offer::{Offer, Quote};
@@ -205,11 +205,27 @@ pub struct Job {
     pub decision: Option<Decision>,
     /// The next best bids of that auction.
     pub bids_left: VecDeque<(DeviceId, Quote)>,
-    pub cancelled: bool,
+    pub stop: Stop,
     /// The result was told.
     pub told: bool,
     /// Changes of state that no record of HISTORY covers yet.
     pub transitions: Vec<Transition>,
+}
+
+/// Whether a job is to end before it is done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stop {
+    #[default]
+    No,
+    /// A device that has it ends it; no other gets it.
+    BeforeNext,
+    /// What runs is stopped, too.
+    Now,
+}
+impl Stop {
+    pub const fn of(wish: &CancelRequest) -> Self {
+        if wish.unless_assigned { Self::BeforeNext } else { Self::Now }
+    }
 }
 
 /// Whether a job that gives up waiting for its begin at `gives_up_at` has waited long enough by `at`; both hub time.
@@ -219,7 +235,7 @@ pub fn has_waited(gives_up_at: UnixMs, at: UnixMs) -> bool {
 
 impl Job {
     /// A job that was just delivered: nothing is known of its past.
-    pub fn new(admitted: AdmittedJob, spec: &JobSpec, lease: Lease, cancelled: bool) -> Self {
+    pub fn new(admitted: AdmittedJob, spec: &JobSpec, lease: Lease, stop: Stop) -> Self {
         Self {
             needs: Needs::from(spec),
             units: spec.units(),
@@ -241,7 +257,7 @@ impl Job {
             waiting_why: None,
             decision: None,
             bids_left: VecDeque::new(),
-            cancelled,
+            stop,
             told: false,
             transitions: Vec::new(),
             admitted: Arc::new(admitted),

@@ -15,7 +15,7 @@ use bus_schemas::{AttemptId, Batch, Code, DeviceId, JobId, Problem, stream, subj
 
 use crate::crash;
 use crate::fleet::Device;
-use crate::job::{Left, Phase};
+use crate::job::{Left, Phase, Stop};
 use crate::measure;
 use crate::next_step::{Past, Step, next_step};
 use crate::settle::{Settled, ask_device};
@@ -260,7 +260,7 @@ impl World {
         if job.phase == Phase::Looking && !is_paid {
             job.phase = Phase::Running;
             job.current = Some(id);
-            let cancelled = job.cancelled;
+            let cancelled = job.stop == Stop::Now;
             self.put_on_device(&held.job, device);
             let found = self.looks.values_mut().filter_map(|group| group.jobs.remove(&held.job)).filter_map(|found| found.back).last();
             if let Some(job) = self.jobs.get_mut(&held.job) {

@@ -14,7 +14,7 @@ use bus_schemas::eligibility::Needs;
 use bus_schemas::{JobId, MemberId, UnixMs};
 
 use crate::crash;
-use crate::job::{Job, has_waited};
+use crate::job::{Job, Stop, has_waited};
 use crate::ready::group_name;
 use crate::world::World;
 
@@ -134,7 +134,7 @@ impl World {
         let delivered = u64::try_from(delivery.delivered).unwrap_or(0);
         let known = if delivered == parked.delivered + 1 { Seen::Vouched } else { Seen::Unknown };
         let due = parked.unseen >= UNSEEN_MAX
-            || self.cancels.contains(&parked.job, &parked.member)
+            || self.cancels.stop(&parked.job, &parked.member) > Stop::No
             || has_waited(parked.gives_up_at, self.hub_ms());
         let why = *hopeless.entry(Arc::as_ptr(&parked.needs)).or_insert_with(|| match self.candidates(&parked.needs, &[], now) {
             Err(_) => Some(Why::Nobody),

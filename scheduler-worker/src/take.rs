@@ -10,7 +10,7 @@ use bus_schemas::letter::{Entry, Letter, Original, Stage};
 use bus_schemas::{Code, JobId, LetterId, Problem, Proof};
 
 use crate::crash;
-use crate::job::{Job, Lease};
+use crate::job::{Job, Lease, Stop};
 use crate::measure;
 use crate::next_step::{Arrival, must_look};
 use crate::parked::Seen;
@@ -94,8 +94,8 @@ impl World {
             seq: delivery.stream_seq,
             vouched: false,
         };
-        let cancelled = self.cancels.contains(&admitted.job, &admitted.member);
-        Job::new(admitted, spec, lease, cancelled)
+        let stop = self.cancels.stop(&admitted.job, &admitted.member);
+        Job::new(admitted, spec, lease, stop)
     }
 
     fn put_in_hand(&mut self, job: Job, delivery: &Delivery, look: &mut Vec<JobId>, now: Instant) {
@@ -110,11 +110,11 @@ impl World {
             age_ms: self.hub_ms().saturating_sub(delivery.stored_at),
             look_first_ms: u64::try_from(self.config.timings.look_first.as_millis()).unwrap_or(u64::MAX),
         };
-        let cancelled = job.cancelled;
+        let stops = job.stop > Stop::No;
         self.jobs.insert(id, job);
         if must_look(&arrival) {
             look.push(id);
-        } else if cancelled {
+        } else if stops {
             self.close_cancelled(id);
         } else if !self.has_begun(&id, now) {
             self.make_ready(id);

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use crate::crash;
 use crate::early::Heard;
-use crate::job::{Attempt, Evidence, Job, Phase};
+use crate::job::{Attempt, Evidence, Job, Phase, Stop};
 use crate::measure;
 use crate::settle::Carried;
 use crate::stored::Completed;
@@ -161,7 +161,7 @@ impl World {
             // The receipt is quicker than the answer to the assignment.
             self.accepted(&receipt.job, now);
         }
-        let cancelled = self.jobs.get(&receipt.job).is_some_and(|job| job.cancelled);
+        let cancelled = self.jobs.get(&receipt.job).is_some_and(|job| job.stop == Stop::Now);
         match verdict::meaning(&receipt, cancelled) {
             Meaning::Completed(signed) => match result_json(&signed, result.as_deref()) {
                 Ok(told) => {

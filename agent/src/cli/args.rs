@@ -13,7 +13,7 @@ use super::output::{Color, Format};
 mod people;
 pub use credit::{CreditCommand, ExportArgs, ExportFormat, GrantArgs, NetworkCommand, PolicyCommand, TransferArgs};
 pub use dlq::{DlqCommand, DlqLsArgs, LetterArgs};
-pub use people::{AuditArgs, BarArgs, MembersCommand, RoleArgs};
+pub use people::{AuditArgs, BarArgs, MembersCommand, RoleArgs, SuspendArgs};
 
 /// Pool the computers of a co-op, a lab or a company: submit jobs, lend a device, check every credit.
 #[derive(Debug, Parser)]

@@ -236,8 +236,9 @@ async fn net(cli: &Cli) -> Vec<Finding> {
         Err(failure) => failed(GROUP, "document", &failure),
     });
     // At once: each may wait for something that is away.
-    let (gateway, hub) = tokio::join!(gateways(&context), hub(&context));
+    let (gateway, revoker, hub) = tokio::join!(gateways(&context), revoker(&context), hub(&context));
     findings.push(gateway);
+    findings.extend(revoker);
     findings.extend(hub);
     findings.extend(super::parts::look(&context).await.into_iter().map(|part| match part {
         Part { check, detail, fix: None } => pass(GROUP, check, detail),
@@ -305,6 +306,19 @@ async fn gateways(context: &Context) -> Finding {
             bad(GROUP, "gateway", verdict, format!("{ready}{why}{others}"), fix)
         }
     }
+}
+
+/// Whether the hub is told of revocations, as the first gateway says that knows.
+async fn revoker(context: &Context) -> Option<Finding> {
+    let url = each(&context.gateway_url).next()?;
+    let answer = ask_http(&format!("{url}/readyz"), context.ca.as_deref()).await.ok()?;
+    let said: serde_json::Value = serde_json::from_slice(&answer.body).ok()?;
+    let found = said["details"].get("revoker")?;
+    let detail = found["said"].as_str().unwrap_or_default();
+    Some(match found["ok"].as_bool() {
+        Some(true) => pass("net", "revoker", detail),
+        Some(false) | None => bad("net", "revoker", Verdict::Warn, detail, away_fix(context, "revoker")),
+    })
 }
 
 /// What is wrong with one gateway, and what may help.

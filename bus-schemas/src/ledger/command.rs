@@ -122,10 +122,12 @@ pub enum Op {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logins: Vec<String>,
     },
-    /// A member submits nothing and its devices earn nothing until it is restored; `receipts_seq` and `logins` as above, of all its devices.
+    /// A member submits nothing and its devices get nothing until it is restored; what they have accepted ends and is paid.
+    /// With `receipts_seq`, as above, their logins end as well, and later receipts are not paid.
     SuspendMember {
         member: MemberId,
-        receipts_seq: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        receipts_seq: Option<u64>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logins: Vec<String>,
         #[serde(default, skip_serializing_if = "String::is_empty")]

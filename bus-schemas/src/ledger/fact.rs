@@ -120,10 +120,12 @@ pub enum What {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logins: Vec<String>,
     },
-    /// Until it is restored, the member submits nothing, and what its devices claim by later receipts is not paid.
+    /// Until it is restored, the member submits nothing and its devices get nothing; what they have accepted ends and is paid.
+    /// Where there is a `receipts_seq`, their logins end as well, and what later receipts claim is not paid.
     SuspendMember {
         member: MemberId,
-        receipts_seq: u64,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        receipts_seq: Option<u64>,
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         logins: Vec<String>,
         #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -81,9 +81,13 @@ impl Look<'_> {
             What::SuspendMember { member, .. } | What::RestoreMember { member, .. } => {
                 self.known(member)?;
                 self.right(fact.legs.is_empty(), "a word about a member moves nothing")?;
-                let suspends = matches!(fact.what, What::SuspendMember { .. });
-                let is = books.suspension(member).is_some_and(|found| found.receipts_seq.is_some());
-                self.right(suspends != is, "a member is suspended and restored in turn")
+                let found = books.suspension(member).unwrap_or_default();
+                let follows = if let What::SuspendMember { receipts_seq, .. } = &fact.what {
+                    found.may_follow(*receipts_seq)
+                } else {
+                    found.is_suspended
+                };
+                self.right(follows, "a member is suspended and restored in turn")
             }
             What::Hold { job, member, amount_mmana, expires, .. } => {
                 self.known(member)?;

@@ -44,6 +44,7 @@ impl World {
         let Asker::Member(from) = *asker else {
             return Err(Problem::new(Code::Forbidden, "a device cannot give away its owner's credit; ask as the member"));
         };
+        self.enters("credit.transfer", &from).await?;
         let amount_mmana = match (ask.amount, ask.amount_mmana) {
             (Some(amount), None) | (None, Some(amount)) => amount,
             (Some(_), Some(_)) => return Err(Problem::new(Code::BadAmount, "`amount` (mana) or `amount_mmana`, not both")),

@@ -22,7 +22,7 @@ fn role_of(text: &str) -> Role {
     text.parse().unwrap_or(Role::Guest)
 }
 fn suspended_of(text: Option<String>) -> Option<Suspended> {
-    let unread = || Suspended { at: 0, by: String::new(), reason: None };
+    let unread = || Suspended { at: 0, by: String::new(), reason: None, now: false };
     text.map(|text| serde_json::from_str(&text).unwrap_or_else(|_| unread()))
 }
 
@@ -94,6 +94,17 @@ pub async fn logins(pool: &Pool, holder: &str) -> Result<Vec<String>, Problem> {
     let sql = "select transport from enrolled_device where device = $1 or member = $1
                union select transport from enrolled_member where member = $1 and transport is not null order by 1";
     let rows = client(pool).await?.query(sql, &[&holder]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// The keys that a member logs in with where it has no device.
+///
+/// # Errors
+/// That Postgres does not answer.
+pub async fn own_logins(pool: &Pool, member: &MemberId) -> Result<Vec<String>, Problem> {
+    let sql = "select transport from enrolled_member where member = $1 and transport is not null
+               and transport not in (select transport from enrolled_device where member = $1)";
+    let rows = client(pool).await?.query(sql, &[&member.to_string()]).await.map_err(failed)?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 

@@ -51,6 +51,7 @@ impl Books {
         match op {
             Op::Open { member, .. } => done(!self.members.insert(*member), None),
             Op::BindDevice { .. } | Op::AttestTier { .. } => done(false, None),
+            Op::SuspendMember { .. } | Op::RestoreMember { .. } => done(false, None),
             Op::Hold { member, .. } if !self.members.contains(member) => refused(Code::Refused, RefusalKind::UnknownMember),
             Op::Hold { job, member, key, amount_mmana, expires } => {
                 if let Some(hold) = self.holds.get(&(*member, key.clone())) {

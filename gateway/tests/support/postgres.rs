@@ -100,11 +100,13 @@ impl Postgres {
         all.filter(|pid| *pid == own || parent(*pid) == Some(own)).for_each(|pid| testkit::proc::signal(pid, name));
     }
 
-    /// Connections to the first migration's tables.
+    /// Connections to the tables of enrolment.
     pub async fn pool(&self) -> Pool {
         let pool = Pool::builder(Manager::new(self.config(), NoTls)).max_size(4).build().unwrap();
         let client = pool.get().await.unwrap();
-        client.batch_execute(include_str!("../../src/migrations/V1__gateway.sql")).await.unwrap();
+        for sql in [include_str!("../../src/migrations/V1__gateway.sql"), include_str!("../../src/migrations/V5__trust.sql")] {
+            client.batch_execute(sql).await.unwrap();
+        }
         pool
     }
 }

@@ -31,16 +31,16 @@ pub fn suspend_member(
     standing: &Standing,
     now: UnixMs,
     member: &MemberId,
-    receipts_seq: u64,
+    receipts_seq: Option<u64>,
     logins: &[String],
     reason: &str,
 ) -> Result<Decided, Refusal> {
     known_member(standing, member)?;
     let found = standing.books().suspension(member).unwrap_or_default();
-    if found.receipts_seq.is_some() {
+    if !found.may_follow(receipts_seq) {
         return Ok(known(standing, fact_id::member_standing(member, found.times.saturating_sub(1))));
     }
-    check_place(receipts_seq)?;
+    receipts_seq.map_or(Ok(()), check_place)?;
     check_logins(logins)?;
     check_reason(reason)?;
     let what = What::SuspendMember { member: *member, receipts_seq, logins: logins.to_vec(), reason: reason.to_owned() };
@@ -51,7 +51,7 @@ pub fn restore_member(standing: &Standing, now: UnixMs, member: &MemberId, reaso
     known_member(standing, member)?;
     let never = || Refusal::new(RefusalKind::NotAllowed, Code::BadValue, format!("{member} never was suspended"));
     let found = standing.books().suspension(member).ok_or_else(never)?;
-    if found.receipts_seq.is_none() {
+    if !found.is_suspended {
         return Ok(known(standing, fact_id::member_standing(member, found.times.saturating_sub(1))));
     }
     check_reason(reason)?;
@@ -68,7 +68,7 @@ pub fn last_fact(standing: &Standing, member: &MemberId) -> Option<FactId> {
 /// # Errors
 /// [`RefusalKind::MemberSuspended`].
 pub fn check_member(standing: &Standing, member: &MemberId) -> Result<(), Refusal> {
-    if standing.books().suspension(member).is_some_and(|found| found.receipts_seq.is_some()) {
+    if standing.books().suspension(member).is_some_and(|found| found.is_suspended) {
         return Err(Refusal::new(RefusalKind::MemberSuspended, Code::Suspended, format!("{member} is suspended")));
     }
     Ok(())

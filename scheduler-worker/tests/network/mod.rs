@@ -288,7 +288,8 @@ impl Network {
     }
 
     pub async fn cancel(&self, job: JobId) {
-        let cancel = CancelRequest { net: net(), job, member: member().public().member_id(), at: self.bus.time.now_ms() };
+        let cancel =
+            CancelRequest { net: net(), job, member: member().public().member_id(), at: self.bus.time.now_ms(), unless_assigned: false };
         self.bus.store(subject::cancel(&job), None, gateway().batch(&[cancel]).encode().into(), HUNG).await.unwrap();
     }
 

@@ -364,7 +364,7 @@ async fn what_is_to_be_stopped() {
     let (a, _) = scene.kept("a").await;
     let (b, _) = scene.kept("b").await;
     let (me, stranger) = (member().public().member_id(), Signer::from_seed(&[149; 32]));
-    let cancel = |by: &Signer, net, job, member| by.batch(&[CancelRequest { net, job, member, at: 1 }]).encode();
+    let cancel = |by: &Signer, net, job, member| by.batch(&[CancelRequest { net, job, member, at: 1, unless_assigned: false }]).encode();
     let other_net = Signer::from_seed(&[77; 32]).public().network_id();
     let row = |name, payload, says: &str| Row { name, subject: subject::cancel(&a), payload, says: says.into() };
     let no_word = "it is not a gateway's word about this job";

@@ -11,7 +11,7 @@ use bus_schemas::offer::{Bid, BidAnswer, Decline, Quote};
 use bus_schemas::{AttemptId, Cid, DeviceId, JobId, UnixMs};
 use scheduler_worker::auction::{Bidding, Candidate, Nobody, Weights, Window, choose_whom_to_ask, decide};
 use scheduler_worker::bidding::FULL_FOR;
-use scheduler_worker::job::{Attempt, Evidence, Phase};
+use scheduler_worker::job::{Attempt, Evidence, Phase, Stop};
 use scheduler_worker::next_step::left_out;
 
 use super::{BACK_WITHIN, InHand, REQUEST, Request, Scheduler, Stored};
@@ -267,7 +267,7 @@ impl Scheduler {
             let attempt = attempt.id;
             cx.after(LASTS, Msg::Lasts { job: *id, attempt });
         }
-        if one.job.cancelled {
+        if one.job.stop > Stop::No {
             self.cancel_running(cx, id);
         }
     }
@@ -290,7 +290,7 @@ impl Scheduler {
         // The attempt never began there: it is no evidence of anything.
         job.attempts.pop();
         job.note(JobState::BiddingClosed, 0, format!("declined: {decline}"), "scheduler");
-        if job.cancelled {
+        if job.stop > Stop::No {
             return self.close_cancelled(cx, id);
         }
         while let Some((next, quote)) = job.bids_left.pop_front() {

@@ -9,7 +9,7 @@ use bus_schemas::history::Back;
 use bus_schemas::job::{AdmittedJob, JobSpec, JobState};
 use bus_schemas::ledger::{HoldState, LedgerOutcome, Op, RefusalKind, VoidReason};
 use bus_schemas::{AttemptId, Code, DeviceId, JobId, Problem};
-use scheduler_worker::job::{Job, Lease, Left, Phase};
+use scheduler_worker::job::{Job, Lease, Left, Phase, Stop};
 use scheduler_worker::next_step::{Arrival, Past, Step, must_look, next_step};
 
 use super::{Asked, InHand, Request, Scheduler};
@@ -54,9 +54,9 @@ impl Scheduler {
             return;
         }
         let Ok(spec) = JobSpec::parse(body.form, &body.body) else { return cx.wrong("a job that cannot be read") };
-        let job = Job::new((*body).clone(), &spec, lease, self.cancels.contains(&id));
+        let job = Job::new((*body).clone(), &spec, lease, if self.cancels.contains(&id) { Stop::Now } else { Stop::No });
         let arrival = Arrival { delivered, age_ms: cx.hub_ms().saturating_sub(stored_at), look_first_ms: 10_000 };
-        let cancelled = job.cancelled;
+        let cancelled = job.stop > Stop::No;
         self.jobs.insert(id, InHand { job, seq, renewal: None });
         if must_look(&arrival) && !cx.is_broken(Mutation::NoLook) {
             cx.counters.add("jobs looked up");
@@ -160,7 +160,7 @@ impl Scheduler {
             cx.counters.add("attempts taken over");
             job.phase = Phase::Running;
             job.current = Some(id);
-            let cancelled = job.cancelled;
+            let cancelled = job.stop > Stop::No;
             self.on_device.entry(device).or_default().insert(held.job);
             let back = self.looks.remove(&held.job).and_then(|look| look.back);
             if let Some(one) = self.jobs.get_mut(&held.job) {

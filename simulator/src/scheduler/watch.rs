@@ -13,7 +13,7 @@ use bytes::Bytes;
 use scheduler_worker::attempts::EndedNow;
 use scheduler_worker::checkpoint;
 use scheduler_worker::fleet::Device;
-use scheduler_worker::job::{Evidence, Phase};
+use scheduler_worker::job::{Evidence, Phase, Stop};
 use scheduler_worker::next_step::{Retry, after_failure, counts};
 use scheduler_worker::parts::part;
 use scheduler_worker::sweep::Due;
@@ -64,7 +64,7 @@ impl Scheduler {
         if !is_current {
             cx.counters.add("receipts of earlier attempts");
         }
-        let cancelled = job.cancelled;
+        let cancelled = job.stop > Stop::No;
         if is_current && job.phase == Phase::Assigning {
             self.accepted(cx, &receipt.job);
         }
@@ -149,7 +149,7 @@ impl Scheduler {
         let ready_at = now + Duration::from_millis(ms);
         job.phase = Phase::BackOff { until: ready_at + 2 * Duration::from_millis(BACK_WITHIN) };
         let told = Stored::Counted { job: *id, ended: job.ended.len(), ready_at, closed: closed.map(|closed| (ended.device, closed)) };
-        let (back, cancelled) = (job.back_on_the_way(cx.cast.net, cx.hub_ms()), job.cancelled);
+        let (back, cancelled) = (job.back_on_the_way(cx.cast.net, cx.hub_ms()), job.stop > Stop::No);
         if cx.is_broken(Mutation::UncountedEnds) {
             self.stored(cx, told);
         } else {
@@ -192,7 +192,7 @@ impl Scheduler {
             cx.counters.add("attempts that nobody had watched");
             return self.after_end(cx, &id, ended, None);
         }
-        if one.job.cancelled {
+        if one.job.stop > Stop::No {
             return self.close_cancelled(cx, id);
         }
         match after_failure(&one.job.ended, 0) {
@@ -363,11 +363,11 @@ impl Scheduler {
         }
         self.cancels.insert(id);
         let Some(one) = self.jobs.get_mut(&id) else { return };
-        if one.job.cancelled || one.job.admitted.member != member {
+        if one.job.stop > Stop::No || one.job.admitted.member != member {
             return;
         }
         cx.counters.add("cancels of jobs in hand");
-        one.job.cancelled = true;
+        one.job.stop = Stop::Now;
         match one.job.phase {
             Phase::Looking | Phase::Assigning | Phase::Closing => {}
             Phase::Running => self.cancel_running(cx, &id),

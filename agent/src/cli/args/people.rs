@@ -14,11 +14,11 @@ pub enum MembersCommand {
         #[arg(long, value_name = "FILE")]
         network_key: Option<PathBuf>,
     },
-    /// End a member's logins and those of its devices, and cancel its jobs, until it is restored; an admin's or the operator's.
+    /// Let a member submit nothing and its devices take nothing new, until it is restored; an admin's or the operator's.
     #[command(
         before_help = "  mesh network members suspend mem_a2c4 --reason \"left the lab\"\n  mesh network members suspend mem_a2c4 -o json"
     )]
-    Suspend(BarArgs),
+    Suspend(SuspendArgs),
     /// Let a suspended member come back.
     #[command(
         before_help = "  mesh network members restore mem_a2c4\n  mesh network members restore mem_a2c4 --reason \"back from leave\""
@@ -41,6 +41,15 @@ pub struct BarArgs {
     /// As the operator; otherwise with the context's key, or as the member.
     #[arg(long, value_name = "FILE")]
     pub network_key: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct SuspendArgs {
+    #[command(flatten)]
+    pub bar: BarArgs,
+    /// End the logins of its devices at once: what they have goes elsewhere. Otherwise they end it, and are paid.
+    #[arg(long)]
+    pub now: bool,
 }
 
 #[derive(Debug, Args)]

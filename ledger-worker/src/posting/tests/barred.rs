@@ -2,8 +2,8 @@
 
 use super::world::*;
 
-fn suspend(n: u8, receipts_seq: u64) -> Op {
-    Op::SuspendMember { member: member_id(n), receipts_seq, logins: vec![], reason: "left".into() }
+fn suspend(n: u8, receipts_seq: impl Into<Option<u64>>) -> Op {
+    Op::SuspendMember { member: member_id(n), receipts_seq: receipts_seq.into(), logins: vec![], reason: "left".into() }
 }
 fn restore(n: u8) -> Op {
     Op::RestoreMember { member: member_id(n), reason: String::new() }
@@ -28,6 +28,22 @@ fn a_suspended_member_holds_gives_and_earns_nothing_until_it_is_restored() {
     assert_eq!(says(&world.earn(10_000, &Work { receipt_seq: 9, ..Work::on(3) })), "done");
     world.ok(suspend(1, 9));
     assert_eq!(says(&world.ask(gift("c"))), "MemberSuspended M0406", "a second time is another fact");
+    world.sound();
+}
+
+#[test]
+fn what_a_suspended_member_s_devices_have_accepted_is_paid_unless_their_logins_ended() {
+    let mut world = World::peopled(rules());
+    world.ok(suspend(1, None));
+    assert_eq!(says(&world.ask(hold(9, 1, "k", Some(10)))), "MemberSuspended M0406");
+    assert_eq!(says(&world.earn(10_000, &Work { receipt_seq: 8, ..Work::on(1) })), "done");
+    assert_eq!(says(&world.ask(suspend(1, None))), "known");
+    // Their logins may end later; that counts once, and is not taken back by a milder word.
+    world.ok(suspend(1, 8));
+    assert_eq!((says(&world.ask(suspend(1, 99))), says(&world.ask(suspend(1, None)))), ("known".into(), "known".into()));
+    assert_eq!(says(&world.earn(10_000, &Work { receipt_seq: 9, ..Work::on(2) })), "MemberSuspended M0406");
+    world.ok(restore(1));
+    assert_eq!(says(&world.earn(10_000, &Work { receipt_seq: 10, ..Work::on(3) })), "done");
     world.sound();
 }
 

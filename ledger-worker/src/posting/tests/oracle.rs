@@ -111,8 +111,8 @@ pub struct State {
     keys: Vec<(String, String)>,
     earned: Vec<(u64, MemberId, DeviceId, i128)>,
     epoch: Option<u64>,
-    /// Whether each that ever was suspended still is.
-    suspended: BTreeMap<MemberId, bool>,
+    /// Whether each that ever was suspended still is, and the last receipt that is paid.
+    suspended: BTreeMap<MemberId, Option<Option<u64>>>,
     /// The time of the last thing that was done.
     last: u64,
 }
@@ -162,7 +162,7 @@ impl State {
         if self.members.contains(member) { Ok(()) } else { Err(RefusalKind::UnknownMember) }
     }
     fn welcome(&self, member: &MemberId) -> Result<(), RefusalKind> {
-        if self.suspended.get(member) == Some(&true) { Err(RefusalKind::MemberSuspended) } else { Ok(()) }
+        if matches!(self.suspended.get(member), Some(Some(_))) { Err(RefusalKind::MemberSuspended) } else { Ok(()) }
     }
     fn device(&mut self, device: &DeviceId) -> Option<&mut Device> {
         self.devices.iter_mut().find(|known| known.id == *device)
@@ -243,13 +243,16 @@ impl State {
                 right(i128::from(*receipts_seq) <= MOST, RefusalKind::BadAmount)?;
                 known.revoked = Some(*receipts_seq);
             }
-            Op::SuspendMember { member, reason, .. } => {
+            Op::SuspendMember { member, receipts_seq, reason, .. } => {
                 self.member(member)?;
-                if self.welcome(member).is_err() {
-                    return Ok(Says::Known);
+                match self.suspended.get(member) {
+                    Some(Some(Some(_))) => return Ok(Says::Known),
+                    Some(Some(None)) if receipts_seq.is_none() => return Ok(Says::Known),
+                    _ => {}
                 }
+                right(receipts_seq.is_none_or(|seq| i128::from(seq) <= MOST), RefusalKind::BadAmount)?;
                 right(reason.chars().count() <= 200, RefusalKind::BadAmount)?;
-                self.suspended.insert(*member, true);
+                self.suspended.insert(*member, Some(*receipts_seq));
             }
             Op::RestoreMember { member, reason } => {
                 self.member(member)?;
@@ -258,7 +261,7 @@ impl State {
                     return Ok(Says::Known);
                 }
                 right(reason.chars().count() <= 200, RefusalKind::BadAmount)?;
-                self.suspended.insert(*member, false);
+                self.suspended.insert(*member, None);
             }
             Op::Hold { job, member, key, amount_mmana, expires } => {
                 return self.hold(now, *job, member, key, amount_mmana.map(|amount| i128::from(amount.get())), *expires);
