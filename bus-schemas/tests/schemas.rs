@@ -41,6 +41,9 @@ fn the_published_schemas_are_those_of_the_types() {
         ("bar", schema_for!(api::people::BarView)),
         ("member-list", schema_for!(api::people::MemberList)),
         ("audit-list", schema_for!(api::people::AuditList)),
+        ("invite", schema_for!(api::people::InviteMade)),
+        ("invite-list", schema_for!(api::people::InviteList)),
+        ("waiting-list", schema_for!(api::people::WaitingList)),
         ("letter-list", schema_for!(api::letters::LetterList)),
         ("policy", schema_for!(api::ledger::PolicyView)),
     ];
