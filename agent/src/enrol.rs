@@ -122,7 +122,10 @@ impl Pending {
                 Err(problem)
             }
             Err(problem) if matches!(problem.code, Code::BadInvite | Code::JoinDenied) => {
-                Self::forget(home);
+                // Another line that was tried in between does not end the waiting by the first.
+                if Self::of(home)?.is_some_and(|kept| kept.invite == self.invite) {
+                    Self::forget(home);
+                }
                 Err(problem)
             }
             answer => answer,

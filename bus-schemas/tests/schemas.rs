@@ -13,7 +13,7 @@ use schemars::{Schema, schema_for};
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
-    let schemas: [(&str, Schema); 29] = [
+    let schemas: [(&str, Schema); 32] = [
         ("job-spec", schema_for!(JobSpec)),
         ("submitted", schema_for!(api::Submitted)),
         ("job", schema_for!(api::JobView)),

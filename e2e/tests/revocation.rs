@@ -65,7 +65,10 @@ async fn a_revoked_device_is_gone_at_once_and_a_suspended_member_until_it_is_res
 async fn one_line_lets_a_device_in_once_an_admin_says_so() {
     let stack = Stack::start(&["--agents", "1"], &[]);
     let folder = tempfile::tempdir().unwrap();
-    let machine = |name: &str| testkit::Cli { config_home: folder.path().join(name).join("config"), mesh_home: folder.path().join(name).join("home") };
+    let machine = |name: &str| testkit::Cli {
+        config_home: folder.path().join(name).join("config"),
+        mesh_home: folder.path().join(name).join("home"),
+    };
     let line = |args: &[&str]| {
         let made = stack.cli.ok(&[&["network", "invite"], args].concat());
         (made["line"].as_str().unwrap().to_owned(), made["id"].as_str().unwrap().to_owned())
@@ -81,7 +84,11 @@ async fn one_line_lets_a_device_in_once_an_admin_says_so() {
     assert_eq!(again["approve"], waits["approve"], "{again}");
     let mut agent = laptop.command(&["start"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
     let listed = stack.cli.ok(&["network", "approvals", "ls"]);
-    assert_eq!((listed["waiting"][0]["id"].as_str(), listed["waiting"][0]["name"].as_str()), (waits["device"]["id"].as_str(), Some("laptop")), "{listed}");
+    assert_eq!(
+        (listed["waiting"][0]["id"].as_str(), listed["waiting"][0]["name"].as_str()),
+        (waits["device"]["id"].as_str(), Some("laptop")),
+        "{listed}"
+    );
     let approve: Vec<&str> = waits["approve"].as_str().unwrap().split(' ').skip(1).collect();
     assert_eq!(stack.cli.ok(&approve)["state"], "approved");
     let idle = until("it is idle and offers", || async {

@@ -250,8 +250,8 @@ async fn logins_are_renewed_by_who_holds_the_keys() {
     let record = stage.ctx.bus.last_by_subject("KV_devices", &subject).await.unwrap().unwrap();
     let record = DeviceRecord { revoked: true, ..serde_json::from_slice(&record.payload).unwrap() };
     stage.ctx.bus.store(subject, None, serde_json::to_vec(&record).unwrap().into(), Duration::from_secs(5)).await.unwrap();
-    assert_eq!(code(renew(&stage.ctx, me, &joiner.request(&stage, "")).await), Some(Code::Forbidden));
-    assert_eq!(code(joiner.enrol(&stage, &secret).await), Some(Code::Forbidden));
+    assert_eq!(code(renew(&stage.ctx, me, &joiner.request(&stage, "")).await), Some(Code::Revoked));
+    assert_eq!(code(joiner.enrol(&stage, &secret).await), Some(Code::Revoked));
 }
 
 impl Stage {
@@ -299,10 +299,12 @@ async fn an_invite_gives_a_role_and_binds_devices_and_can_be_revoked() {
     let reply = admin.enrol(&stage, &admins).await.unwrap();
     assert_eq!(stage.role(&reply).await, Role::Admin);
     // Another device of the same member, and nobody else's; its role stays.
-    let (own, own_id) = stage.made(|new| {
-        new.device_of = Some(reply.member);
-        new.by = reply.member.to_string();
-    }).await;
+    let (own, own_id) = stage
+        .made(|new| {
+            new.device_of = Some(reply.member);
+            new.by = reply.member.to_string();
+        })
+        .await;
     let stranger = Joiner::new(3).enrol(&stage, &own).await.unwrap_err();
     assert!(stranger.code == Code::BadInvite && stranger.detail.contains("--member-key"), "{stranger}");
     let second = Joiner { member: Signer::from_seed(&[102; 32]), ..Joiner::new(4) };
@@ -365,7 +367,10 @@ async fn who_needs_approval_waits_for_it() {
     let mut codes = [code(told_a), code(told_b)];
     codes.sort();
     assert_eq!(codes, [Some(Code::BadInvite), Some(Code::AwaitsApproval)]);
-    let [one] = <[_; 1]>::try_from(invites::waiting(&stage.ctx.pool, "").await.unwrap().waiting.into_iter().filter(|one| one.state == "waiting").collect::<Vec<_>>()).unwrap();
+    let [one] = <[_; 1]>::try_from(
+        invites::waiting(&stage.ctx.pool, "").await.unwrap().waiting.into_iter().filter(|one| one.state == "waiting").collect::<Vec<_>>(),
+    )
+    .unwrap();
     stage.decide(&one.id, "approved", None).await;
     invites::revoke(&stage.ctx.pool, &last_id, 1).await.unwrap();
     let waited = if one.id == a.device.public().device_id().to_string() { &a } else { &b };

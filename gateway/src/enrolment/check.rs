@@ -356,7 +356,16 @@ mod tests {
         Checked { device: statement.device.device_id(), member: statement.member.member_id(), statement }
     }
     fn invite() -> InviteState {
-        InviteState { uses_left: 1, expires_at: Some(NOW + 1), revoked: false, role: Role::Member, device_of: None, approve: false, maker: None, maker_suspended: false }
+        InviteState {
+            uses_left: 1,
+            expires_at: Some(NOW + 1),
+            revoked: false,
+            role: Role::Member,
+            device_of: None,
+            approve: false,
+            maker: None,
+            maker_suspended: false,
+        }
     }
 
     #[test]

@@ -45,8 +45,8 @@ pub async fn reserve(pool: &Pool, checked: &Checked, now: UnixMs) -> Result<Rese
     let transaction = client.transaction().await.map_err(failed)?;
     let secret = checked.secret_hash();
     // The row stays locked until the end, so that one use lets one in. Looking it up by a hash says nothing about the secret.
-    let sql =
-        "select uses_left, expires_at, revoked_at is not null, role, device_of, approve from invite where secret_hash = $1 for update";
+    let sql = "select i.uses_left, i.expires_at, i.revoked_at is not null, i.role, i.device_of, i.approve, m.role, m.suspended is not null
+               from invite i left join enrolled_member m on m.member = i.made_by where i.secret_hash = $1 for update of i";
     let invite = transaction.query_opt(sql, &[&secret.as_slice()]).await.map_err(failed)?.map(|row| invite_of(&row));
     if let Some(known) = known(&transaction, checked).await? {
         return if known.same_as(checked) && invite.is_some() {

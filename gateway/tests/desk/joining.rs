@@ -1,9 +1,9 @@
 //! Invites and approvals at the doors of a real gateway: which role gets what, and a joiner from the line to the token.
 
-use bus_schemas::network::Invite;
-use bus_schemas::order::{Order, What};
 use bus_schemas::api::people::InviteAsk;
+use bus_schemas::network::Invite;
 use bus_schemas::network::Role;
+use bus_schemas::order::{Order, What};
 use serde_json::{Value, json};
 
 use super::desk::{Desk, Guest, Joining};

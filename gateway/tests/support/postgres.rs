@@ -104,7 +104,16 @@ impl Postgres {
     pub async fn pool(&self) -> Pool {
         let pool = Pool::builder(Manager::new(self.config(), NoTls)).max_size(4).build().unwrap();
         let client = pool.get().await.unwrap();
-        client.batch_execute(include_str!("../../src/migrations/V1__gateway.sql")).await.unwrap();
+        for migration in [
+            include_str!("../../src/migrations/V1__gateway.sql"),
+            include_str!("../../src/migrations/V2__jobs.sql"),
+            include_str!("../../src/migrations/V3__letters.sql"),
+            include_str!("../../src/migrations/V4__overdue.sql"),
+            include_str!("../../src/migrations/V5__trust.sql"),
+            include_str!("../../src/migrations/V6__invites.sql"),
+        ] {
+            client.batch_execute(migration).await.unwrap();
+        }
         pool
     }
 }
