@@ -100,7 +100,7 @@ impl Postgres {
         all.filter(|pid| *pid == own || parent(*pid) == Some(own)).for_each(|pid| testkit::proc::signal(pid, name));
     }
 
-    /// Connections to the first migration's tables.
+    /// Connections to the tables of a gateway.
     pub async fn pool(&self) -> Pool {
         let pool = Pool::builder(Manager::new(self.config(), NoTls)).max_size(4).build().unwrap();
         let client = pool.get().await.unwrap();
