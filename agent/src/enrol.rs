@@ -6,7 +6,7 @@
 use anyhow::Context as _;
 use bus::HubTime;
 use bus_schemas::network::{EnrolReply, EnrolRequest, EnrolStatement, Invite, NetworkDocument};
-use bus_schemas::resources::claimed_tier;
+use bus_schemas::resources::{Resources, claimed_tier};
 use bus_schemas::{Code, DeviceId, MemberId, NetworkId, Problem, PublicKey, UnixMs};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -80,11 +80,78 @@ pub async fn join_with(home: &Home, invite_line: &str, name: &str, settings: Set
     }
     let identity = Identity::read_or_create(home).map_err(|error| bad_file(&error))?;
     let gateway = crate::pin::gateway_of(home, &invite).await?;
-    let request = |at| state(home, &identity, invite.network, &invite.secret, &name, &settings, at);
-    let reply = ask_stated(&gateway, &invite.url, "/api/v1/enrol", &HubTime::default(), request).await?;
+    let request = |at| state(home, &identity, invite.network, &invite.secret, &name, &settings, at, Whose::Device);
+    let answer = ask_stated(&gateway, &invite.url, "/api/v1/enrol", &HubTime::default(), request).await;
+    let pending = Pending { invite: invite_line.trim().to_owned(), name: name.clone(), no_device: false };
+    let reply = pending.after(home, answer)?;
     let device = accept(&identity, &invite, &name, settings, &reply)?;
     write(home, &identity, &device, &reply).map_err(|error| bad_file(&error))?;
+    Pending::forget(home);
     Ok(joined(home, &device))
+}
+
+/// What a device that waits for approval asks again with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pending {
+    pub invite: String,
+    pub name: String,
+    /// A member that brings no device.
+    #[serde(default)]
+    pub no_device: bool,
+}
+impl Pending {
+    /// `None`: nothing of this home waits.
+    ///
+    /// # Errors
+    /// [`Code::BadFile`].
+    pub fn of(home: &Home) -> Result<Option<Self>, Problem> {
+        let path = home.pending();
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = bus::keys::read_secret(&path).map_err(|error| bad_file(&error))?;
+        let bad = |error: serde_json::Error| Problem::new(Code::BadFile, format!("{}: {error}", path.display()));
+        serde_json::from_str(&text).map(Some).map_err(bad)
+    }
+    /// Keeps what is asked again with while it waits, and forgets it once the network refuses.
+    pub(crate) fn after<T>(&self, home: &Home, answer: Result<T, Problem>) -> Result<T, Problem> {
+        match answer {
+            Err(problem) if problem.code == Code::AwaitsApproval => {
+                let text = serde_json::to_vec(self).map_err(|error| Problem::new(Code::Internal, error.to_string()))?;
+                bus::keys::write_secret(&home.pending(), &text).map_err(|error| bad_file(&error))?;
+                Err(problem)
+            }
+            Err(problem) if matches!(problem.code, Code::BadInvite | Code::JoinDenied) => {
+                // Another line that was tried in between does not end the waiting by the first.
+                if Self::of(home)?.is_some_and(|kept| kept.invite == self.invite) {
+                    Self::forget(home);
+                }
+                Err(problem)
+            }
+            answer => answer,
+        }
+    }
+    /// A file that stays is met by a device that has joined, which needs it no more.
+    pub(crate) fn forget(home: &Home) {
+        let _ = std::fs::remove_file(home.pending());
+    }
+}
+
+/// Joins as the member whose key is in `file`, in a home that has no member's key yet, or this one.
+///
+/// # Errors
+/// [`Code::BadFile`]; [`Code::AlreadyEnrolled`] where the home is another member's.
+pub fn take_member_key(home: &Home, file: &std::path::Path) -> Result<(), Problem> {
+    let given = bus::keys::read_key_file(file).map_err(|error| bad_file(&error))?;
+    home.create().map_err(|error| bad_file(&error))?;
+    let own = home.member_key();
+    if own.exists() {
+        let known = bus::keys::read_key_file(&own).map_err(|error| bad_file(&error))?.public();
+        let other = format!("{} is the home of {}; set MESH_HOME to join as another member", home.root().display(), known.member_id());
+        return if known == given.public() { Ok(()) } else { Err(Problem::new(Code::AlreadyEnrolled, other)) };
+    }
+    let text = bus::keys::read_secret(file).map_err(|error| bad_file(&error))?;
+    bus::keys::write_secret(&own, text.as_bytes()).map_err(|error| bad_file(&error))
 }
 
 /// The CA that this home trusts, as invites name it.
@@ -121,10 +188,19 @@ pub fn is_of_another_moment(problem: &Problem) -> bool {
 /// # Errors
 /// Where the statement cannot be written.
 pub fn renewal(home: &Home, identity: &Identity, device: &Device, at: UnixMs) -> Result<EnrolRequest, Problem> {
-    state(home, identity, device.network, "", &device.name, &device.settings, at)
+    state(home, identity, device.network, "", &device.name, &device.settings, at, Whose::Device)
 }
 
-fn state(
+/// Whose login it is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Device,
+    /// Of one who brings no device.
+    Member,
+}
+
+#[allow(clippy::too_many_arguments)] // the fields of one statement
+pub(crate) fn state(
     home: &Home,
     identity: &Identity,
     net: NetworkId,
@@ -132,8 +208,10 @@ fn state(
     name: &str,
     settings: &Settings,
     at: UnixMs,
+    whose: Whose,
 ) -> Result<EnrolRequest, Problem> {
-    let total = Hardware::probe(home, settings).total;
+    let member_only = whose == Whose::Member;
+    let total = if member_only { Resources::default() } else { Hardware::probe(home, settings).total };
     let statement = EnrolStatement {
         net,
         device: identity.device.public(),
@@ -142,10 +220,10 @@ fn state(
         name: name.to_owned(),
         at,
         secret: secret.to_owned(),
-        claimed_tier: claimed_tier(&total),
+        claimed_tier: if member_only { 0 } else { claimed_tier(&total) },
         total,
-        kinds: crate::executor::kinds(settings),
-        member_only: false,
+        kinds: if member_only { vec![] } else { crate::executor::kinds(settings) },
+        member_only,
     };
     identity.enrol(&statement).map_err(|error| Problem::new(Code::Internal, format!("{error:#}")))
 }

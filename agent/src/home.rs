@@ -8,6 +8,7 @@
 //! creds-a.creds, -b      NATS credentials of the device; two names, so that a renewal is a new file
 //! member.creds, token    NATS credentials and HTTP token of the member                         0600
 //! ca.pem                 the hub's private CA, where there is one
+//! pending.json           the invite of a device that waits for an admin's approval               0600
 //! nats/                  configuration and store of the device's own nats-server; nats.pid its process
 //! agent.pid, agent.lock  the running agent
 //! checkpoints/           the last checkpoint seen of each network's books
@@ -104,6 +105,10 @@ impl Home {
     pub fn revoked(&self) -> Option<Problem> {
         let why = std::fs::read_to_string(self.revoked_note()).ok()?;
         Some(Problem::new(Code::Revoked, why.trim().to_owned()))
+    }
+    /// Invite and name of one that waits for approval.
+    pub fn pending(&self) -> PathBuf {
+        self.root.join("pending.json")
     }
     pub fn agent_pid(&self) -> PathBuf {
         self.root.join("agent.pid")

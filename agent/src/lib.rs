@@ -11,6 +11,7 @@
 //! Not here, on purpose: which device is chosen (the scheduler), what a device is paid (the ledger), and the model's arithmetic
 //! (`agent-embed`).
 
+pub mod alone;
 pub mod home;
 pub mod http;
 pub mod hub;

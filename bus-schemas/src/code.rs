@@ -72,6 +72,8 @@ catalogue! {
     AlreadyEnrolled  "M0404" 409 7 "this key is already enrolled" => "mesh status";
     Revoked          "M0405" 403 7 "the device was revoked" => "MESH_HOME=FOLDER mesh init --join INVITE";
     Suspended        "M0406" 403 7 "the member is suspended" => "ask an admin of the network";
+    AwaitsApproval   "M0407" 403 7 "an admin has yet to let it in" => "mesh start";
+    JoinDenied       "M0408" 403 7 "an admin has refused to let it in" => "ask an admin of the network";
     // Jobs.
     NoSuchJob        "M0501" 404 9 "no such job" => "mesh job ls";
     Conflict         "M0502" 409 4 "the same key was used for something else" => "mesh job ls";

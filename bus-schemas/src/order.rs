@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::UnixMs;
-use crate::api::ask;
+use crate::api::{ask, people};
 use crate::envelope::Body;
 use crate::id::NetworkId;
 
@@ -36,4 +36,10 @@ pub enum What {
     Members {},
     Role(ask::SetRole),
     Audit(ask::Audit),
+    Invite(people::InviteAsk),
+    Invites {},
+    InviteRevoke(ask::ById),
+    /// Who waits for approval.
+    Waiting {},
+    Decide(people::DecideAsk),
 }

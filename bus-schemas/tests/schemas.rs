@@ -13,7 +13,7 @@ use schemars::{Schema, schema_for};
 
 #[test]
 fn the_published_schemas_are_those_of_the_types() {
-    let schemas: [(&str, Schema); 29] = [
+    let schemas: [(&str, Schema); 32] = [
         ("job-spec", schema_for!(JobSpec)),
         ("submitted", schema_for!(api::Submitted)),
         ("job", schema_for!(api::JobView)),
@@ -41,6 +41,9 @@ fn the_published_schemas_are_those_of_the_types() {
         ("bar", schema_for!(api::people::BarView)),
         ("member-list", schema_for!(api::people::MemberList)),
         ("audit-list", schema_for!(api::people::AuditList)),
+        ("invite", schema_for!(api::people::InviteMade)),
+        ("invite-list", schema_for!(api::people::InviteList)),
+        ("waiting-list", schema_for!(api::people::WaitingList)),
         ("letter-list", schema_for!(api::letters::LetterList)),
         ("policy", schema_for!(api::ledger::PolicyView)),
     ];

@@ -179,3 +179,77 @@ async fn what_was_accepted_before_a_suspension_ends_and_nothing_new_enters() {
     order(&stack, What::Restore(bar("/devices/0/member"))).await;
     doors::result_of(&stack, &later).await;
 }
+
+#[tokio::test]
+async fn one_line_lets_a_device_in_once_an_admin_says_so() {
+    let stack = Stack::start(&["--agents", "1"], &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let machine = |name: &str| testkit::Cli {
+        config_home: folder.path().join(name).join("config"),
+        mesh_home: folder.path().join(name).join("home"),
+    };
+    let line = |args: &[&str]| {
+        let made = stack.cli.ok(&[&["network", "invite"], args].concat());
+        (made["line"].as_str().unwrap().to_owned(), made["id"].as_str().unwrap().to_owned())
+    };
+    let code = |cli: &testkit::Cli, args: &[&str]| cli.json(args).1["code"].as_str().unwrap_or("none").to_owned();
+
+    // It waits, says what an admin types, and `mesh start` goes on by itself once that is done.
+    let (approved, _) = line(&["--approve"]);
+    let laptop = machine("laptop");
+    let waits = laptop.ok(&["init", "--join", &approved, "--name", "laptop"]);
+    assert_eq!(waits["waiting"], true, "{waits}");
+    let again = laptop.ok(&["init"]);
+    assert_eq!(again["approve"], waits["approve"], "{again}");
+    let mut agent = laptop.command(&["start"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let listed = stack.cli.ok(&["network", "approvals", "ls"]);
+    assert_eq!(
+        (listed["waiting"][0]["id"].as_str(), listed["waiting"][0]["name"].as_str()),
+        (waits["device"]["id"].as_str(), Some("laptop")),
+        "{listed}"
+    );
+    let approve: Vec<&str> = waits["approve"].as_str().unwrap().split(' ').skip(1).collect();
+    assert_eq!(stack.cli.ok(&approve)["state"], "approved");
+    let idle = until("it is idle and offers", || async {
+        let (code, status) = laptop.json(&["status"]);
+        (code == 0 && status["device"]["link"]["up"] == true && status["device"]["not_working"].is_null()).then_some(status)
+    });
+    println!("joined: {}", idle.await["device"]["name"]);
+    assert!(!laptop.mesh_home.join("pending.json").exists());
+    laptop.ok(&["stop"]);
+    agent.wait().unwrap();
+
+    // Used, revoked, denied, altered: refused, each with its code.
+    assert_eq!(code(&machine("second"), &["init", "--join", &approved]), "M0403");
+    let (revoked, id) = line(&[]);
+    stack.cli.ok(&["network", "invites", "revoke", &id]);
+    assert_eq!(code(&machine("third"), &["init", "--join", &revoked]), "M0403");
+    assert_eq!(code(&machine("third"), &["init", "--join", &revoked[..revoked.len() - 9]]), "M0403");
+    let (asked, _) = line(&["--approve"]);
+    let fourth = machine("fourth");
+    let waits = fourth.ok(&["init", "--join", &asked]);
+    stack.cli.ok(&["network", "deny", waits["device"]["id"].as_str().unwrap(), "--reason", "unknown"]);
+    assert_eq!(code(&fourth, &["init"]), "M0408");
+
+    // A guest brings no device, and asks as itself.
+    let (guests, _) = line(&["--role", "guest"]);
+    let guest = machine("guest");
+    assert_eq!(code(&guest, &["init", "--join", &guests]), "M0402");
+    let joined = guest.ok(&["init", "--join", &guests, "--no-device"]);
+    assert!(joined["member"]["id"].is_string(), "{joined}");
+    guest.ok(&["credit", "balance"]);
+    assert_eq!(code(&guest, &["network", "invite"]), "M0402");
+    // A member's other machine comes in with the member's key, and nobody else does.
+    let (own, _) = {
+        let made = laptop.ok(&["network", "invite", "--device"]);
+        (made["line"].as_str().unwrap().to_owned(), ())
+    };
+    assert_eq!(code(&machine("stranger"), &["init", "--join", &own]), "M0403");
+    let key = laptop.mesh_home.join("keys/member.key");
+    let desktop = machine("desktop").ok(&["init", "--join", &own, "--name", "desktop", "--member-key", key.to_str().unwrap()]);
+    assert_eq!(desktop["member"]["id"], listed["waiting"][0]["member"], "{desktop}");
+    let log = stack.cli.ok(&["network", "audit", "--limit", "200"]).to_string();
+    for did in ["network.invite", "invite.revoke", "network.decide"] {
+        assert!(log.contains(did), "{did}: {log}");
+    }
+}

@@ -206,7 +206,7 @@ pub async fn add_invite(
     Ok(Invite { url: url.to_owned(), network: document.network, secret, ca_sha256: document.ca_sha256.clone() })
 }
 
-fn random_text() -> Result<String, Problem> {
+pub(crate) fn random_text() -> Result<String, Problem> {
     let bytes = bus::keys::random::<32>().map_err(|error| Problem::new(Code::Internal, format!("{error:#}")))?;
     Ok(data_encoding::BASE64URL_NOPAD.encode(&bytes))
 }

@@ -28,6 +28,7 @@ pub mod recorder;
 pub mod awaited;
 pub mod blobs;
 pub mod credit;
+pub mod invites;
 pub mod jobs;
 pub mod ledger;
 pub mod letters;

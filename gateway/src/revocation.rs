@@ -173,7 +173,7 @@ impl World {
         rows::audit(self.store.pool(), i64::from(limit), before).await
     }
 
-    async fn audited<T>(
+    pub(crate) async fn audited<T>(
         &self,
         act: Act,
         by: Reader,
@@ -237,7 +237,7 @@ impl World {
         }
     }
     /// `None`: the operator, who may all.
-    async fn role_of(&self, by: Reader) -> Result<Option<(Role, MemberId)>, Problem> {
+    pub(crate) async fn role_of(&self, by: Reader) -> Result<Option<(Role, MemberId)>, Problem> {
         match by {
             Reader::Operator => Ok(None),
             Reader::Member(Asker::Device(device), _) => Err(Problem::new(
@@ -331,14 +331,14 @@ fn known(changed: Result<DeviceRecord, Problem>) -> Result<(), Problem> {
     }
 }
 
-fn check_reason(reason: Option<&str>) -> Result<(), Problem> {
+pub(crate) fn check_reason(reason: Option<&str>) -> Result<(), Problem> {
     if reason.is_some_and(|reason| reason.chars().count() > REASON_CHARS_MAX || reason.chars().any(char::is_control)) {
         return Err(Problem::new(Code::BadValue, format!("a reason is one line of at most {REASON_CHARS_MAX} characters")));
     }
     Ok(())
 }
 
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(80).collect()
 }
 

@@ -16,9 +16,22 @@ pub enum Act {
     /// To give any other role.
     GiveRole,
     ReadAudit,
+    /// To let in another device of one's own.
+    InviteDevice,
+    InviteGuest,
+    /// To let in members and auditors.
+    InviteMember,
+    InviteAdmin,
+    /// Own: those that one made.
+    ListInvites,
+    RevokeInvite,
+    /// To see who waits for approval.
+    ListWaiting,
+    /// To let in, or refuse, one that waits; for an admin's invite, [`Self::InviteAdmin`] beside it.
+    DecideJoin,
 }
 impl Act {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 15] = [
         Self::RevokeDevice,
         Self::SuspendMember,
         Self::RestoreMember,
@@ -26,6 +39,14 @@ impl Act {
         Self::AppointAdmin,
         Self::GiveRole,
         Self::ReadAudit,
+        Self::InviteDevice,
+        Self::InviteGuest,
+        Self::InviteMember,
+        Self::InviteAdmin,
+        Self::ListInvites,
+        Self::RevokeInvite,
+        Self::ListWaiting,
+        Self::DecideJoin,
     ];
     /// As the audit log has it.
     pub const fn name(self) -> &'static str {
@@ -36,6 +57,11 @@ impl Act {
             Self::ListMembers => "member.ls",
             Self::AppointAdmin | Self::GiveRole => "member.role",
             Self::ReadAudit => "network.audit",
+            Self::InviteDevice | Self::InviteGuest | Self::InviteMember | Self::InviteAdmin => "network.invite",
+            Self::ListInvites => "invite.ls",
+            Self::RevokeInvite => "invite.revoke",
+            Self::ListWaiting => "network.waiting",
+            Self::DecideJoin => "network.decide",
         }
     }
 }
@@ -52,6 +78,19 @@ pub const fn may(role: Role, act: Act, own: bool) -> bool {
         (Act::SuspendMember | Act::RestoreMember | Act::GiveRole, Role::Auditor | Role::Member | Role::Guest)
         | (Act::AppointAdmin, Role::Admin | Role::Auditor | Role::Member | Role::Guest)
         | (Act::ListMembers | Act::ReadAudit, Role::Member | Role::Guest) => false,
+        // Another device of one's own does not change who is here; a guest brings none.
+        (Act::InviteDevice, Role::Owner | Role::Admin | Role::Auditor | Role::Member) => true,
+        (Act::InviteGuest, Role::Owner | Role::Admin | Role::Member) => true,
+        // A role below one's own.
+        (Act::InviteMember | Act::DecideJoin, Role::Owner | Role::Admin) | (Act::InviteAdmin, Role::Owner) => true,
+        (Act::ListInvites | Act::ListWaiting, Role::Owner | Role::Admin | Role::Auditor) => true,
+        (Act::RevokeInvite, Role::Owner | Role::Admin) => true,
+        (Act::ListInvites, Role::Member | Role::Guest) | (Act::RevokeInvite, Role::Auditor | Role::Member | Role::Guest) => own,
+        (Act::InviteDevice, Role::Guest)
+        | (Act::InviteGuest, Role::Auditor | Role::Guest)
+        | (Act::InviteMember | Act::DecideJoin, Role::Auditor | Role::Member | Role::Guest)
+        | (Act::InviteAdmin, Role::Admin | Role::Auditor | Role::Member | Role::Guest)
+        | (Act::ListWaiting, Role::Member | Role::Guest) => false,
     }
 }
 
@@ -70,6 +109,14 @@ mod tests {
             (Act::AppointAdmin, "y----", "-----"),
             (Act::GiveRole, "yy---", "-----"),
             (Act::ReadAudit, "yyy--", "yyy--"),
+            (Act::InviteDevice, "yyyy-", "yyyy-"),
+            (Act::InviteGuest, "yy-y-", "yy-y-"),
+            (Act::InviteMember, "yy---", "yy---"),
+            (Act::InviteAdmin, "y----", "y----"),
+            (Act::ListInvites, "yyy--", "yyyyy"),
+            (Act::RevokeInvite, "yy---", "yyyyy"),
+            (Act::ListWaiting, "yyy--", "yyy--"),
+            (Act::DecideJoin, "yy---", "yy---"),
         ];
         assert_eq!(rows.map(|(act, ..)| act), Act::ALL);
         for (act, others, own) in rows {

@@ -28,7 +28,7 @@ use crate::letters::Reader;
 use crate::world::World;
 
 /// Every call, with what it does.
-pub(crate) const CALLS: [(&str, &str); 37] = [
+pub(crate) const CALLS: [(&str, &str); 42] = [
     ("job.submit", "a job, or a list of them, as JSON or signed; answers its id"),
     ("job.ls", r#"your jobs, newest first: {"state":"Completed","limit":20,"cursor":"…"}"#),
     ("job.show", r#"one job: {"id":"job_…"}"#),
@@ -51,6 +51,11 @@ pub(crate) const CALLS: [(&str, &str); 37] = [
     ("member.restore", r#"it may come back; an admin's: {"id":"mem_…","reason":"…"}"#),
     ("member.role", r#"what it may do to others; an admin's: {"id":"mem_…","role":"auditor"}"#),
     ("network.audit", r#"who did what to others, newest first: {"limit":20,"cursor":"…"}"#),
+    ("network.invite", r#"a line that lets somebody in: {"role":"member","device":false,"uses":1,"expires_s":3600,"approve":false}"#),
+    ("invite.ls", "the invites there are: your own, or all for admins and auditors"),
+    ("invite.revoke", r#"an invite lets nobody in any more: {"id":"inv_…"}"#),
+    ("network.waiting", "who waits for approval; for admins and auditors"),
+    ("network.decide", r#"lets in one that waits, or refuses it; an admin's: {"id":"dev_…","deny":false,"reason":"…"}"#),
     ("credit.balance", "what you have"),
     ("credit.history", r#"how it came: {"limit":20,"cursor":"…"}"#),
     ("credit.transfer", r#"gives credit to another member: {"to":"mem_…","amount":"1.5","key":"…","note":"…"}"#),
@@ -236,6 +241,11 @@ async fn ask(world: &World, asker: &Asker, call: &str, request: &Request) -> Res
         "member.suspend" => Answer::json(&world.suspend(Reader::Member(*asker, member), &read(payload)?).await?),
         "member.restore" => Answer::json(&world.restore(Reader::Member(*asker, member), &read(payload)?).await?),
         "member.role" => Answer::json(&world.set_role(Reader::Member(*asker, member), &read(payload)?).await?),
+        "network.invite" => Answer::json(&world.invite(Reader::Member(*asker, member), &read(payload)?).await?),
+        "invite.ls" => Answer::json(&world.invites(Reader::Member(*asker, member)).await?),
+        "invite.revoke" => Answer::json(&world.revoke_invite(Reader::Member(*asker, member), &by_id()?).await?),
+        "network.waiting" => Answer::json(&world.waiting_to_join(Reader::Member(*asker, member)).await?),
+        "network.decide" => Answer::json(&world.decide(Reader::Member(*asker, member), &read(payload)?).await?),
         "network.audit" => Answer::json(&world.audit(Reader::Member(*asker, member), &read_or_default(payload)?).await?),
         "credit.balance" => Answer::json(&world.credit_balance(member).await?),
         "credit.history" => {
@@ -318,6 +328,8 @@ mod tests {
                 "device.revoke" | "member.suspend" | "member.restore" => read::<bus_schemas::api::ask::Bar>(json.as_bytes()).map(|_| ()),
                 "member.role" => read::<bus_schemas::api::ask::SetRole>(json.as_bytes()).map(|_| ()),
                 "network.audit" => read::<bus_schemas::api::ask::Audit>(json.as_bytes()).map(|_| ()),
+                "network.invite" => read::<bus_schemas::api::people::InviteAsk>(json.as_bytes()).map(|_| ()),
+                "network.decide" => read::<bus_schemas::api::people::DecideAsk>(json.as_bytes()).map(|_| ()),
                 "dlq.ls" => read::<bus_schemas::api::ask::LetterLs>(json.as_bytes()).map(|_| ()),
                 "credit.history" => read::<CreditAsk>(json.as_bytes()).map(|_| ()),
                 "ledger.facts" => read::<bus_schemas::api::ledger::ask::Facts>(json.as_bytes()).map(|_| ()),

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod desk;
+#[path = "desk/joining.rs"]
+mod joining;
 mod support;
 
 use bus_schemas::assignment::Assignment;

@@ -13,11 +13,12 @@ use std::time::Duration;
 use bus_schemas::envelope::encode;
 use bus_schemas::id::{Asker, Cid, FactId};
 use bus_schemas::ledger::{Command, Done, LedgerOutcome, LedgerReply, LedgerRequest, Op, RefusalKind};
-use bus_schemas::network::{DeviceRecord, EnrolReply, EnrolRequest, EnrolStatement};
+use bus_schemas::network::{DeviceRecord, EnrolReply, EnrolRequest, EnrolStatement, Role};
 use bus_schemas::resources::Resources;
 use bus_schemas::{Code, Form, Problem, Signer, Verifier, stream, strict, subject};
 use futures::StreamExt;
 use gateway::enrolment::{EnrolContext, EnrolSettings, add_invite, check_token, enrol, read_document, renew};
+use gateway::invites::rows as invites;
 use gateway::jwt::{self, User, creds_file};
 use nkeys::KeyPair;
 use support::Hub;
@@ -251,4 +252,127 @@ async fn logins_are_renewed_by_who_holds_the_keys() {
     stage.ctx.bus.store(subject, None, serde_json::to_vec(&record).unwrap().into(), Duration::from_secs(5)).await.unwrap();
     assert_eq!(code(renew(&stage.ctx, me, &joiner.request(&stage, "")).await), Some(Code::Revoked));
     assert_eq!(code(joiner.enrol(&stage, &secret).await), Some(Code::Revoked));
+}
+
+impl Stage {
+    /// An invite as somebody of this network makes one: its secret and its id.
+    async fn made(&self, change: impl Fn(&mut invites::New)) -> (String, String) {
+        let now = self.ctx.bus.time.now_ms();
+        let mut new = invites::New {
+            by: "operator".into(),
+            role: Role::Member,
+            device_of: None,
+            approve: false,
+            uses: 1,
+            expires_at: now + 3_600_000,
+        };
+        change(&mut new);
+        let secret = KeyPair::new_user().public_key();
+        let info = invites::put(&self.ctx.pool, &secret, &new, now).await.unwrap();
+        (secret, info.id)
+    }
+    async fn invite_now(&self, id: &str) -> (String, u32) {
+        let info = invites::invite(&self.ctx.pool, id, self.ctx.bus.time.now_ms()).await.unwrap().unwrap();
+        (info.state, info.uses_left)
+    }
+    async fn decide(&self, holder: &str, state: &str, reason: Option<&str>) {
+        let [one] = <[_; 1]>::try_from(invites::waiting(&self.ctx.pool, holder).await.unwrap().waiting).unwrap();
+        assert!(invites::decide(&self.ctx.pool, &one, state, "mem_admin", reason).await.unwrap());
+    }
+    async fn role(&self, reply: &EnrolReply) -> Role {
+        gateway::revocation::rows::standing(&self.ctx.pool, &reply.member).await.unwrap().unwrap().role
+    }
+}
+
+#[tokio::test]
+async fn an_invite_gives_a_role_and_binds_devices_and_can_be_revoked() {
+    let stage = stage(false).await;
+    let (guests, _) = stage.made(|new| new.role = Role::Guest).await;
+    assert_eq!(code(Joiner::new(1).enrol(&stage, &guests).await), Some(Code::Forbidden), "a guest brings no device");
+    let guest = Joiner { member_only: true, ..Joiner::new(1) }.enrol(&stage, &guests).await.unwrap();
+    assert_eq!(stage.role(&guest).await, Role::Guest);
+    let (members, _) = stage.made(|_| {}).await;
+    assert_eq!(code(Joiner::new(1).enrol(&stage, &members).await), Some(Code::Forbidden), "nor by another invite");
+
+    let (admins, _) = stage.made(|new| new.role = Role::Admin).await;
+    let admin = Joiner::new(2);
+    let reply = admin.enrol(&stage, &admins).await.unwrap();
+    assert_eq!(stage.role(&reply).await, Role::Admin);
+    // Another device of the same member, and nobody else's; its role stays.
+    let (own, own_id) = stage
+        .made(|new| {
+            new.device_of = Some(reply.member);
+            new.by = reply.member.to_string();
+        })
+        .await;
+    let stranger = Joiner::new(3).enrol(&stage, &own).await.unwrap_err();
+    assert!(stranger.code == Code::BadInvite && stranger.detail.contains("--member-key"), "{stranger}");
+    let second = Joiner { member: Signer::from_seed(&[102; 32]), ..Joiner::new(4) };
+    let again = second.enrol(&stage, &own).await.unwrap();
+    assert_eq!((again.member, stage.role(&again).await), (reply.member, Role::Admin));
+    assert_eq!(stage.invite_now(&own_id).await, ("used".into(), 0));
+
+    // What an admin made counts while it is one.
+    let (by_admin, _) = stage.made(|new| new.by = reply.member.to_string()).await;
+    gateway::revocation::rows::set_role(&stage.ctx.pool, &reply.member, Role::Member).await.unwrap();
+    assert_eq!(code(Joiner::new(6).enrol(&stage, &by_admin).await), Some(Code::BadInvite));
+    gateway::revocation::rows::set_role(&stage.ctx.pool, &reply.member, Role::Owner).await.unwrap();
+    assert_eq!(code(Joiner::new(6).enrol(&stage, &by_admin).await), None);
+
+    let (secret, id) = stage.made(|new| new.uses = 5).await;
+    invites::revoke(&stage.ctx.pool, &id, 1).await.unwrap();
+    let refused = Joiner::new(5).enrol(&stage, &secret).await.unwrap_err();
+    assert_eq!((refused.code, refused.detail.as_str()), (Code::BadInvite, "the invite was revoked"));
+    assert_eq!(stage.invite_now(&id).await, ("revoked".into(), 5));
+}
+
+#[tokio::test]
+async fn who_needs_approval_waits_for_it() {
+    let stage = stage(false).await;
+    let (secret, id) = stage.made(|new| (new.approve, new.uses) = (true, 2)).await;
+    let joiner = Joiner::new(1);
+    let holder = joiner.device.public().device_id().to_string();
+    let told = joiner.enrol(&stage, &secret).await.unwrap_err();
+    assert!(told.code == Code::AwaitsApproval && told.detail.contains(&format!("mesh network approve {}", &holder[..12])), "{told}");
+    // Asking again takes no second use, and neither the ledger nor the hub has heard of it.
+    assert_eq!(code(joiner.enrol(&stage, &secret).await), Some(Code::AwaitsApproval));
+    assert_eq!(stage.invite_now(&id).await, ("open".into(), 1));
+    assert_eq!(code(renew(&stage.ctx, None, &joiner.request(&stage, "")).await), Some(Code::Forbidden));
+    assert!(stage.asked.lock().unwrap().is_empty());
+
+    // What an admin said yes to were these keys.
+    stage.decide(&holder, "approved", None).await;
+    let other_login = Joiner { transport: KeyPair::new_user(), ..Joiner::new(1) };
+    assert_eq!(code(other_login.enrol(&stage, &secret).await), Some(Code::AwaitsApproval));
+    stage.decide(&holder, "approved", None).await;
+    let reply = other_login.enrol(&stage, &secret).await.unwrap();
+    assert_eq!(other_login.enrol(&stage, &secret).await.unwrap().device, reply.device, "a lost answer");
+    assert!(invites::waiting(&stage.ctx.pool, "").await.unwrap().waiting.is_empty());
+    assert_eq!(stage.invite_now(&id).await, ("open".into(), 1));
+
+    // Refused, with the reason, as often as it asks; the other use is gone.
+    let unwanted = Joiner::new(2);
+    assert_eq!(code(unwanted.enrol(&stage, &secret).await), Some(Code::AwaitsApproval));
+    stage.decide(&unwanted.device.public().device_id().to_string(), "denied", Some("unknown here")).await;
+    for _ in 0..2 {
+        let refused = unwanted.enrol(&stage, &secret).await.unwrap_err();
+        assert!(refused.code == Code::JoinDenied && refused.detail.ends_with(": unknown here"), "{refused}");
+    }
+    assert_eq!(code(Joiner::new(3).enrol(&stage, &secret).await), Some(Code::BadInvite));
+
+    // Two at once for the last use: one waits, one is refused. A revoked invite ends the waiting, also of who was approved.
+    let (last, last_id) = stage.made(|new| new.approve = true).await;
+    let (a, b) = (Joiner::new(4), Joiner::new(5));
+    let (told_a, told_b) = tokio::join!(a.enrol(&stage, &last), b.enrol(&stage, &last));
+    let mut codes = [code(told_a), code(told_b)];
+    codes.sort();
+    assert_eq!(codes, [Some(Code::BadInvite), Some(Code::AwaitsApproval)]);
+    let [one] = <[_; 1]>::try_from(
+        invites::waiting(&stage.ctx.pool, "").await.unwrap().waiting.into_iter().filter(|one| one.state == "waiting").collect::<Vec<_>>(),
+    )
+    .unwrap();
+    stage.decide(&one.id, "approved", None).await;
+    invites::revoke(&stage.ctx.pool, &last_id, 1).await.unwrap();
+    let waited = if one.id == a.device.public().device_id().to_string() { &a } else { &b };
+    assert_eq!(code(waited.enrol(&stage, &last).await), Some(Code::BadInvite));
 }

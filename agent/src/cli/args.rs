@@ -13,7 +13,9 @@ use super::output::{Color, Format};
 mod people;
 pub use credit::{CreditCommand, ExportArgs, ExportFormat, GrantArgs, NetworkCommand, PolicyCommand, TransferArgs};
 pub use dlq::{DlqCommand, DlqLsArgs, LetterArgs};
-pub use people::{AuditArgs, BarArgs, MembersCommand, RoleArgs, SuspendArgs};
+pub use people::{
+    ApprovalsCommand, ApproveArgs, AuditArgs, BarArgs, DenyArgs, InviteArgs, InvitesCommand, MembersCommand, RoleArgs, SuspendArgs,
+};
 
 /// Pool the computers of a co-op, a lab or a company: submit jobs, lend a device, check every credit.
 #[derive(Debug, Parser)]
@@ -122,6 +124,12 @@ pub struct InitArgs {
     /// What others call this device; the host's name otherwise.
     #[arg(long)]
     pub name: Option<String>,
+    /// Join as the member whose key this is (keys/member.key of another device of yours); otherwise as a new one.
+    #[arg(long, value_name = "FILE", requires = "join")]
+    pub member_key: Option<PathBuf>,
+    /// Join as a member that lends no device, such as a guest.
+    #[arg(long, requires = "join")]
+    pub no_device: bool,
 }
 
 #[derive(Debug, Args)]

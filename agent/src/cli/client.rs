@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use super::args::Cli;
 use super::context::{Context, Contexts};
 use super::failure::{Failure, Silence};
+use crate::home::Home;
 use crate::link::{error_of, note_time};
 
 /// A door waits up to 5 s for an answer of the parts behind it.
@@ -41,6 +42,14 @@ impl Session {
     /// # Errors
     /// Where the hub cannot be reached.
     pub async fn open_context(context: Context) -> Result<Self, Failure> {
+        if let Some(home) = &context.home
+            && let Err(problem) = crate::alone::renew_if_due(&Home::at(home), context.network, &context.gateway_url).await
+        {
+            tracing::warn!(%problem, "the login was not renewed");
+            if matches!(problem.code, Code::Suspended | Code::Revoked) {
+                return Err(problem.into());
+            }
+        }
         let login = Login::Creds(context.member.creds.clone());
         let bus = connect(&context, login, &context.member.inbox_prefix, Duration::from_secs(3)).await?;
         Ok(Self { context, bus })

@@ -38,6 +38,9 @@ pub struct Context {
     /// This machine's device in that network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<Device>,
+    /// The home of a member without a device: its login is renewed by the commands that use it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<PathBuf>,
     /// Process ids of a local stack, for `mesh bench`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes: Option<PathBuf>,
@@ -346,6 +349,7 @@ pub(crate) mod tests {
             processes: None,
             made_by_pid: pid,
             start_again: None,
+            home: None,
             stopped: false,
         }
     }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use bus::connect::{Connect, Login};
 use bus::{Bus, Health};
 use bus_schemas::mana::mana_text;
+use bus_schemas::network::{EnrolReply, Invite};
 use bus_schemas::subject::local;
-use bus_schemas::{Code, DeviceId, MemberId, NetworkId};
+use bus_schemas::{Code, DeviceId, MemberId, NetworkId, Problem, PublicKey};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,7 @@ use super::duration;
 use super::failure::{Done, End, Failure};
 use super::output::{Output, count};
 use crate::dev::leftovers::command_line;
-use crate::enrol::{self, Who};
+use crate::enrol::{self, Pending, Who};
 use crate::home::Home;
 use crate::local::Status;
 
@@ -31,7 +32,12 @@ pub fn home_folder() -> Option<PathBuf> {
 /// `mesh init`.
 pub async fn init(args: &InitArgs, output: &Output) -> Done {
     let home = Home::discover();
-    let Some(invite) = &args.join else {
+    if let Some(file) = &args.member_key {
+        enrol::take_member_key(&home, file)?;
+    }
+    // Who waits for approval asks again with the same invite.
+    let pending = if args.join.is_none() && home.device().is_err() { Pending::of(&home)? } else { None };
+    let Some(invite) = args.join.as_ref().or(pending.as_ref().map(|pending| &pending.invite)) else {
         #[derive(Serialize)]
         struct Keys {
             device: Who<DeviceId>,
@@ -50,11 +56,20 @@ pub async fn init(args: &InitArgs, output: &Output) -> Done {
         output.print("init", &keys, || keys.device.id.to_string(), human);
         return Ok(End::Fine);
     };
-    let name = args.name.clone().unwrap_or_else(host_name);
-    let joined = enrol::join(&home, invite, &name).await.map_err(|problem| {
-        let failure = Failure::from(problem);
-        if failure.code() == Code::BadValue { failure.next("mesh init --join INVITE --name NAME") } else { failure }
-    })?;
+    let name = args.name.clone().or_else(|| pending.as_ref().map(|pending| pending.name.clone())).unwrap_or_else(host_name);
+    if args.no_device || pending.as_ref().is_some_and(|pending| pending.no_device) {
+        return init_alone(&home, invite, &name, output).await;
+    }
+    let joined = match enrol::join(&home, invite, &name).await {
+        Err(problem) if problem.code == Code::AwaitsApproval => {
+            print_waiting(&home, &problem, false, output)?;
+            return Ok(End::Fine);
+        }
+        Err(problem) if problem.code == Code::BadValue => {
+            return Err(Failure::from(problem).next("mesh init --join INVITE --name NAME"));
+        }
+        answer => answer?,
+    };
     let context = register(&home)?;
     // A device that had joined before stays what it was.
     let kept = home.device()?.name;
@@ -73,39 +88,150 @@ pub async fn init(args: &InitArgs, output: &Output) -> Done {
     Ok(End::Fine)
 }
 
+/// `mesh init --join INVITE --no-device`.
+async fn init_alone(home: &Home, invite: &str, name: &str, output: &Output) -> Done {
+    #[derive(Serialize)]
+    struct Alone {
+        member: Who<MemberId>,
+        context: String,
+        home: PathBuf,
+    }
+    let (invite, reply) = match crate::alone::join(home, invite, name).await {
+        Err(problem) if problem.code == Code::AwaitsApproval => {
+            print_waiting(home, &problem, true, output)?;
+            return Ok(End::Fine);
+        }
+        answer => answer?,
+    };
+    let (_, member) = enrol::keys(home)?;
+    let alone = Alone { member, context: register_alone(home, name, &invite, &reply)?, home: home.root().to_owned() };
+    let human = || {
+        let (member, home) = (&alone.member.id, alone.home.display());
+        format!("{member}   joined without a device\n  home     {home}\n  context  {}\nnext: mesh status", alone.context)
+    };
+    output.print("init", &alone, || alone.member.id.to_string(), human);
+    Ok(End::Fine)
+}
+
+/// One that waits for an admin, and what that one types.
+#[derive(Serialize)]
+struct Waiting {
+    waiting: bool,
+    /// Absent: it brings none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<Who<DeviceId>>,
+    member: Who<MemberId>,
+    detail: String,
+    /// For an admin of the network.
+    approve: String,
+    home: PathBuf,
+}
+
+fn print_waiting(home: &Home, problem: &Problem, alone: bool, output: &Output) -> Result<(), Failure> {
+    let (device, member) = enrol::keys(home)?;
+    let id = if alone { member.id.to_string() } else { device.id.to_string() };
+    let waiting = Waiting {
+        waiting: true,
+        device: (!alone).then_some(device),
+        member,
+        detail: problem.detail.clone(),
+        approve: format!("mesh network approve {id}"),
+        home: home.root().to_owned(),
+    };
+    let next = if alone { "mesh init      once that is done" } else { "mesh start     it comes in by itself once that is done" };
+    let human = || {
+        let (member, home, approve) = (&waiting.member.id, waiting.home.display(), &waiting.approve);
+        format!("{id}   waits for approval\n  member   {member}\n  home     {home}\nan admin of the network types: {approve}\nnext: {next}")
+    };
+    output.print("init", &waiting, || id.clone(), human);
+    Ok(())
+}
+
+/// How often one that waits asks.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Waits for an admin where this home has asked to come in, and joins.
+async fn await_approval(home: &Home, output: &Output) -> Result<(), Failure> {
+    let mut told = false;
+    while home.device().is_err() {
+        let Some(pending) = Pending::of(home)?.filter(|pending| !pending.no_device) else { return Ok(()) };
+        match enrol::join(home, &pending.invite, &pending.name).await {
+            Ok(_) => {
+                register(home)?;
+            }
+            Err(problem) if matches!(problem.code, Code::AwaitsApproval | Code::Unreachable | Code::Unavailable) => {
+                if !told {
+                    output.warn(&problem.detail);
+                    told = true;
+                }
+                tokio::time::sleep(ASK_AGAIN / crate::run::time_divisor()).await;
+            }
+            Err(problem) => return Err(problem.into()),
+        }
+    }
+    Ok(())
+}
+
 /// Makes a context of a device's home, so that its owner's commands find the network. It becomes the current one only where
 /// there is none.
 fn register(home: &Home) -> Result<String, Failure> {
     let device = home.device()?;
-    let document = bus::keys::read_network(&home.network_json()).map_err(|error| Failure::new(Code::BadFile, format!("{error:#}")))?;
-    let context = Context {
-        name: context_name(&document.name, &device.name),
-        network: device.network,
-        network_name: document.name,
+    let plain = plain_context(home, &device.name, (device.member.id, device.member.did))?;
+    add(Context {
         nats_url: device.client_urls(),
+        gateway_url: device.gateway_url,
+        device: Some(Device { id: device.device.id, home: home.root().to_owned() }),
+        ..plain
+    })
+}
+
+/// As [`register`], of a home without a device.
+fn register_alone(home: &Home, name: &str, invite: &Invite, reply: &EnrolReply) -> Result<String, Failure> {
+    let (_, member) = enrol::keys(home)?;
+    let plain = plain_context(home, name, (member.id, member.did))?;
+    add(Context {
+        nats_url: reply.ws_url.iter().fold(reply.nats_url.clone(), |urls, ws| format!("{urls},{ws}")),
+        gateway_url: reply.gateway_url.clone().unwrap_or_else(|| invite.url.clone()),
+        home: Some(home.root().to_owned()),
+        ..plain
+    })
+}
+
+fn add(context: Context) -> Result<String, Failure> {
+    let contexts = Contexts::of_user()?;
+    let select = contexts.find(None).is_err();
+    contexts.add(context, select)
+}
+
+/// What follows from a home's own files.
+fn plain_context(home: &Home, name: &str, (id, did): (MemberId, PublicKey)) -> Result<Context, Failure> {
+    let document = bus::keys::read_network(&home.network_json()).map_err(|error| Failure::new(Code::BadFile, format!("{error:#}")))?;
+    Ok(Context {
+        name: context_name(&document.name, name),
+        network: document.network,
+        network_name: document.name,
+        nats_url: String::new(),
         ca: home.ca(),
         member: Identity {
-            id: device.member.id,
-            did: device.member.did,
+            id,
+            did,
             creds: home.member_creds(),
-            inbox_prefix: format!("_INBOX.{}", device.member.id),
+            inbox_prefix: format!("_INBOX.{id}"),
             token_file: home.token(),
             key: Some(home.member_key()),
         },
-        gateway_url: device.gateway_url,
+        gateway_url: String::new(),
         network_file: home.network_json(),
         auditor: None,
         operator: None,
         network_key: None,
-        device: Some(Device { id: device.device.id, home: home.root().to_owned() }),
+        device: None,
+        home: None,
         processes: None,
         made_by_pid: None,
         start_again: None,
         stopped: false,
-    };
-    let contexts = Contexts::of_user()?;
-    let select = contexts.find(None).is_err();
-    contexts.add(context, select)
+    })
 }
 
 fn context_name(network: &str, device: &str) -> String {
@@ -137,6 +263,7 @@ fn tell_nobody() -> Result<(), Failure> {
 /// `mesh start`.
 pub async fn start(args: &StartArgs, output: &Output) -> Done {
     let home = Home::discover();
+    await_approval(&home, output).await?;
     let device = home.device()?;
     if let Some(pid) = running(&home) {
         return Err(Failure::new(Code::AlreadyRunning, format!("{} runs already (pid {pid})", device.name)));

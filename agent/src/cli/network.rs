@@ -15,7 +15,7 @@ use super::credit::books::look;
 use super::credit::orders::{operator, order};
 use super::failure::{Done, End, Failure};
 use super::output::{self, Output};
-use super::people;
+use super::{joining, people};
 
 /// `mesh network …`.
 pub async fn run(cli: &Cli, command: &NetworkCommand, output: &Output) -> Done {
@@ -44,6 +44,11 @@ pub async fn run(cli: &Cli, command: &NetworkCommand, output: &Output) -> Done {
         }
         NetworkCommand::Members(command) => people::members(&Session::open(cli).await?, command, output).await?,
         NetworkCommand::Audit(args) => people::audit(&Session::open(cli).await?, args, output).await?,
+        NetworkCommand::Invite(args) => joining::invite(&Session::open(cli).await?, args, output).await?,
+        NetworkCommand::Invites(command) => joining::invites(&Session::open(cli).await?, command, output).await?,
+        NetworkCommand::Approvals(command) => joining::approvals(&Session::open(cli).await?, command, output).await?,
+        NetworkCommand::Approve(args) => joining::approve(&Session::open(cli).await?, args, output).await?,
+        NetworkCommand::Deny(args) => joining::deny(&Session::open(cli).await?, args, output).await?,
         NetworkCommand::Policy(PolicyCommand::Set { file, dry_run, network_key }) => {
             set(&Session::open(cli).await?, file, *dry_run, network_key.as_deref(), output).await?;
         }

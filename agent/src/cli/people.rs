@@ -33,7 +33,7 @@ async fn patiently<T>(ask: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Fa
 }
 
 /// Asks as the operator where there is a key of the network, otherwise as the member, whose role decides.
-async fn asked<Q: Serialize + Clone, A: DeserializeOwned>(
+pub(super) async fn asked<Q: Serialize + Clone, A: DeserializeOwned>(
     session: &Session,
     network_key: Option<&Path>,
     (call, ask): (&str, &Q),

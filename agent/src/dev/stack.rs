@@ -436,6 +436,7 @@ impl<'a> Stack<'a> {
             processes: Some(self.place.processes()),
             made_by_pid: Some(std::process::id()),
             start_again: Some(self.args.again(&self.place)),
+            home: None,
             stopped: false,
         };
         let file = |name: &str| self.place.contexts().join(format!("{name}.json"));

@@ -5,10 +5,12 @@ use bus_schemas::envelope::{Form, type_name, verify_headers};
 use bus_schemas::heartbeat::plain;
 use bus_schemas::id::{DeviceId, MemberId, NetworkId, PublicKey, sha256};
 use bus_schemas::limits::{BODY_BYTES_MAX, SKEW_MS};
-use bus_schemas::network::{EnrolRequest, EnrolStatement};
+use bus_schemas::network::{EnrolRequest, EnrolStatement, Role};
 use bus_schemas::{UnixMs, Verifier, strict};
 
+use crate::invites::act_of;
 use crate::jwt;
+use crate::rights::may;
 
 const NAME_CHARS_MAX: usize = 64;
 const SECRET_BYTES_MAX: usize = 128;
@@ -105,24 +107,95 @@ fn check_fields(statement: &EnrolStatement) -> Result<(), Problem> {
 }
 
 /// An invite as it is stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InviteState {
     pub uses_left: i32,
     pub expires_at: Option<UnixMs>,
+    pub revoked: bool,
+    pub role: Role,
+    /// Whose devices alone it lets in.
+    pub device_of: Option<MemberId>,
+    /// Whoever comes waits for an admin.
+    pub approve: bool,
+    /// What its maker may do now; `None`: the operator made it.
+    pub maker: Option<Role>,
+    pub maker_suspended: bool,
 }
 
-/// Whether an invite still lets somebody in.
+/// What an admin has made of one that waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decided {
+    NotYet,
+    Approved,
+    Denied(Option<String>),
+}
+/// One that has shown this invite before, with this identity key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    pub decided: Decided,
+    /// Whether its other keys are those that it showed then.
+    pub same_keys: bool,
+}
+
+/// What a joiner with good signatures gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    Enters,
+    /// An admin has said yes; its use of the invite was taken when it first asked.
+    Approved,
+    /// It takes a use, and waits.
+    Waits,
+    /// It goes on waiting; with other keys than before, where they changed.
+    StillWaits,
+}
+
+/// Whether an invite lets this joiner in. `standing`: the role of its member, where that is here already.
 ///
 /// # Errors
-/// [`Code::BadInvite`].
-pub fn check_invite(invite: Option<InviteState>, now: UnixMs) -> Result<(), Problem> {
-    let bad = |detail: &str| Err(Problem::new(Code::BadInvite, detail));
-    match invite {
-        None => bad("no such invite"),
-        Some(invite) if invite.expires_at.is_some_and(|at| at <= now) => bad("the invite has expired"),
-        Some(invite) if invite.uses_left < 1 => bad("the invite is used up"),
-        Some(_) => Ok(()),
+/// [`Code::BadInvite`], [`Code::JoinDenied`], [`Code::Forbidden`] for a guest with a device.
+pub fn entry(
+    invite: Option<&InviteState>,
+    wish: Option<&Wish>,
+    standing: Option<Role>,
+    joiner: &Checked,
+    now: UnixMs,
+) -> Result<Entry, Problem> {
+    let bad = |detail: String| Err(Problem::new(Code::BadInvite, detail));
+    let Some(invite) = invite else { return bad("no such invite".into()) };
+    if invite.revoked {
+        return bad("the invite was revoked".into());
     }
+    let may_still = |role| may(role, act_of(invite.role, invite.device_of.is_some()), false);
+    if invite.maker_suspended || !invite.maker.is_none_or(may_still) {
+        return bad("whoever made the invite may not invite any more".into());
+    }
+    if let Some(Decided::Denied(reason)) = wish.map(|wish| &wish.decided) {
+        let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        return Err(Problem::new(Code::JoinDenied, format!("an admin of the network has refused {}{reason}", joiner.holder())));
+    }
+    // Whoever waits has taken its use, in time.
+    if wish.is_none() {
+        if invite.expires_at.is_some_and(|at| at <= now) {
+            return bad("the invite has expired".into());
+        }
+        if invite.uses_left < 1 {
+            return bad("the invite is used up".into());
+        }
+    }
+    if let Some(owner) = invite.device_of
+        && (owner != joiner.member || joiner.statement.member_only)
+    {
+        return bad(format!("the invite lets in devices of {owner} and nobody else; bring that member's key: --member-key FILE"));
+    }
+    if !joiner.statement.member_only && standing.unwrap_or(invite.role) == Role::Guest {
+        return Err(Problem::new(Code::Forbidden, "a guest brings no device; join with --no-device, or ask for an invite as a member"));
+    }
+    Ok(match wish {
+        None if invite.approve => Entry::Waits,
+        None => Entry::Enters,
+        Some(Wish { decided: Decided::Approved, same_keys: true }) => Entry::Approved,
+        Some(_) => Entry::StillWaits,
+    })
 }
 
 #[cfg(test)]
@@ -277,19 +350,74 @@ mod tests {
         let _ = envelope::HEADER_SIG;
     }
 
-    #[test]
-    fn invites_end() {
-        let invite = |uses_left, expires_at| Some(InviteState { uses_left, expires_at });
-        let cases = [
-            (invite(1, None), true),
-            (invite(1, Some(NOW + 1)), true),
-            (invite(1, Some(NOW)), false),
-            (invite(0, None), false),
-            (None, false),
-        ];
-        for (invite, lets_in) in cases {
-            assert_eq!(check_invite(invite, NOW).is_ok(), lets_in, "{invite:?}");
+    fn checked(change: impl Fn(&mut EnrolStatement)) -> Checked {
+        let mut statement = Joiner::new().statement();
+        change(&mut statement);
+        Checked { device: statement.device.device_id(), member: statement.member.member_id(), statement }
+    }
+    fn invite() -> InviteState {
+        InviteState {
+            uses_left: 1,
+            expires_at: Some(NOW + 1),
+            revoked: false,
+            role: Role::Member,
+            device_of: None,
+            approve: false,
+            maker: None,
+            maker_suspended: false,
         }
+    }
+
+    #[test]
+    fn whom_an_invite_lets_in() {
+        let (device, alone) = (checked(|_| {}), checked(|s| s.member_only = true));
+        let (own, other) = (Some(device.member), Some(Signer::from_seed(&[7; 32]).public().member_id()));
+        let bad = Err(Code::BadInvite);
+        let cases = [
+            ("good", invite(), None, &device, Ok(Entry::Enters)),
+            ("for ever", InviteState { expires_at: None, ..invite() }, None, &device, Ok(Entry::Enters)),
+            ("over", InviteState { expires_at: Some(NOW), ..invite() }, None, &device, bad),
+            ("used up", InviteState { uses_left: 0, ..invite() }, None, &device, bad),
+            ("revoked", InviteState { revoked: true, ..invite() }, None, &device, bad),
+            ("its maker is suspended", InviteState { maker: Some(Role::Owner), maker_suspended: true, ..invite() }, None, &device, bad),
+            ("its maker is an admin", InviteState { maker: Some(Role::Admin), ..invite() }, None, &device, Ok(Entry::Enters)),
+            ("its maker is one no more", InviteState { maker: Some(Role::Member), ..invite() }, None, &device, bad),
+            ("an own device", InviteState { device_of: own, ..invite() }, None, &device, Ok(Entry::Enters)),
+            ("another's device", InviteState { device_of: other, ..invite() }, None, &device, bad),
+            ("no device where one is meant", InviteState { device_of: own, ..invite() }, None, &alone, bad),
+            ("a guest", InviteState { role: Role::Guest, ..invite() }, None, &alone, Ok(Entry::Enters)),
+            ("a guest's device", InviteState { role: Role::Guest, ..invite() }, None, &device, Err(Code::Forbidden)),
+            ("a device of one who is a guest", invite(), Some(Role::Guest), &device, Err(Code::Forbidden)),
+            (
+                "a member with a guest's invite",
+                InviteState { role: Role::Guest, ..invite() },
+                Some(Role::Member),
+                &device,
+                Ok(Entry::Enters),
+            ),
+            ("to be approved", InviteState { approve: true, ..invite() }, None, &device, Ok(Entry::Waits)),
+        ];
+        for (about, invite, standing, joiner, wanted) in cases {
+            let told = entry(Some(&invite), None, standing, joiner, NOW).map_err(|problem| problem.code);
+            assert_eq!(told, wanted, "{about}");
+        }
+        assert_eq!(entry(None, None, None, &device, NOW).unwrap_err().code, Code::BadInvite);
+    }
+
+    #[test]
+    fn who_waits_has_taken_its_use() {
+        let spent = InviteState { approve: true, uses_left: 0, expires_at: Some(NOW - 1), ..invite() };
+        let told = |invite: &InviteState, decided: Decided, same_keys| {
+            entry(Some(invite), Some(&Wish { decided, same_keys }), None, &checked(|_| {}), NOW).map_err(|problem| problem.code)
+        };
+        assert_eq!(told(&spent, Decided::NotYet, true), Ok(Entry::StillWaits));
+        assert_eq!(told(&spent, Decided::Approved, true), Ok(Entry::Approved));
+        assert_eq!(told(&spent, Decided::Approved, false), Ok(Entry::StillWaits), "the keys are not those that an admin saw");
+        for same in [true, false] {
+            assert_eq!(told(&spent, Decided::Denied(None), same), Err(Code::JoinDenied));
+        }
+        let revoked = InviteState { revoked: true, ..spent };
+        assert_eq!(told(&revoked, Decided::Approved, true), Err(Code::BadInvite));
     }
 
     proptest! {

@@ -3,10 +3,14 @@
 use bus_schemas::UnixMs;
 use bus_schemas::code::{Code, Problem};
 use bus_schemas::id::{MemberId, sha256};
+use bus_schemas::network::Role;
 use deadpool_postgres::{GenericClient, Pool, PoolError};
+use tokio_postgres::Row;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 
-use super::check::{Checked, InviteState, check_invite};
+use super::check::{Checked, Decided, Entry, InviteState, Wish, entry};
+use crate::revocation::rows::role_of;
 
 /// Whether an enrolment is new, or the answer to it was lost before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,19 +36,18 @@ pub(crate) fn ms(at: UnixMs) -> i64 {
     i64::try_from(at).unwrap_or(i64::MAX)
 }
 
-/// Takes one use of the invite and writes down who comes in. The same keys with the same invite again are a repeat.
+/// Takes one use of the invite and writes down who comes in, or that it waits. The same keys with the same invite again are a repeat.
 ///
 /// # Errors
-/// [`Code::BadInvite`], [`Code::AlreadyEnrolled`], or that Postgres does not answer.
+/// What [`entry`] refuses, [`Code::AwaitsApproval`], [`Code::AlreadyEnrolled`], or that Postgres does not answer.
 pub async fn reserve(pool: &Pool, checked: &Checked, now: UnixMs) -> Result<Reserved, Problem> {
     let mut client = client(pool).await?;
     let transaction = client.transaction().await.map_err(failed)?;
     let secret = checked.secret_hash();
     // The row stays locked until the end, so that one use lets one in. Looking it up by a hash says nothing about the secret.
-    let sql = "select uses_left, expires_at from invite where secret_hash = $1 for update";
-    let row = transaction.query_opt(sql, &[&secret.as_slice()]).await.map_err(failed)?;
-    let invite = row
-        .map(|row| InviteState { uses_left: row.get(0), expires_at: row.get::<_, Option<i64>>(1).and_then(|at| u64::try_from(at).ok()) });
+    let sql = "select i.uses_left, i.expires_at, i.revoked_at is not null, i.role, i.device_of, i.approve, m.role, m.suspended is not null
+               from invite i left join enrolled_member m on m.member = i.made_by where i.secret_hash = $1 for update of i";
+    let invite = transaction.query_opt(sql, &[&secret.as_slice()]).await.map_err(failed)?.map(|row| invite_of(&row));
     if let Some(known) = known(&transaction, checked).await? {
         return if known.same_as(checked) && invite.is_some() {
             Ok(Reserved::Repeat)
@@ -52,26 +55,94 @@ pub async fn reserve(pool: &Pool, checked: &Checked, now: UnixMs) -> Result<Rese
             Err(Problem::new(Code::AlreadyEnrolled, format!("{} is enrolled already", checked.holder())))
         };
     }
-    check_invite(invite, now)?;
-    transaction
-        .execute("update invite set uses_left = uses_left - 1 where secret_hash = $1", &[&secret.as_slice()])
-        .await
-        .map_err(failed)?;
-    insert(&transaction, checked, now).await?;
-    transaction.commit().await.map_err(failed)?;
-    Ok(Reserved::New)
+    let standing = transaction.query_opt("select role from enrolled_member where member = $1", &[&checked.member.to_string()]).await;
+    let standing = standing.map_err(failed)?.map(|row| role_of(row.get(0)));
+    let wish = wish_of(&transaction, checked).await?;
+    let entry = entry(invite.as_ref(), wish.as_ref(), standing, checked, now)?;
+    if matches!(entry, Entry::Enters | Entry::Waits) {
+        let sql = "update invite set uses_left = uses_left - 1 where secret_hash = $1";
+        transaction.execute(sql, &[&secret.as_slice()]).await.map_err(failed)?;
+    }
+    match entry {
+        Entry::Enters | Entry::Approved => {
+            let role = invite.as_ref().map_or(Role::Guest, |invite| invite.role);
+            insert(&transaction, checked, role, now).await?;
+            transaction.execute("delete from join_wish where holder = $1", &[&checked.holder()]).await.map_err(failed)?;
+            transaction.commit().await.map_err(failed)?;
+            Ok(Reserved::New)
+        }
+        Entry::Waits | Entry::StillWaits => {
+            if !wish.is_some_and(|wish| wish.same_keys) {
+                put_wish(&transaction, checked, now).await?;
+            }
+            transaction.commit().await.map_err(failed)?;
+            Err(Problem::new(Code::AwaitsApproval, waits(checked)))
+        }
+    }
 }
 
-async fn insert(client: &impl GenericClient, checked: &Checked, now: UnixMs) -> Result<(), Problem> {
+fn waits(checked: &Checked) -> String {
+    let holder = checked.holder();
+    let name = checked.statement.name.trim();
+    format!("{name} ({holder}) waits for approval by an admin of the network, who runs: mesh network approve {}", short(&holder))
+}
+/// What people type of an id.
+pub fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+fn invite_of(row: &Row) -> InviteState {
+    InviteState {
+        uses_left: row.get(0),
+        expires_at: row.get::<_, Option<i64>>(1).and_then(|at| u64::try_from(at).ok()),
+        revoked: row.get(2),
+        role: role_of(row.get(3)),
+        device_of: row.get::<_, Option<&str>>(4).and_then(|id| id.parse().ok()),
+        approve: row.get(5),
+        maker: row.get::<_, Option<&str>>(6).map(role_of),
+        maker_suspended: row.get(7),
+    }
+}
+
+/// What became of this joiner's wish under this invite.
+async fn wish_of(client: &impl GenericClient, checked: &Checked) -> Result<Option<Wish>, Problem> {
+    let sql = "select state, reason, member, transport from join_wish where holder = $1 and invite = $2";
+    let row = client.query_opt(sql, &[&checked.holder(), &checked.secret_hash().as_slice()]).await.map_err(failed)?;
+    Ok(row.map(|row| Wish {
+        decided: match row.get(0) {
+            "approved" => Decided::Approved,
+            "denied" => Decided::Denied(row.get(1)),
+            _ => Decided::NotYet,
+        },
+        same_keys: row.get::<_, &str>(2) == checked.member.to_string() && row.get::<_, &str>(3) == checked.statement.transport,
+    }))
+}
+
+async fn put_wish(client: &impl GenericClient, checked: &Checked, now: UnixMs) -> Result<(), Problem> {
+    let sql = "insert into join_wish (holder, member, transport, name, invite, asked_at) values ($1, $2, $3, $4, $5, $6)
+               on conflict (holder) do update set member = excluded.member, transport = excluded.transport, name = excluded.name,
+               invite = excluded.invite, asked_at = excluded.asked_at, state = 'waiting', decided_by = null, reason = null";
+    let Checked { statement, member, .. } = checked;
+    let (name, secret) = (statement.name.trim(), checked.secret_hash());
+    let values: [&(dyn ToSql + Sync); 6] =
+        [&checked.holder(), &member.to_string(), &statement.transport, &name, &secret.as_slice(), &ms(now)];
+    client.execute(sql, &values).await.map_err(failed)?;
+    Ok(())
+}
+
+async fn insert(client: &impl GenericClient, checked: &Checked, role: Role, now: UnixMs) -> Result<(), Problem> {
     let Checked { statement, device, member } = checked;
     let (device, member) = (device.to_string(), member.to_string());
     let (secret, at) = (checked.secret_hash(), ms(now));
     let own_transport = statement.member_only.then_some(statement.transport.as_str());
     // A member with another device is there already.
-    let sql = "insert into enrolled_member (member, did, transport, invite, enrolled_at) values ($1, $2, $3, $4, $5)
+    let sql = "insert into enrolled_member (member, did, transport, invite, enrolled_at, role) values ($1, $2, $3, $4, $5, $6)
                on conflict (member) do update set transport = excluded.transport, invite = excluded.invite
                where enrolled_member.transport is null and excluded.transport is not null";
-    client.execute(sql, &[&member, &statement.member.to_string(), &own_transport, &secret.as_slice(), &at]).await.map_err(failed)?;
+    client
+        .execute(sql, &[&member, &statement.member.to_string(), &own_transport, &secret.as_slice(), &at, &role.name()])
+        .await
+        .map_err(failed)?;
     if statement.member_only {
         return Ok(());
     }

@@ -17,7 +17,7 @@ pub struct Standing {
     pub suspended: Option<Suspended>,
 }
 
-fn role_of(text: &str) -> Role {
+pub(crate) fn role_of(text: &str) -> Role {
     // A role that this program does not know may do least.
     text.parse().unwrap_or(Role::Guest)
 }

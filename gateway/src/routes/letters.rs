@@ -24,7 +24,7 @@ const LIST: Parameters = Parameters {
     example: "GET /api/v1/dlq?limit=20",
 };
 
-async fn reader(world: &Shared, headers: &HeaderMap) -> Result<Reader, Problem> {
+pub(super) async fn reader(world: &Shared, headers: &HeaderMap) -> Result<Reader, Problem> {
     let member = bearer(world, headers).await?;
     Ok(Reader::Member(Asker::Member(member), member))
 }

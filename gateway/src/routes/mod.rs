@@ -3,6 +3,7 @@
 
 mod blobs;
 mod jobs;
+mod joining;
 mod ledger;
 mod letters;
 mod people;
@@ -17,7 +18,7 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use bus_schemas::{Code, Problem};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -60,6 +61,10 @@ pub fn api(world: Shared) -> Router {
         .route("/ledger/commands", post(ledger::order))
         .route("/network/policy", get(ledger::policy))
         .route("/network", get(people::network))
+        .route("/invites", post(joining::invite).get(joining::invites))
+        .route("/invites/{id}", delete(joining::revoke))
+        .route("/waiting", get(joining::waiting))
+        .route("/waiting/{id}", post(joining::decide))
         .route("/enrol", post(people::enrol))
         .route("/enrol/renew", post(people::renew))
         .layer(middleware::from_fn(|request: Request, next: Next| within(ANSWER_WITHIN, request, next)));

@@ -187,33 +187,50 @@ impl Desk {
 
     /// Lets a member in over HTTP, as people come in.
     pub async fn guest(&self, seed: u8) -> Guest {
-        let (key, transport) = (Signer::from_seed(&[seed; 32]), KeyPair::new_user());
-        let statement = serde_json::to_string(&EnrolStatement {
-            net: self.hub.document().network,
-            device: key.public(),
-            member: key.public(),
-            transport: transport.public_key(),
-            name: "guest".into(),
-            at: bus::hub_time::here_ms(),
-            secret: SECRET.into(),
-            claimed_tier: 0,
-            total: Resources::default(),
-            kinds: vec![],
-            member_only: true,
-        })
-        .unwrap();
-        let [.., (_, sig)] = key.headers::<EnrolStatement>(statement.as_bytes());
-        let transport_sig = data_encoding::BASE64URL_NOPAD.encode(&transport.sign(statement.as_bytes()).unwrap());
-        let request = EnrolRequest { statement, device_sig: sig.clone(), member_sig: sig, transport_sig };
-        let (status, answer) =
-            testkit::http::send("POST", &format!("{}/api/v1/enrol", self.api), &[], serde_json::to_vec(&request).unwrap()).await;
+        let joining = Joining::new(seed, SECRET);
+        let (status, answer) = joining.ask(self).await;
         assert_eq!(status, 200, "{answer}\n{}", self.log());
+        let Joining { key, transport, .. } = joining;
         let id: MemberId = answer["member"].as_str().unwrap().parse().unwrap();
         let creds = self.hub.folder.path().join(format!("{id}.creds"));
         let text = gateway::jwt::creds_file(answer["member_jwt"].as_str().unwrap(), &transport.seed().unwrap());
         bus::keys::write_secret(&creds, text.as_bytes()).unwrap();
         let bus = self.hub.bus_with(&creds, &format!("_INBOX.{id}")).await;
         Guest { key, id, token: answer["token"].as_str().unwrap().to_owned(), bus }
+    }
+}
+
+/// A member without a device that asks to come in.
+pub struct Joining {
+    pub key: Signer,
+    pub id: MemberId,
+    transport: KeyPair,
+    secret: String,
+}
+impl Joining {
+    pub fn new(seed: u8, secret: &str) -> Self {
+        let key = Signer::from_seed(&[seed; 32]);
+        Self { id: key.public().member_id(), key, transport: KeyPair::new_user(), secret: secret.to_owned() }
+    }
+    pub async fn ask(&self, desk: &Desk) -> (u16, Value) {
+        let statement = serde_json::to_string(&EnrolStatement {
+            net: desk.hub.document().network,
+            device: self.key.public(),
+            member: self.key.public(),
+            transport: self.transport.public_key(),
+            name: "guest".into(),
+            at: bus::hub_time::here_ms(),
+            secret: self.secret.clone(),
+            claimed_tier: 0,
+            total: Resources::default(),
+            kinds: vec![],
+            member_only: true,
+        })
+        .unwrap();
+        let [.., (_, sig)] = self.key.headers::<EnrolStatement>(statement.as_bytes());
+        let transport_sig = data_encoding::BASE64URL_NOPAD.encode(&self.transport.sign(statement.as_bytes()).unwrap());
+        let request = EnrolRequest { statement, device_sig: sig.clone(), member_sig: sig, transport_sig };
+        testkit::http::send("POST", &format!("{}/api/v1/enrol", desk.api), &[], serde_json::to_vec(&request).unwrap()).await
     }
 }
 

@@ -100,12 +100,19 @@ impl Postgres {
         all.filter(|pid| *pid == own || parent(*pid) == Some(own)).for_each(|pid| testkit::proc::signal(pid, name));
     }
 
-    /// Connections to the tables of enrolment.
+    /// Connections to the tables of a gateway.
     pub async fn pool(&self) -> Pool {
         let pool = Pool::builder(Manager::new(self.config(), NoTls)).max_size(4).build().unwrap();
         let client = pool.get().await.unwrap();
-        for sql in [include_str!("../../src/migrations/V1__gateway.sql"), include_str!("../../src/migrations/V5__trust.sql")] {
-            client.batch_execute(sql).await.unwrap();
+        for migration in [
+            include_str!("../../src/migrations/V1__gateway.sql"),
+            include_str!("../../src/migrations/V2__jobs.sql"),
+            include_str!("../../src/migrations/V3__letters.sql"),
+            include_str!("../../src/migrations/V4__overdue.sql"),
+            include_str!("../../src/migrations/V5__trust.sql"),
+            include_str!("../../src/migrations/V6__invites.sql"),
+        ] {
+            client.batch_execute(migration).await.unwrap();
         }
         pool
     }

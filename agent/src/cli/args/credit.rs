@@ -110,6 +110,24 @@ pub enum NetworkCommand {
     /// Who did what to others, newest first; for admins, auditors and the operator.
     #[command(before_help = "  mesh network audit\n  mesh network audit --limit 100 -o json")]
     Audit(super::AuditArgs),
+    /// One line that lets somebody in; it is shown once.
+    #[command(before_help = "  mesh network invite                                  one member with a device, within the hour\n  \
+                       mesh network invite --role guest --uses 20 --expires 7d\n  \
+                       mesh network invite --approve                        it waits until an admin says yes\n  \
+                       mesh network invite --device                         another machine of yours")]
+    Invite(super::InviteArgs),
+    /// The invites there are.
+    #[command(subcommand)]
+    Invites(super::InvitesCommand),
+    /// Who waits for approval.
+    #[command(subcommand)]
+    Approvals(super::ApprovalsCommand),
+    /// Let in one that waits; an admin's or the operator's.
+    #[command(before_help = "  mesh network approvals ls\n  mesh network approve dev_wk7fa2c4")]
+    Approve(super::ApproveArgs),
+    /// Refuse one that waits; an admin's or the operator's.
+    #[command(before_help = "  mesh network deny dev_wk7fa2c4 --reason \"nobody here knows this machine\"")]
+    Deny(super::DenyArgs),
 }
 
 #[derive(Debug, Subcommand)]
