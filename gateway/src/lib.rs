@@ -18,6 +18,7 @@ pub mod jwt;
 pub mod ledger_client;
 
 pub mod admission;
+pub mod backlog;
 pub mod funding;
 pub mod intake;
 pub mod recorder;
@@ -44,6 +45,7 @@ pub mod views;
 
 pub mod doors;
 pub mod drain;
+pub mod fair;
 pub mod fleet;
 pub mod freshness;
 pub mod holding;
@@ -51,4 +53,5 @@ pub mod live;
 pub mod readiness;
 pub mod run;
 pub mod sweeper;
+pub mod turns;
 pub mod world;
