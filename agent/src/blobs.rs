@@ -85,11 +85,13 @@ impl Blobs {
     async fn ask(&self, call: &str, question: Vec<u8>) -> Result<Message, Problem> {
         let question = Bytes::from(question);
         loop {
+            let mut pause = PAUSE;
             let request = Request::new().payload(question.clone()).timeout(Some(WAIT));
             match self.uplink.client.send_request(api(&self.asker, call), request).await {
                 Ok(answer) => match error_of(&answer).map(Problem::from) {
                     None => return Ok(answer),
-                    Some(problem) if matches!(problem.code, Code::Unavailable | Code::TooManyWaiting) => {
+                    Some(problem) if matches!(problem.code, Code::Unavailable | Code::TooManyWaiting | Code::TooFast) => {
+                        pause = pause.max(Duration::from_millis(problem.wait_ms.unwrap_or_default()).min(WAIT));
                         tracing::debug!(call, %problem, "asking again");
                     }
                     Some(problem) => return Err(problem),
@@ -105,7 +107,7 @@ impl Blobs {
                     }
                 },
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }

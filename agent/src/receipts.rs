@@ -51,14 +51,14 @@ const ATTEMPTS_MAX: usize = 16_384;
 /// Messages sent again at a time.
 const AGAIN_MAX: usize = 16;
 
-/// Splits receipts into messages that fit, in order: at most 64 receipts and 240 KiB, but for one lone receipt.
+/// Splits receipts into messages that fit, in order: at most 64 receipts and 56 KiB, but for one lone receipt.
 pub fn pack(drafts: Vec<Draft>) -> Vec<Vec<Draft>> {
     let mut packs: Vec<Vec<Draft>> = Vec::new();
     let mut bytes = 0;
     for draft in drafts {
         let weight = 400 + draft.result.as_ref().map_or(0, Bytes::len);
         match packs.last_mut() {
-            Some(pack) if pack.len() < limits::STEP_MAX && bytes + weight <= limits::STEP_BYTES_TARGET => {
+            Some(pack) if pack.len() < limits::STEP_MAX && bytes + weight <= limits::RECEIPTS_BYTES_TARGET => {
                 bytes += weight;
                 pack.push(draft);
             }
@@ -220,12 +220,13 @@ mod tests {
     fn receipts_share_a_message() {
         let sizes = |drafts: Vec<Draft>| pack(drafts).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes((0..130).map(|n| draft(n, 20)).collect()), [64, 64, 2]);
-        assert_eq!(sizes((0..10).map(|n| draft(n, 32 * 1024)).collect()), [7, 3]);
+        assert_eq!(sizes((0..10).map(|n| draft(n, 32 * 1024)).collect()), [1; 10]);
+        assert_eq!(sizes((0..70).map(|n| draft(n, 3 * 1024)).collect()), [16, 16, 16, 16, 6]);
         assert_eq!(sizes(vec![]), Vec::<usize>::new());
         let signer = Signer::from_seed(&[2; 32]);
-        for pack in pack((0..70).map(|n| draft(n, 32 * 1024)).collect()) {
+        for pack in [20, 3 * 1024, 32 * 1024].into_iter().flat_map(|size| pack((0..70).map(|n| draft(n, size)).collect())) {
             let bytes = sign(&signer, &pack);
-            assert!(bytes.len() <= 256 * 1024, "{}", bytes.len());
+            assert!(bytes.len() <= 60 * 1024, "{}", bytes.len());
             let message: ReceiptMessage = bus_schemas::strict::decode(bus_schemas::Form::Msgpack, &bytes, limits::BATCH_BYTES_MAX).unwrap();
             let receipts = message.receipts.verify::<Receipt>(&mut Verifier::default()).unwrap();
             assert_eq!((receipts.len(), message.results.len()), (pack.len(), pack.len()));

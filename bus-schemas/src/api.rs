@@ -33,6 +33,9 @@ pub struct ErrorBody {
     pub detail: String,
     /// Commands to run next.
     pub next: Vec<String>,
+    /// Of an asker that asks too much: when the same may be asked again, in milliseconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
 }
 impl ErrorBody {
     /// About one thing: its id stands where the commands to run next have none.
@@ -48,7 +51,7 @@ impl ErrorBody {
 }
 impl From<ErrorBody> for Problem {
     fn from(body: ErrorBody) -> Self {
-        Self::new(body.code, body.detail)
+        Self { wait_ms: body.wait_ms, ..Self::new(body.code, body.detail) }
     }
 }
 

@@ -93,6 +93,7 @@ catalogue! {
     JobLost          "M0517" 409 3 "the job was lost" => "mesh job retry ID";
     CannotResend     "M0516" 409 4 "the dead letter cannot be tried again" => "mesh dlq show ID";
     JobRejected      "M0518" 409 4 "the job was rejected" => "mesh job show ID";
+    OverLimit        "M0520" 409 4 "a limit of the network is reached" => "mesh network policy show";
     TriedAgain       "M0519" 409 4 "it was tried again already" => "mesh job retry ID";
     // Money.
     TooLittleMana    "M0601" 402 8 "too little mana" => "mesh credit balance";
@@ -103,6 +104,7 @@ catalogue! {
     Unavailable      "M0701" 503 6 "a part is not answering" => "mesh doctor";
     Internal         "M0702" 500 1 "a fault of ours" => "mesh doctor";
     TooManyWaiting   "M0703" 429 4 "too much is waiting already" => "mesh job ls";
+    TooFast          "M0704" 429 4 "more was asked than one asker's share" => "ask again after wait_ms milliseconds";
 }
 
 impl fmt::Display for Code {
@@ -144,6 +146,9 @@ impl schemars::JsonSchema for Code {
 pub struct Problem {
     pub code: Code,
     pub detail: String,
+    /// When the same may be asked again, in milliseconds from now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_ms: Option<u64>,
 }
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
@@ -153,7 +158,12 @@ impl Problem {
             detail.truncate(cut);
             detail.push('…');
         }
-        Self { code, detail }
+        Self { code, detail, wait_ms: None }
+    }
+    /// The same may be asked again after so many milliseconds.
+    #[must_use]
+    pub fn wait(self, wait_ms: u64) -> Self {
+        Self { wait_ms: Some(wait_ms), ..self }
     }
     /// What every door answers (RFC 9457 with our code).
     pub fn body(&self) -> crate::api::ErrorBody {
@@ -163,6 +173,7 @@ impl Problem {
             title: self.code.title().to_owned(),
             detail: self.detail.clone(),
             next: vec![self.code.next().to_owned()],
+            wait_ms: self.wait_ms,
         }
     }
 }

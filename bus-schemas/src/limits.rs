@@ -12,6 +12,8 @@ pub const STEP_MAX: usize = 64;
 pub const BATCH_BYTES_MAX: usize = 384 * 1024;
 /// What a step aims at when it fills a message.
 pub const STEP_BYTES_TARGET: usize = 240 * 1024;
+/// What a message of receipts aims at; RECEIPTS takes 64 KiB.
+pub const RECEIPTS_BYTES_TARGET: usize = 56 * 1024;
 /// Any body but a job's.
 pub const BODY_BYTES_MAX: usize = 64 * 1024;
 /// A job's body, its own texts included.

@@ -135,7 +135,8 @@ pub fn all(timings: &Timings) -> Vec<StreamSpec> {
             full: Full::DiscardNewPerSubject,
             max_age: 7 * DAY,
             max_msgs_per_subject: 10_000,
-            consumers: vec![consumer(INTAKE, "shared by all gateways")],
+            // What is put off so that others come first is pending as well.
+            consumers: vec![ConsumerSpec { max_ack_pending: 100_000, ..consumer(INTAKE, "shared by all gateways") }],
             ..base(SUBMIT, "what people send, before it is admitted", &["mesh.v1.submit.*"])
         },
         StreamSpec {
@@ -164,7 +165,7 @@ pub fn all(timings: &Timings) -> Vec<StreamSpec> {
         },
         StreamSpec {
             max_age: 7 * DAY,
-            max_msgs_per_subject: 10_000,
+            max_msgs_per_subject: 4_000,
             max_message_size: 64 * 1024,
             transform: Some(("mesh.v1.dev.*.evt.*", "mesh.v1.dev.$1.evt")),
             ..base(EVENTS, "what devices tell while they work", &["mesh.v1.dev.*.evt.*"])
@@ -172,7 +173,8 @@ pub fn all(timings: &Timings) -> Vec<StreamSpec> {
         StreamSpec {
             max_age: 30 * DAY,
             max_bytes: 4096 * MIB,
-            max_msgs_per_subject: 20_000,
+            max_msgs_per_subject: 16_000,
+            max_message_size: 64 * 1024,
             transform: Some(("mesh.v1.dev.*.receipt.*", "mesh.v1.dev.$1.receipt")),
             ..base(RECEIPTS, "how attempts ended, signed by devices", &["mesh.v1.dev.*.receipt.*"])
         },
@@ -239,6 +241,20 @@ pub fn spec(timings: &Timings, name: &str) -> Option<StreamSpec> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Where devices write and the oldest goes, one of them alone pushes out nothing of others: it has at most a quarter of the bytes.
+    #[test]
+    fn one_device_fills_at_most_a_quarter_of_a_stream() {
+        for name in [BIDS, EVENTS, RECEIPTS, HEARTBEATS] {
+            let StreamSpec { max_bytes, max_msgs_per_subject, max_message_size, .. } = spec(&Timings::default(), name).unwrap();
+            // What the server keeps of each message beside its bytes: its subject and 22 bytes of its own.
+            let most = max_msgs_per_subject * (i64::from(max_message_size) + 80);
+            assert!(max_msgs_per_subject > 0 && most <= max_bytes / 4, "{name}: {most} of {max_bytes}");
+        }
+        // Both ends of a full message of receipts fit: a lone one with the largest result, and the most that share one.
+        let largest = crate::limits::INLINE_RESULT_MAX.max(crate::limits::RECEIPTS_BYTES_TARGET);
+        assert!(i32::try_from(largest + 8 * 1024).unwrap() <= spec(&Timings::default(), RECEIPTS).unwrap().max_message_size);
+    }
 
     #[test]
     fn names_are_safe_and_unique() {

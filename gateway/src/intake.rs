@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{self, Admit, Candidate, Headers, Refused, Sorted, Submission};
 use crate::attempts::ADMITTED;
+use crate::backlog;
 use crate::funding::{Judged, judge};
 use crate::ledger_client;
 use crate::letters;
@@ -34,7 +35,7 @@ use crate::world::{World, crash_point, lock};
 
 /// On messages that a door stored: it waits for the answer, and this is the key of a job that names none.
 pub const DOOR_KEY: &str = "Mesh-Door-Key";
-/// Submissions that wait here un-acked.
+/// Submissions that are asked for at once.
 const PREFETCH: usize = 256;
 const IN_FLIGHT: usize = 4;
 
@@ -43,19 +44,10 @@ const IN_FLIGHT: usize = 4;
 /// # Errors
 /// Where the consumer is not there.
 pub async fn run(world: Arc<World>, records: mpsc::Sender<Entry>, stop: CancellationToken) -> anyhow::Result<()> {
-    let mut deliveries = pull::deliveries(&world.bus, stream::SUBMIT, stream::INTAKE, PREFETCH).await?;
-    let (sender, receiver) = mpsc::channel(PREFETCH);
-    tokio::spawn(async move {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => break,
-                delivery = deliveries.next() => match delivery {
-                    Some(delivery) => if sender.send(delivery).await.is_err() { break },
-                    None => break,
-                },
-            }
-        }
-    });
+    let deliveries = pull::deliveries(&world.bus, stream::SUBMIT, stream::INTAKE, PREFETCH).await?;
+    // No more than the next batch is chosen before its time.
+    let (sender, receiver) = mpsc::channel(limits::STEP_MAX);
+    tokio::spawn(backlog::in_turn(world.clone(), deliveries, sender, stop));
     let how = Batching::of(IN_FLIGHT).paced(world.timings.pace);
     // Held once here and once by each batch in hand.
     let in_hand = Arc::new(());

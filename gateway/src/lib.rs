@@ -21,6 +21,7 @@ pub mod ledger_client;
 pub mod revoker;
 
 pub mod admission;
+pub mod backlog;
 pub mod funding;
 pub mod intake;
 pub mod recorder;
@@ -50,6 +51,7 @@ pub mod views;
 
 pub mod doors;
 pub mod drain;
+pub mod fair;
 pub mod fleet;
 pub mod freshness;
 pub mod holding;
@@ -57,4 +59,5 @@ pub mod live;
 pub mod readiness;
 pub mod run;
 pub mod sweeper;
+pub mod turns;
 pub mod world;

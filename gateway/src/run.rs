@@ -22,8 +22,9 @@ use crate::fleet::{self, Fleet};
 use crate::freshness::Freshness;
 use crate::live::{self, Live};
 use crate::store::Store;
+use crate::turns::{Rates, Turns};
 use crate::world::World;
-use crate::{doors, intake, projection, readiness, recorder, routes, service, sweeper, tail};
+use crate::{doors, intake, projection, readiness, recorder, routes, service, sweeper, tail, turns};
 
 /// Settings of a running gateway: each is a flag and an environment variable.
 #[derive(Debug, Clone, clap::Args)]
@@ -69,6 +70,8 @@ pub struct Settings {
     /// Seconds that the logins of devices and members last; agents renew theirs at half of it.
     #[arg(long, env = "MESH_CREDENTIALS_S", default_value_t = limits::CREDENTIALS_S, value_parser = clap::value_parser!(u64).range(1..))]
     pub credentials_s: u64,
+    #[command(flatten)]
+    pub rates: Rates,
     /// A file with an invite line that lets in as many as come, for as long as the network lives. For development.
     #[arg(long, env = "MESH_INVITE_FILE")]
     pub invite_file: Option<PathBuf>,
@@ -157,20 +160,21 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         verifier: Mutex::default(),
         freshness: Freshness::default(),
         solvent: Mutex::default(),
+        turns: Turns::new(&settings.rates),
         enrol,
     });
     let own = bus::health::routes(health.clone(), metrics);
     let api = routes::api(world.clone()).merge(own).merge(settings.doors.tunnel(settings.bus.ca.as_deref())?);
     let (address, http) = bus::health::serving_with(settings.http, tls, routes::dressed(api), stop.clone()).await?;
     tracing::info!(%address, network = %world.net, "the doors are open");
-    tasks(world, health, http, stop).await
+    tasks(world, settings.rates, health, http, stop).await
 }
 
 /// Starts the tasks and waits for all to end; one that fails stops the others. The doors close first, while what answers them goes on.
 ///
 /// # Errors
 /// The first failure.
-async fn tasks(world: Arc<World>, health: Health, http: JoinHandle<()>, stop: CancellationToken) -> anyhow::Result<()> {
+async fn tasks(world: Arc<World>, rates: Rates, health: Health, http: JoinHandle<()>, stop: CancellationToken) -> anyhow::Result<()> {
     let (records, recorded) = mpsc::channel(64);
     let (doors, stop) = (stop, CancellationToken::new());
     // Writing must outlive what it is written for, so it ends when the intake is gone.
@@ -184,6 +188,7 @@ async fn tasks(world: Arc<World>, health: Health, http: JoinHandle<()>, stop: Ca
         spawn("projection", &stop, projection::run(world.clone(), health.clone(), stop.clone())),
         spawn("readiness", &stop, readiness::watch(world.clone(), health.clone(), stop.clone())),
         spawn("revoker", &stop, readiness::watch_revoker(world.clone(), health.clone(), stop.clone())),
+        spawn("policy", &stop, turns::follow_policy(world.clone(), rates, stop.clone())),
         spawn("letters", &stop, tail::follow(world.clone(), stop.clone())),
     ];
     health.set("intake", Ok(()));

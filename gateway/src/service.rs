@@ -25,6 +25,7 @@ use crate::intake::headers_of;
 use crate::jobs::About;
 use crate::ledger::orders;
 use crate::letters::Reader;
+use crate::turns::Class;
 use crate::world::World;
 
 /// Every call, with what it does.
@@ -72,8 +73,17 @@ pub(crate) const CALLS: [(&str, &str); 42] = [
     ("blob.get", "one chunk of a blob (MessagePack {cid, chunk, assignment})"),
     ("cred.renew", "new credentials for the holder of these keys"),
 ];
-/// Questions that are answered at once; more wait.
-const AT_ONCE: usize = 1_024;
+/// Questions that are in hand at once, waiting for their turn or being answered.
+const IN_HAND: usize = 16_384;
+
+/// In which line a call waits.
+fn class_of(call: &str) -> Class {
+    match call {
+        "job.submit" | "job.retry" => Class::Submission,
+        "blob.put" | "blob.commit" | "blob.get" => Class::Blob,
+        _ => Class::Question,
+    }
+}
 
 /// An answer: bytes, and headers where there are some.
 struct Answer {
@@ -114,7 +124,7 @@ pub async fn run(world: Arc<World>, health: Health, stop: CancellationToken) -> 
     // The hub reads a connection in order: an answer to a later question, even a refusal, says that the subscriptions hold.
     drop(world.bus.stream_end(stream::SUBMIT).await);
     health.set("service", Ok(()));
-    let permits = Arc::new(Semaphore::new(AT_ONCE));
+    let permits = Arc::new(Semaphore::new(IN_HAND));
     loop {
         let request = tokio::select! {
             () = stop.cancelled() => break,
@@ -128,7 +138,7 @@ pub async fn run(world: Arc<World>, health: Health, stop: CancellationToken) -> 
         });
     }
     let _ = service.stop().await;
-    let _ = permits.acquire_many(u32::try_from(AT_ONCE).unwrap_or(u32::MAX)).await;
+    let _ = permits.acquire_many(u32::try_from(IN_HAND).unwrap_or(u32::MAX)).await;
     Ok(())
 }
 
@@ -141,7 +151,7 @@ async fn answer(world: &World, request: &Request) {
         return;
     }
     let answered = match subject::asker_of(&request.message.subject) {
-        Some(asker) => ask(world, &asker, &call, request).await,
+        Some(asker) => in_turn(world, &asker, &call, request).await,
         None => Err(Problem::new(Code::Unauthenticated, "the subject names nobody: mesh.v1.api.<your id>.<noun>.<verb>").into()),
     };
     // What is larger would cut the link of a device that asked.
@@ -163,6 +173,15 @@ async fn answer(world: &World, request: &Request) {
     headers.insert(subject::header::TIME, world.now().to_string());
     // Nobody to answer: the asker did not want to know.
     let _ = request.respond_with_headers(Ok(payload), headers).await;
+}
+
+/// Answers when it is the asker's turn.
+async fn in_turn(world: &World, asker: &Asker, call: &str, request: &Request) -> Result<Answer, Refused> {
+    let bytes = request.message.payload.len();
+    let mut turn = world.turns.enter(class_of(call), *asker, bytes).await?;
+    let answered = ask(world, asker, call, request).await;
+    turn.moved(bytes + answered.as_ref().map_or(0, |answer| answer.payload.len()));
+    answered
 }
 
 #[derive(Deserialize, Default)]

@@ -1,7 +1,7 @@
 //! What every task of this gateway shares.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bus::Bus;
 use bus_schemas::api::DeviceInfo;
@@ -17,6 +17,7 @@ use crate::freshness::Freshness;
 use crate::ledger_client::Asking;
 use crate::live::Live;
 use crate::store::Store;
+use crate::turns::Turns;
 
 /// One running gateway.
 pub struct World {
@@ -35,6 +36,8 @@ pub struct World {
     pub freshness: Freshness,
     /// Members who were granted the last hold that they asked for here.
     pub solvent: Mutex<HashSet<MemberId>>,
+    /// Whose question is answered next.
+    pub turns: Arc<Turns>,
     /// Who may come in, and who is in.
     pub enrol: EnrolContext,
 }

@@ -15,6 +15,7 @@ use bus_schemas::receipt::{Outcome, Receipt, ResultRef};
 use bus_schemas::{MilliMana, Signer, Verifier, subject};
 use desk::{Desk, Guest, in_jobs, job_id, until};
 use futures::StreamExt;
+use futures::future::join_all;
 use serde_json::json;
 use support::HUNG;
 
@@ -534,5 +535,64 @@ async fn a_frozen_database_or_hub_is_not_ready() {
         assert!(took.as_secs() < 10, "{what}: {took:?}");
         until(&desk, "to be ready again", || async { (ready().await.0 == 200).then_some(()) }).await;
     }
+    assert!(program.stop(), "{}", desk.log());
+}
+
+/// Of 60 questions at once, as many as four seconds' worth are answered at once and a few more in their turn; the others are told when to
+/// come again, by the service and by HTTP, and somebody else notices nothing.
+#[tokio::test]
+async fn who_asks_too_fast_is_told_when_to_come_again() {
+    let desk = Desk::new(10).await;
+    let program = desk.open(&[("MESH_QUESTIONS_PER_S", "5")]).await;
+    let (me, other) = (desk.guest(1).await, desk.guest(2).await);
+    let waits = |answers: &[serde_json::Value]| -> Vec<u64> {
+        let refused = answers.iter().filter(|answer| answer["code"] == "M0704");
+        refused.map(|answer| answer["wait_ms"].as_u64().expect("when to come again")).collect()
+    };
+    let asked = join_all((0..60).map(|_| me.ask_json("device.ls", "{}")));
+    let (answers, neighbour) = tokio::join!(asked, other.ask_json("device.ls", "{}"));
+    assert!(neighbour["devices"].is_array(), "{neighbour}");
+    let told = waits(&answers);
+    // 20 at once, and 10 within the two seconds that anybody is let wait.
+    assert!((28..=32).contains(&told.len()), "{}", told.len());
+    assert!(told.iter().all(|wait| (2_000..=2_400).contains(wait)), "{told:?}");
+    assert!(answers.iter().filter(|answer| answer["code"].is_null()).all(|answer| answer["devices"].is_array()));
+
+    // The same share counts at the other door.
+    assert_eq!(me.get(&desk, "/devices").await.0, 200, "nobody knows this token yet");
+    let answers = join_all((0..20).map(|_| me.get(&desk, "/devices"))).await;
+    let statuses: std::collections::BTreeSet<u16> = answers.iter().map(|(status, _)| *status).collect();
+    assert_eq!(statuses, [200, 429].into(), "{answers:?}");
+    let told = waits(&answers.into_iter().map(|(_, answer)| answer).collect::<Vec<_>>());
+    assert!(told.len() >= 8 && told.iter().all(|wait| *wait <= 2_400), "{told:?}");
+    let (status, answer) = other.get(&desk, "/devices").await;
+    assert_eq!(status, 200, "{answer}");
+    // Told to wait, waited, answered.
+    tokio::time::sleep(std::time::Duration::from_millis(told.into_iter().max().unwrap_or_default())).await;
+    assert_eq!(me.get(&desk, "/devices").await.0, 200);
+    assert!(program.stop(), "{}", desk.log());
+}
+
+/// What is stored in SUBMIT faster than its sender's share waits there, and all of it becomes jobs; nobody else's job waits with it.
+#[tokio::test]
+async fn submissions_beyond_a_share_wait_and_are_not_lost() {
+    let desk = Desk::new(10).await;
+    let program = desk.open(&[("MESH_SUBMISSIONS_PER_S", "20")]).await;
+    let (me, other) = (desk.guest(1).await, desk.guest(2).await);
+    let begun = std::time::Instant::now();
+    // 80 at once and the rest at 20 a second; of those some stand in the gateway's line, others are put off.
+    for n in 0..160 {
+        me.send(ECHO, &[("Mesh-Job-Key", &format!("flood-{n}"))]).await;
+    }
+    let (status, answer) = other.post(&desk, ECHO, Some("lone")).await;
+    assert_eq!(status, 202, "{answer}");
+    assert!(begun.elapsed().as_secs() < 3, "{:?}", begun.elapsed());
+    let jobs = || async { desk.books.lock().unwrap().holds.len() };
+    assert!(jobs().await < 150, "{} at once", jobs().await);
+    until(&desk, "all to be jobs", || async { (jobs().await == 161).then_some(()) }).await;
+    assert!(begun.elapsed().as_secs_f32() > 3.0, "{:?}", begun.elapsed());
+    let gateway = desk.hub.bus("gateway").await;
+    until(&desk, "SUBMIT to be empty", || async { (gateway.stream_end("SUBMIT").await.ok()?.messages == 0).then_some(()) }).await;
+    assert_eq!(gateway.stream_end("JOBS").await.unwrap().messages, 161);
     assert!(program.stop(), "{}", desk.log());
 }

@@ -252,6 +252,13 @@ fn bind_device(standing: &Standing, now: UnixMs, device: &DeviceId, did: &Public
     if did.device_id() != *device {
         return Err(Refusal::new(RefusalKind::BadEvidence, Code::BadValue, format!("{device} is not the device of {did}")));
     }
+    let most = standing.books().policy.devices_max;
+    let has = || standing.books().devices().filter(|(_, other)| other.member == *member && other.revoked.is_none()).count();
+    if most > 0 && has() >= usize::try_from(most).unwrap_or(usize::MAX) {
+        let detail =
+            format!("{member} has {most} devices, which is the most that the policy allows (devices_max; mesh network policy set)");
+        return Err(Refusal::new(RefusalKind::NotAllowed, Code::OverLimit, detail));
+    }
     Ok(record(standing, now, id, vec![], What::BindDevice { device: *device, did: *did, member: *member }))
 }
 
@@ -307,7 +314,9 @@ fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Re
     barred::check_member(standing, &member)?;
     let most = standing.books().policy.open_holds_max;
     if most > 0 && standing.books().open_holds_of(&member) >= most {
-        let detail = format!("{member} has {most} holds open, which is the most that the policy allows; try again when a job has ended");
+        let detail = format!(
+            "{member} has {most} holds open, which is the most that the policy allows (open_holds_max); try again when a job has ended"
+        );
         return Err(Refusal::new(RefusalKind::TooManyHolds, Code::TooManyWaiting, detail));
     }
     if wish.expires <= now {
@@ -328,6 +337,14 @@ fn hold(standing: &Standing, now: UnixMs, wish: &Wish<'_>) -> Result<Decided, Re
     }
     if amount > available {
         return too_little(format!("{amount} mana needed, {available} available"));
+    }
+    let (most, held) = (standing.books().policy.held_max_mmana, standing.books().balance_of(&Account::Held(member)));
+    if most > MilliMana::ZERO && held.saturating_add(amount.get()) > most.get() {
+        let detail = format!(
+            "{amount} mana more would be held, with {} already, and the policy allows {most} (held_max_mmana); try again when a job has ended",
+            MilliMana::new(held).unwrap_or(MilliMana::ZERO)
+        );
+        return Err(Refusal::new(RefusalKind::TooManyHolds, Code::TooManyWaiting, detail));
     }
     let legs = vec![leg(Account::Available(member), Account::Held(member), amount)];
     let what = What::Hold { job, member, key: wish.key.to_owned(), amount_mmana: amount, expires: wish.expires };

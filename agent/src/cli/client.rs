@@ -26,6 +26,9 @@ const ANSWER_WAIT: Duration = Duration::from_secs(12);
 /// Without an answer the question is asked again after so long, since a hub node or a gateway may have died with it; the first answer
 /// counts. Every call has the same effect however often it is asked.
 const ASK_AGAIN: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(7)];
+/// Who asks too fast waits as long as it is told to, so often, unless that is longer than this.
+const TOO_FAST_AGAIN: u32 = 4;
+const TOO_FAST_WAIT: Duration = Duration::from_secs(15);
 
 /// A context and its connection.
 pub struct Session {
@@ -90,7 +93,20 @@ impl Session {
             let limit = bus_schemas::limits::CROSSING_BYTES_MAX;
             return Err(Failure::new(Code::TooLarge, format!("{bytes} bytes, at most {limit} go in one message")));
         }
-        let answer = self.first_answer(subject::api(&self.asker(), call), &headers, &payload).await.map_err(|kind| {
+        let mut again = 0;
+        loop {
+            let answer = self.one_answer(call, &headers, &payload).await?;
+            let Some(error) = error_of(&answer) else { return Ok(answer) };
+            let wait = error.wait_ms.map(Duration::from_millis).filter(|wait| again < TOO_FAST_AGAIN && *wait <= TOO_FAST_WAIT);
+            let Some(wait) = wait else { return Err(error.into()) };
+            eprintln!("{}; again in {} ms", error.title, wait.as_millis());
+            tokio::time::sleep(wait).await;
+            again += 1;
+        }
+    }
+
+    async fn one_answer(&self, call: &str, headers: &HeaderMap, payload: &Bytes) -> Result<async_nats::Message, Failure> {
+        let answer = self.first_answer(subject::api(&self.asker(), call), headers, payload).await.map_err(|kind| {
             let (silence, why) = match kind {
                 RequestErrorKind::NoResponders => (Silence::Unheard, "no gateway is listening".to_owned()),
                 RequestErrorKind::TimedOut => (Silence::Open, format!("no answer within {} s", ANSWER_WAIT.as_secs())),
@@ -101,10 +117,7 @@ impl Session {
             Failure::new(Code::Unavailable, format!("{call} at {}", self.context.nats_url)).cause(why).silent(silence)
         })?;
         note_time(&self.bus, &answer);
-        match error_of(&answer) {
-            Some(error) => Err(error.into()),
-            None => Ok(answer),
-        }
+        Ok(answer)
     }
 
     /// The hub's time, for what is signed here: this machine's clock may be wrong.

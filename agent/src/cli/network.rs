@@ -123,10 +123,14 @@ fn parse(bytes: &[u8], in_force: &Policy) -> Result<Policy, String> {
 }
 
 fn fields(rules: &Policy) -> Map<String, Value> {
-    match serde_json::to_value(rules) {
+    let mut fields = match serde_json::to_value(rules) {
         Ok(Value::Object(fields)) => fields,
         Ok(_) | Err(_) => Map::new(),
+    };
+    for rule in Policy::WHERE_ON {
+        fields.entry(rule).or_insert_with(|| 0.into());
     }
+    fields
 }
 
 fn changes(from: &Policy, to: &Policy) -> Vec<Change> {
@@ -171,6 +175,11 @@ fn about(rule: &str) -> &'static str {
         "earn_day_member_mmana" => "what a member may earn in a day; 0: no limit",
         "earn_day_device_mmana" => "what a device may earn in a day; 0: no limit",
         "open_holds_max" => "jobs that a member may have open; 0: no limit",
+        "held_max_mmana" => "what a member may have held for its jobs; 0: no limit",
+        "devices_max" => "devices of a member; 0: no limit",
+        "questions_per_s" => "of one member or device at each gateway; 0: as that is set",
+        "submissions_per_s" => "of one member or device at each gateway; 0: as that is set",
+        "blob_bytes_per_s" => "of one member or device at each gateway; 0: as that is set",
         _ => "",
     }
 }

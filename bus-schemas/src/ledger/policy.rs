@@ -41,6 +41,31 @@ pub struct Policy {
     /// Holds that a member may have open at once; 0 = no limit.
     #[serde(default)]
     pub open_holds_max: u32,
+    /// What a member may have held at once; 0 = no limit.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub held_max_mmana: MilliMana,
+    /// Devices that a member may have, without those that were revoked; 0 = no limit.
+    #[serde(default, skip_serializing_if = "is_no_number")]
+    pub devices_max: u32,
+    /// Questions a second of one member or device, at each gateway; 0 = as its own settings say.
+    #[serde(default, skip_serializing_if = "is_no_number")]
+    pub questions_per_s: u32,
+    /// Submissions a second of one member or device, at each gateway; 0 = as its own settings say.
+    #[serde(default, skip_serializing_if = "is_no_number")]
+    pub submissions_per_s: u32,
+    /// Bytes of blobs a second of one member or device, at each gateway; 0 = as its own settings say.
+    #[serde(default, skip_serializing_if = "is_no_number")]
+    pub blob_bytes_per_s: u32,
+}
+
+// A rule that is off is not written where versions before this one did not know it: the bytes of old facts stay what they were.
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_no_number(rule: &u32) -> bool {
+    *rule == 0
+}
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_none(rule: &MilliMana) -> bool {
+    *rule == MilliMana::ZERO
 }
 
 fn day() -> u64 {
@@ -48,6 +73,9 @@ fn day() -> u64 {
 }
 
 impl Policy {
+    /// Rules that are written only where they are on.
+    pub const WHERE_ON: [&'static str; 5] = ["held_max_mmana", "devices_max", "questions_per_s", "submissions_per_s", "blob_bytes_per_s"];
+
     /// Version 1: no fee, no vesting, no regeneration, no limits.
     pub fn first(grant: MilliMana) -> Self {
         Self {
@@ -63,6 +91,11 @@ impl Policy {
             earn_day_member_mmana: MilliMana::ZERO,
             earn_day_device_mmana: MilliMana::ZERO,
             open_holds_max: 0,
+            held_max_mmana: MilliMana::ZERO,
+            devices_max: 0,
+            questions_per_s: 0,
+            submissions_per_s: 0,
+            blob_bytes_per_s: 0,
         }
     }
 

@@ -5,6 +5,7 @@
 //! messages at every door (`bad_input.rs`), headers that are none (`foreign_headers.rs`), answers sent to another's watch subject
 //! (`reply_subjects.rs`), foreign bytes in LEDGER (`replay.rs`), invites and enrolment (`gateway/tests/enrolment.rs`).
 
+mod fair;
 mod floods;
 mod http_door;
 mod joining;
@@ -16,8 +17,20 @@ mod workers;
 
 use stage::Stage;
 
+/// Each has a network of its own, and the machine for itself.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+#[tokio::test]
+async fn a_flood_of_one_member_slows_nobody_else() {
+    let _turn = TURN.lock().await;
+    let mut stage = Stage::set().await;
+    fair::attacks(&mut stage).await;
+    stage.finish();
+}
+
 #[tokio::test]
 async fn attacks_come_to_nothing() {
+    let _turn = TURN.lock().await;
     let mut stage = Stage::set().await;
     wire::attacks(&mut stage).await;
     // Open while what follows happens.

@@ -107,6 +107,12 @@ impl Stage {
         self.rows.push(Row { group, tried: tried.to_owned(), outcome, neighbour });
     }
 
+    /// Counts none of the neighbour's jobs until the next one begins: what it noticed so far is no row's.
+    pub async fn forget(&mut self) {
+        self.neighbour.two_more().await;
+        self.counted = self.neighbour.jobs.lock().unwrap_or_else(PoisonError::into_inner).len();
+    }
+
     /// Number of messages and the last sequence of each stream.
     pub async fn streams(&self) -> Vec<(String, u64, u64)> {
         let answer = self.control.ask_bytes("$JS.API.STREAM.LIST".into(), "{}".into(), HUNG).await.expect("the list of streams");
@@ -196,7 +202,8 @@ fn told(jobs: &[Job]) -> (String, Option<String>) {
     let failed = jobs.iter().find_map(|job| job.took.clone().err());
     let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1))).copied().unwrap_or_default();
     let longest = times.last().copied().unwrap_or_default();
-    let text = format!("{} jobs, p50 {} ms, longest {} ms", jobs.len(), at(50).as_millis(), longest.as_millis());
+    let text =
+        format!("{} jobs, p50 {} ms, p99 {} ms, longest {} ms", jobs.len(), at(50).as_millis(), at(99).as_millis(), longest.as_millis());
     let slow = (longest > UNNOTICED).then(|| format!("a job took {longest:?}"));
     (text, failed.or(slow))
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// The pure modules of each room: `name.rs`, or the folder `name` as well. Some rooms grow theirs later (`false`).
 const PURE: [(&str, &[(&str, bool)]); 4] = [
-    ("gateway", &[("admission", true), ("funding", true), ("next", true), ("overdue", true)]),
+    ("gateway", &[("admission", true), ("fair", true), ("funding", true), ("next", true), ("overdue", true)]),
     ("scheduler-worker", &[("auction", true), ("next_step", true), ("verdict", true)]),
     ("ledger-worker", &[("posting", true), ("reputation", false)]),
     ("agent", &[("bidding", true), ("work", true)]),

@@ -15,13 +15,16 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue};
+use axum::http::{HeaderName, HeaderValue, Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
+use bus_schemas::id::Asker;
 use bus_schemas::{Code, Problem};
+use hyper::body::Body as _;
 use tower_http::catch_panic::CatchPanicLayer;
 
+use crate::turns::Class;
 use crate::world::World;
 use problem::Refusal;
 
@@ -72,6 +75,8 @@ pub fn api(world: Shared) -> Router {
         .route("/blobs", post(blobs::put))
         .route("/blobs/{cid}", get(blobs::get))
         .layer(middleware::from_fn(|request: Request, next: Next| within(BLOB_WITHIN, request, next)));
+    let quick = quick.layer(middleware::from_fn_with_state(world.clone(), in_turn));
+    let large = large.layer(middleware::from_fn_with_state(world.clone(), in_turn_with_bytes));
     let timed = middleware::from_fn_with_state(world.clone(), timed);
     Router::new().nest("/api/v1", quick.merge(large).layer(timed)).with_state(world)
 }
@@ -81,6 +86,29 @@ async fn timed(State(world): State<Shared>, request: Request, next: Next) -> Res
     let mut response = next.run(request).await;
     response.headers_mut().insert(HeaderName::from_static("mesh-time"), HeaderValue::from(world.now()));
     response
+}
+
+/// Answers when it is the turn of whose token came along. Who has shown no good one yet stands in no line: its token is looked at first.
+async fn in_turn(State(world): State<Shared>, request: Request, next: Next) -> Response {
+    let submits = request.method() == Method::POST && request.uri().path().ends_with("/jobs");
+    waited(&world, if submits { Class::Submission } else { Class::Question }, request, next).await
+}
+async fn in_turn_with_bytes(State(world): State<Shared>, request: Request, next: Next) -> Response {
+    waited(&world, Class::Blob, request, next).await
+}
+async fn waited(world: &World, class: Class, request: Request, next: Next) -> Response {
+    let given = request.headers().get(header::AUTHORIZATION).and_then(|given| given.to_str().ok());
+    let Some(member) = given.and_then(|given| world.turns.hinted(given)) else { return next.run(request).await };
+    let coming = request.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default();
+    match world.turns.enter(class, Asker::Member(member), 0).await {
+        Ok(mut turn) => {
+            let response = next.run(request).await;
+            let going = response.body().size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or_default();
+            turn.moved(coming + going);
+            response
+        }
+        Err(problem) => Refusal::from(problem).into_response(),
+    }
 }
 
 /// What holds for every route: counted, nothing unknown without an answer, no panic that ends a connection.

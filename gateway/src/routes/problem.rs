@@ -42,9 +42,13 @@ impl IntoResponse for Refusal {
         let status = StatusCode::from_u16(body.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let requests: Vec<String> = body.next.iter().filter_map(|command| request_of(command)).collect();
         body.next.extend(requests);
+        let wait_ms = body.wait_ms;
         let mut response = (status, Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(seconds) = wait_ms.map(|wait_ms| wait_ms.div_ceil(1000).max(1)) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
@@ -235,6 +239,14 @@ mod tests {
         ] {
             assert_eq!(request_of(command).as_deref(), request, "{command}");
         }
+    }
+
+    #[test]
+    fn who_is_to_wait_is_told_how_long() {
+        let answer = |problem: Problem| Refusal::from(problem).into_response();
+        let later = answer(Problem::new(Code::TooFast, "").wait(1_200));
+        assert_eq!((later.status().as_u16(), later.headers().get(header::RETRY_AFTER).unwrap().as_bytes()), (429, b"2".as_slice()));
+        assert!(answer(Problem::new(Code::TooManyWaiting, "")).headers().get(header::RETRY_AFTER).is_none());
     }
 
     #[test]

@@ -34,7 +34,9 @@ pub async fn bearer(world: &World, headers: &HeaderMap) -> Result<MemberId, Prob
     let checked = tokio::time::timeout(TOKEN_WITHIN, enrolment::check_token(world.store.pool(), token, world.now())).await;
     let late = |_| Problem::new(Code::Unavailable, "the gateway's database does not answer, so nobody's token can be checked");
     let member = checked.map_err(late)??;
-    member.ok_or_else(|| nobody("the token is nobody's, or has ended"))
+    let member = member.ok_or_else(|| nobody("the token is nobody's, or has ended"))?;
+    world.turns.hint(given, member);
+    Ok(member)
 }
 
 /// The member who submits: by token, or by the signature over the body. The signature itself is checked with the body.

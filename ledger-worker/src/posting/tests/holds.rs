@@ -100,6 +100,19 @@ fn a_member_may_have_so_many_holds_open() {
 }
 
 #[test]
+fn a_member_may_have_so_much_held() {
+    let mut world = World::peopled(Policy { held_max_mmana: mmana(25), ..rules() });
+    world.hold(1, 10);
+    world.hold(2, 10);
+    assert_eq!(says(&world.ask(hold(3, 0, "k3", Some(10)))), "TooManyHolds M0703");
+    assert_eq!(says(&world.ask(hold(3, 0, "k3", Some(5)))), "done", "up to the limit itself");
+    assert_eq!(says(&world.ask(hold(4, 1, "k4", Some(25)))), "done", "another member has its own");
+    world.ok(Op::Void { job: job(1), reason: VoidReason::Cancelled, ended: vec![] });
+    assert_eq!(says(&world.ask(hold(5, 0, "k5", Some(10)))), "done");
+    world.sound();
+}
+
+#[test]
 fn two_hundred_holds_against_a_balance_for_ten() {
     let mut world = World::peopled(rules());
     let command = |n: u8| Command { net: net(), at: NOW, op: hold(n, 0, &format!("k{n}"), Some(10 * MANA)) };
