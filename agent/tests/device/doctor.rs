@@ -38,7 +38,8 @@ type Break = fn(&Home);
 
 #[tokio::test]
 async fn each_fix_that_is_printed_helps() {
-    let wrong = [("NATS_SERVER_BIN", "/nowhere"), ("MESH_PG_BIN", "/nowhere"), ("MESH_ONNXRUNTIME", "/nowhere"), ("MESH_MODEL_DIR", "/nowhere")];
+    let wrong =
+        [("NATS_SERVER_BIN", "/nowhere"), ("MESH_PG_BIN", "/nowhere"), ("MESH_ONNXRUNTIME", "/nowhere"), ("MESH_MODEL_DIR", "/nowhere")];
     let cases: [(&str, &str, &str, Break); 12] = [
         ("device key", "fail", "chmod 600 ", |home| mode(&home.device_key(), 0o644)),
         ("member key", "fail", "chmod 600 ", |home| mode(&home.member_key(), 0o640)),
@@ -82,7 +83,9 @@ async fn each_fix_that_is_printed_helps() {
 
     let network = Network::new();
     let home = network.device(echo_only());
-    for ((check, here), variable) in [("nats-server", true), ("postgres", false), ("onnxruntime", can_embed()), ("model", can_embed())].into_iter().zip(wrong) {
+    for ((check, here), variable) in
+        [("nats-server", true), ("postgres", false), ("onnxruntime", can_embed()), ("model", can_embed())].into_iter().zip(wrong)
+    {
         let doctor = "mesh doctor --only tools -o json";
         let found = finding(&shell(&home, &[variable], doctor), check);
         assert_eq!(found["fix"], format!("unset {}", variable.0), "{found}");
@@ -154,7 +157,14 @@ async fn it_only_looks_and_shows_no_secret() {
 async fn a_device_at_work_passes() {
     let at = at_work(echo_only(), &[]).await;
     let found = shell(&at.home, &[], "mesh doctor --only device -o json");
-    for (check, said) in [("keys", "device.toml"), ("tcp", "answers after"), ("server", "nats-server 2."), ("agent", "pid"), ("leaf", "0 messages"), ("link", "ms")] {
+    for (check, said) in [
+        ("keys", "device.toml"),
+        ("tcp", "answers after"),
+        ("server", "nats-server 2."),
+        ("agent", "pid"),
+        ("leaf", "0 messages"),
+        ("link", "ms"),
+    ] {
         let finding = finding(&found, check);
         assert!(finding["verdict"] == "pass" && finding["detail"].as_str().unwrap().contains(said), "{finding}");
     }
