@@ -142,6 +142,7 @@ pub(crate) mod tests {
             timeout_ms: 60_000,
             hold_mmana: MilliMana::new(hold).unwrap(),
             required_resources: Resources::default(),
+            data_class: bus_schemas::job::DataClass::default(),
         }
     }
     fn desk() -> Desk {

@@ -94,10 +94,17 @@ fn wrong(detail: String) -> Problem {
 #[derive(Debug, Clone)]
 pub struct Memory {
     folder: PathBuf,
+    /// Nothing is remembered: what is seen is only compared.
+    is_closed: bool,
 }
 impl Memory {
     pub fn of(home: &Home) -> Self {
-        Self { folder: home.root().join("checkpoints") }
+        Self { folder: home.root().join("checkpoints"), is_closed: false }
+    }
+    /// For who only looks.
+    #[must_use]
+    pub fn read_only(self) -> Self {
+        Self { is_closed: true, ..self }
     }
     pub fn folder(&self) -> &std::path::Path {
         &self.folder
@@ -130,7 +137,7 @@ impl Memory {
     /// [`Code::BadFile`].
     pub fn save(&self, seen: &Seen) -> Result<(), Problem> {
         use std::os::unix::fs::DirBuilderExt;
-        if self.load(&seen.network)?.is_some_and(|there| there.seq >= seen.seq) {
+        if self.is_closed || self.load(&seen.network)?.is_some_and(|there| there.seq >= seen.seq) {
             return Ok(());
         }
         let path = self.path(&seen.network);

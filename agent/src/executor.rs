@@ -124,6 +124,11 @@ pub fn engine(kind: &str, settings: &Settings) -> Option<Box<dyn Executor>> {
     }
 }
 
+/// SHA-256 of the weights that a job of this kind is computed with; its engine loads no others.
+pub fn model(kind: &str) -> Option<&'static str> {
+    (kind == embed::KIND).then_some(agent_embed::WEIGHTS_SHA256)
+}
+
 /// Kinds that can run here and that the owner allows, in the order of [`KINDS`].
 pub fn kinds(settings: &Settings) -> Vec<String> {
     let allowed = |kind: &&str| settings.kinds.is_empty() || settings.kinds.iter().any(|allowed| allowed == kind);

@@ -4,6 +4,7 @@
 //! device.toml            who this device is, where its network is, what its owner allows      0600
 //! keys/device.key        identity key of the device (Ed25519); keys/member.key: of its owner   0600
 //! keys/transport.nk      seed of the nkey that logs in to NATS                                  0600
+//! consent.toml           what its owner lets it take; absent: all
 //! network.json           the network document, as the network signed it
 //! creds-a.creds, -b      NATS credentials of the device; two names, so that a renewal is a new file
 //! member.creds, token    NATS credentials and HTTP token of the member                         0600
@@ -47,6 +48,9 @@ impl Home {
     }
     pub fn device_toml(&self) -> PathBuf {
         self.root.join("device.toml")
+    }
+    pub fn consent_toml(&self) -> PathBuf {
+        self.root.join("consent.toml")
     }
     pub fn device_key(&self) -> PathBuf {
         self.root.join("keys/device.key")

@@ -5,7 +5,7 @@
 //! this machine: submit ─> OUTBOX ─> outbox ─> hub     hub: watch ─> local ─> result.<job>
 //! ```
 //!
-//! `bidding`, `work` and `receipts` decide and touch nothing; `run` listens and carries out. `identity` is the only module that has
+//! `bidding`, `consent`, `work` and `receipts` decide and touch nothing; `run` listens and carries out. `identity` is the only module that has
 //! the keys, `link` says what is believed of all that comes down, `leaf` runs the device's own nats-server.
 //!
 //! Not here, on purpose: which device is chosen (the scheduler), what a device is paid (the ledger), and the model's arithmetic
@@ -26,11 +26,13 @@ pub mod link;
 pub mod nats_process;
 
 pub mod bidding;
+pub mod consent;
 pub mod receipts;
 pub mod work;
 
 pub mod blobs;
 pub mod checkpoint;
+pub mod consent_file;
 pub mod disk;
 pub mod door;
 pub mod executor;

@@ -28,6 +28,7 @@ mod asleep;
 mod attempts;
 mod auction;
 mod books;
+mod consent;
 mod control;
 mod owner;
 pub mod parts;
@@ -93,6 +94,7 @@ pub async fn run_agent(home: Home, stop: CancellationToken) -> anyhow::Result<()
         let doors = Doors::open(&agent).await?;
         agent.resume().await?;
         agent.start_paused();
+        agent.keep_to_consent();
         agent.watch_books(network, time_divisor());
         let forwarding = CancellationToken::new();
         let forwarder = forward(&agent, counts, &forwarding);
@@ -242,6 +244,7 @@ impl Agent {
                 Some(message) = next(&mut doors.wishes) => self.on_wish(message).await,
                 () = tokio::time::sleep_until(self.next_look().unwrap_or(wake).into()), if self.next_look().is_some() => self.look(),
                 () = tokio::time::sleep_until(self.next_store_look().unwrap_or(wake).into()), if self.next_store_look().is_some() => self.look_at_store(),
+                () = tokio::time::sleep_until(self.next_consent_look.into()) => self.look_at_consent(),
                 () = tokio::time::sleep_until(wake.into()) => if Instant::now() >= self.next_beat { self.beat() },
             }
         }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use crate::history::{Considered, Decision, Verdict};
 use crate::id::{DeviceId, MemberId};
-use crate::job::JobSpec;
+use crate::job::{DataClass, JobSpec};
 use crate::resources::Resources;
 
 /// What a job asks for.
@@ -17,6 +17,8 @@ pub struct Needs {
     pub min_reputation: Option<u32>,
     pub federations: Vec<String>,
     pub target: Option<DeviceId>,
+    /// No filter here: each device's owner decides, and it answers an offer by it.
+    pub data_class: DataClass,
 }
 impl From<&JobSpec> for Needs {
     fn from(spec: &JobSpec) -> Self {
@@ -28,6 +30,7 @@ impl From<&JobSpec> for Needs {
             min_reputation: spec.min_executor_reputation,
             federations: spec.allowed_federations.clone(),
             target: spec.target,
+            data_class: spec.data_class,
         }
     }
 }

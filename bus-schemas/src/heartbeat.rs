@@ -35,6 +35,10 @@ pub struct Heartbeat {
     /// Why it takes no work now; absent: it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_working: Option<String>,
+    /// When what its owner consents to was read last, by the device's clock: another value means that it may take now what it declined
+    /// before. Absent: its owner has said nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consent_at: Option<UnixMs>,
 }
 impl Heartbeat {
     /// What `not_working` says in the last word of an agent that ends.
@@ -142,6 +146,7 @@ mod tests {
             unsettled: vec![],
             unsettled_more: 0,
             not_working: Some("paused by its owner until 12:00".into()),
+            consent_at: None,
         };
         assert_eq!(fine.check(), Ok(()));
         let named = |name: &str| Heartbeat { name: name.into(), ..fine.clone() };

@@ -53,6 +53,52 @@ impl Class {
     }
 }
 
+/// How freely what a job holds may be shown. A device's owner says which classes the device takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum DataClass {
+    /// Anybody may see it.
+    Public,
+    /// Members of the network may.
+    #[default]
+    Internal,
+    /// Only on devices whose owners take such data.
+    Confidential,
+    /// As `confidential`, for what the law or a contract protects.
+    Restricted,
+}
+impl DataClass {
+    pub const ALL: [Self; 4] = [Self::Public, Self::Internal, Self::Confidential, Self::Restricted];
+    pub const fn token(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Internal => "internal",
+            Self::Confidential => "confidential",
+            Self::Restricted => "restricted",
+        }
+    }
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+impl std::fmt::Display for DataClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.token())
+    }
+}
+impl std::str::FromStr for DataClass {
+    type Err = Problem;
+
+    fn from_str(text: &str) -> Result<Self, Problem> {
+        let named = Self::ALL.into_iter().find(|class| class.token() == text);
+        named.ok_or_else(|| {
+            let shown: String = text.chars().take(40).collect();
+            Problem::new(Code::BadValue, format!("\"{shown}\" is no data class: {}", Self::ALL.map(Self::token).join(", ")))
+        })
+    }
+}
+
 /// A job as it is sent. Only `kind` and the input are needed; the first five fields belong to signed jobs.
 ///
 /// `{"kind":"embed","text":["a","b"]}` and `{"kind":"echo","text":"a"}` are whole jobs.
@@ -121,6 +167,9 @@ pub struct JobSpec {
     pub cost_mana: Option<MilliMana>,
     #[serde(default, skip_serializing_if = "is_normal")]
     pub priority: Class,
+    /// How freely what it holds may be shown; absent: `internal`.
+    #[serde(default, skip_serializing_if = "DataClass::is_default")]
+    pub data_class: DataClass,
     /// For people: what they want to find it by.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub labels: BTreeMap<String, String>,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::UnixMs;
 use crate::envelope::Body;
 use crate::id::{DeviceId, InstanceId, JobId, MemberId, NetworkId};
-use crate::job::Class;
+use crate::job::{Class, DataClass};
 use crate::mana::MilliMana;
 use crate::resources::Resources;
 
@@ -34,6 +34,8 @@ pub struct Offer {
     pub hold_mmana: MilliMana,
     #[serde(default, skip_serializing_if = "Resources::is_none")]
     pub required_resources: Resources,
+    #[serde(default, skip_serializing_if = "DataClass::is_default")]
+    pub data_class: DataClass,
 }
 impl Body for Offer {
     const KIND: &'static str = "offer";

@@ -16,7 +16,7 @@ use bus_schemas::envelope::{JsonBatch, encode};
 use bus_schemas::event::{Event, EventKind, Progress};
 use bus_schemas::heartbeat::Heartbeat;
 use bus_schemas::id::Asker;
-use bus_schemas::job::{AdmittedJob, Class, JobSpec, Text};
+use bus_schemas::job::{AdmittedJob, Class, DataClass, JobSpec, Text};
 use bus_schemas::ledger::{Account, Command, Fact, LedgerRequest, Leg, Op, Policy, What, fact_id};
 use bus_schemas::offer::{Bid, BidAnswer, Decline, Offer, Quote};
 use bus_schemas::receipt::{Outcome, Receipt, ReceiptMessage, ResultRef};
@@ -93,6 +93,7 @@ fn every_message_is_written_as_ever() {
         timeout_ms: 900_000,
         hold_mmana: mana(10_000),
         required_resources: Resources::default(),
+        data_class: DataClass::default(),
     };
     two(&[offer.clone(), Offer { required_resources: Resources { gpu_mb: 8192, ..Resources::default() }, ..offer.clone() }]);
 
@@ -167,6 +168,7 @@ fn every_message_is_written_as_ever() {
         unsettled: vec![],
         unsettled_more: 0,
         not_working: None,
+        consent_at: None,
     };
     two(&[heartbeat.clone(), Heartbeat { not_working: Some("paused by its owner".into()), ..heartbeat.clone() }]);
 

@@ -99,6 +99,75 @@ async fn what_its_owner_takes_back_is_done_elsewhere() {
     }
 }
 
+#[tokio::test]
+async fn what_its_owner_does_not_consent_to_goes_elsewhere_and_explain_says_why() {
+    let stack = Stack::start(&["--agents", "2"], &[]);
+    let ids: Vec<String> =
+        stack.ready["devices"].as_array().expect("devices").iter().filter_map(|one| one["id"].as_str().map(str::to_owned)).collect();
+    let (a, b) = (owner(&stack, &ids[0]), owner(&stack, &ids[1]));
+    let submit = |words: &[&str]| stack.cli.ok(&[&["job", "submit"], words].concat())["id"].as_str().expect("an id").to_owned();
+    let explained = async |job: &str, words: &str| {
+        let says = || async { Some(stack.cli.ok(&["job", "explain", job]).to_string()).filter(|said| said.contains(words)) };
+        until("explain to say why", says).await
+    };
+
+    // Nobody takes it: both say why, and it goes as soon as one of them is told otherwise.
+    for owner in [&a, &b] {
+        owner.ok(&["consent", "only", "data-class", "public", "internal"]);
+    }
+    let job = submit(&["echo", "--text", "salaries", "--data-class", "confidential"]);
+    let said = explained(&job, "not allowed by its owner: data class confidential").await;
+    println!("{said}");
+    let start = Instant::now();
+    a.ok(&["consent", "any", "data-class"]);
+    let done = stack.cli.ok_async(&["job", "wait", &job]).await;
+    println!("done {:?} after the change", start.elapsed());
+    assert_eq!((&done["state"], done["receipt"]["device"].as_str()), (&Value::from("Completed"), Some(ids[0].as_str())), "{done}");
+
+    // Written by hand, and the very next job goes by it.
+    let home = b.mesh_home.clone();
+    let member = stack.cli.ok(&["credit", "balance"])["member"].as_str().expect("a member").to_owned();
+    std::fs::write(home.join("consent.toml"), format!("[deny]\nmembers = [\"{member}\"]\n")).expect("a file");
+    let job = submit(&["echo", "--text", "x", "--target", &ids[1], "--max-wait", "2s"]);
+    explained(&job, &format!("not allowed by its owner: jobs of {member}")).await;
+
+    // A file that cannot be read: it works for nobody, doctor says where it is wrong, and its fix lets nobody in.
+    std::fs::write(home.join("consent.toml"), "[allow]\nkinds = [\"ecco\"]\n").expect("a file");
+    let not_working = || async {
+        let list = stack.cli.ok(&["node", "ls"]);
+        let found = list["devices"].as_array().expect("devices").iter().find(|device| device["id"] == ids[1].as_str()).cloned()?;
+        found["status"].as_str().filter(|status| status.contains("what its owner consents to cannot be read")).map(str::to_owned)
+    };
+    until("the network to hear of it", not_working).await;
+    let (code, found) = b.json(&["doctor", "--only", "device"]);
+    let finding = found["findings"].as_array().expect("findings").iter().find(|one| one["check"] == "consent").cloned().expect("consent");
+    assert_eq!((code, &finding["verdict"], &finding["fix"]), (10, &Value::from("fail"), &Value::from("mesh consent nothing")), "{finding}");
+    assert!(finding["detail"].as_str().is_some_and(|detail| detail.contains("line 2")), "{finding}");
+    b.ok(&["consent", "nothing"]);
+
+    // What waits on a device goes elsewhere; what runs there ends there.
+    let file = stack.folder().join("texts.txt");
+    std::fs::write(&file, (0..TEXTS).map(|n| format!("{n}: {}\n", "boats and trees, ".repeat(30))).collect::<String>()).expect("a file");
+    let runs = submit(&["embed", "--file", file.to_str().expect("a path")]);
+    let at = async |job: &str, state: &str| {
+        let is = || async {
+            let (_, seen) = doors::get(&stack, &format!("/jobs/{job}")).await;
+            (seen["state"] == state).then(|| seen["device"].as_str().map(str::to_owned)).flatten()
+        };
+        until("it to get there", is).await
+    };
+    assert_eq!(at(&runs, "Executing").await, ids[0]);
+    let waits = submit(&["embed", "--text", "a few words"]);
+    assert_eq!(at(&waits, "Assigned").await, ids[0]);
+    b.ok(&["consent", "any"]);
+    a.ok(&["consent", "only", "kind", "echo"]);
+    let moved = stack.cli.ok_async(&["job", "wait", &waits]).await;
+    assert_eq!((&moved["state"], moved["receipt"]["device"].as_str()), (&Value::from("Completed"), Some(ids[1].as_str())), "{moved}");
+    explained(&waits, "not allowed by its owner: kind embed").await;
+    let ended = stack.cli.ok_async(&["job", "wait", &runs]).await;
+    assert_eq!((&ended["state"], ended["receipt"]["device"].as_str()), (&Value::from("Completed"), Some(ids[0].as_str())), "{ended}");
+}
+
 /// The command line of the machine that a device runs on.
 fn owner(stack: &Stack, device: &str) -> Cli {
     let devices = stack.ready["devices"].as_array().expect("devices");

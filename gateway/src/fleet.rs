@@ -411,6 +411,7 @@ mod tests {
             unsettled: vec![],
             unsettled_more: 0,
             not_working: None,
+            consent_at: None,
         }
     }
 

@@ -308,6 +308,8 @@ impl Fleet {
         if !live && found.heard_at().is_some() {
             return Ok(Changed { look_again: false, is_back: false });
         }
+        let consent_at = |found: &Device| found.heartbeat.as_ref().and_then(|heartbeat| heartbeat.consent_at);
+        let consented = consent_at(found);
         let before = (found.view.away.clone(), found.view.kinds.clone(), found.view.capabilities.clone(), found.view.total);
         found.view.name.clone_from(&heartbeat.name);
         found.view.kinds.clone_from(&heartbeat.kinds);
@@ -330,7 +332,7 @@ impl Fleet {
         }
         found.refresh();
         let after = (&found.view.away, &found.view.kinds, &found.view.capabilities, &found.view.total);
-        let look_again = (&before.0, &before.1, &before.2, &before.3) != after;
+        let look_again = (&before.0, &before.1, &before.2, &before.3) != after || consented != consent_at(found);
         Ok(Changed { look_again, is_back })
     }
 

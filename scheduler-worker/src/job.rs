@@ -166,6 +166,7 @@ impl Brief {
             timeout_ms: self.timeout_ms,
             hold_mmana: self.hold,
             required_resources: self.needs.resources,
+            data_class: self.needs.data_class,
         }
     }
 }

@@ -603,6 +603,7 @@ impl Device {
             unsettled,
             unsettled_more,
             not_working: self.closed.as_ref().map(ToString::to_string),
+            consent_at: None,
         };
         let body = bus_schemas::envelope::encode(&heartbeat);
         if body != self.beat.0 {

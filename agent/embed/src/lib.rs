@@ -32,6 +32,7 @@ mod verify;
 pub use config::{EmbedConfig, available};
 pub use embedder::{Control, Embedder, Embeddings};
 pub use error::EmbedError;
+pub use verify::WEIGHTS_SHA256;
 
 /// The model's name, as it stands in manifests and results.
 pub const MODEL: &str = "all-MiniLM-L6-v2";

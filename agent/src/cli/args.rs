@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+pub mod consent;
 mod credit;
 mod dlq;
+mod people;
 
 use super::duration;
 use super::output::{Color, Format};
-mod people;
+pub use consent::ConsentCommand;
 pub use credit::{CreditCommand, ExportArgs, ExportFormat, GrantArgs, NetworkCommand, PolicyCommand, TransferArgs};
 pub use dlq::{DlqCommand, DlqLsArgs, LetterArgs};
 pub use people::{
@@ -70,6 +72,9 @@ pub enum Command {
     /// Take work on this device again.
     #[command(before_help = "  mesh resume\n  mesh resume -o json")]
     Resume,
+    /// What this device takes: kinds, members, data classes, models. Its owner's word, and it counts at once.
+    #[command(subcommand)]
+    Consent(ConsentCommand),
     /// This device and its network.
     Status(StatusArgs),
     /// Counters of this device, as Prometheus reads them.
@@ -350,6 +355,9 @@ pub struct JobOptions {
     /// high, normal or low.
     #[arg(long, value_parser = priority)]
     pub priority: Option<bus_schemas::job::Class>,
+    /// public, internal (otherwise), confidential or restricted: some devices take only some.
+    #[arg(long, value_name = "CLASS")]
+    pub data_class: Option<bus_schemas::job::DataClass>,
     /// Check and print the job; send nothing.
     #[arg(long)]
     pub dry_run: bool,

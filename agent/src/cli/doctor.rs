@@ -10,6 +10,9 @@ use bytes::Bytes;
 use hyper::Method;
 use serde::Serialize;
 
+mod own;
+mod way;
+
 use super::args::{Cli, DoctorArgs};
 use super::client::Session;
 use super::context::{Context, Contexts};
@@ -27,7 +30,8 @@ const HTTP_WAIT: Duration = Duration::from_secs(5);
 /// So long an answer of the service: a door waits up to 5 s for the parts behind it.
 const SERVICE_WAIT: Duration = Duration::from_secs(6);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// What came of one check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum Verdict {
     Pass,
@@ -35,17 +39,22 @@ enum Verdict {
     Fail,
     Skipped,
 }
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 struct Finding {
+    /// device, tools or net.
     group: &'static str,
     check: &'static str,
     verdict: Verdict,
+    /// What was seen, without secrets.
     detail: String,
+    /// What helps: there wherever a check did not pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     fix: Option<String>,
 }
-#[derive(Serialize)]
+/// What `mesh doctor -o json` prints.
+#[derive(Serialize, schemars::JsonSchema)]
 struct Report {
+    /// Nothing failed; there may be warnings.
     ok: bool,
     findings: Vec<Finding>,
 }
@@ -130,7 +139,7 @@ async fn device(home: &Home) -> Vec<Finding> {
         Err(problem) if problem.code == Code::NotInitialised => {
             return vec![skipped(GROUP, "identity", "this machine is no device yet (mesh init --join INVITE makes it one)")];
         }
-        Err(problem) => return vec![failed(GROUP, "identity", &problem.into())],
+        Err(problem) => return vec![own::unusable(home, &problem)],
     };
     let mut findings = vec![pass(GROUP, "identity", format!("{} is {} of {}", device.name, device.device.id, device.network))];
     if let Some(problem) = home.revoked() {
@@ -144,6 +153,11 @@ async fn device(home: &Home) -> Vec<Finding> {
     ] {
         findings.push(secret(check, &path));
     }
+    let (now_ms, agent) = (bus::hub_time::here_ms(), super::device::running(home));
+    findings.push(own::folder(home));
+    findings.extend(own::keys(home, &device));
+    findings.extend(own::login(home, now_ms, agent.is_some()));
+    findings.extend([own::consent(home), own::willing(&device, now_ms), own::room(home)]);
     match bus::keys::read_network(&home.network_json()) {
         Ok(document) if document.network == device.network => {
             findings.push(pass(GROUP, "network", format!("{}, signed by its own key", document.name)))
@@ -157,15 +171,25 @@ async fn device(home: &Home) -> Vec<Finding> {
         )),
         Err(error) => findings.push(bad(GROUP, "network", Verdict::Fail, format!("{error:#}"), "mesh init --join INVITE")),
     }
-    findings.push(match Home::live_pid(&home.agent_pid()) {
+    findings.extend(way::look(&device, home.ca().as_deref()).await);
+    findings.push(match agent {
         Some(pid) => pass(GROUP, "agent", format!("runs (pid {pid})")),
         None => {
             findings.push(bad(GROUP, "agent", Verdict::Warn, "is not running", "mesh start --detach"));
+            findings.extend(own::orphan(home, &device));
             return findings;
         }
     });
-    findings.push(match super::device::ask_status(home).await {
-        Ok(status) if status.link.up => pass(GROUP, "link", format!("to {}", device.leaf_url)),
+    let status = super::device::ask_status(home).await;
+    if let Ok(status) = &status {
+        let waits = status.outbox.map(|waiting| format!("; {waiting} messages wait for the hub")).unwrap_or_default();
+        findings.push(pass(GROUP, "leaf", format!("its own server answers{waits}")));
+    }
+    findings.push(match status {
+        Ok(status) if status.link.up => {
+            let took = status.link.round_trip_us.map(|us| format!(", the hub's streams answer after {} ms", us / 1000)).unwrap_or_default();
+            pass(GROUP, "link", format!("to {}{took}", device.leaf_url))
+        }
         Ok(status) => {
             let why = status.link.why.unwrap_or_else(|| "no word from the hub".into());
             let fix = "ask the operator whether the hub is up, and still at this address";
@@ -174,6 +198,14 @@ async fn device(home: &Home) -> Vec<Finding> {
         Err(failure) => failed(GROUP, "link", &failure),
     });
     findings
+}
+
+/// What was named by a variable and is of no use: without it, the usual place counts.
+fn or_unset(finding: Finding, variable: &str) -> Finding {
+    match finding.verdict {
+        Verdict::Warn | Verdict::Fail if tools::set(variable).is_some() => Finding { fix: Some(format!("unset {variable}")), ..finding },
+        Verdict::Pass | Verdict::Skipped | Verdict::Warn | Verdict::Fail => finding,
+    }
 }
 
 fn secret(check: &'static str, path: &Path) -> Finding {
@@ -192,18 +224,20 @@ fn secret(check: &'static str, path: &Path) -> Finding {
 async fn programs() -> Vec<Finding> {
     const GROUP: &str = "tools";
     let mut findings = Vec::new();
-    findings.push(match tools::nats_server() {
+    let server = match tools::nats_server() {
         Ok(path) => match tools::check_nats_version(&path).await {
             Ok(version) => pass(GROUP, "nats-server", format!("{version}, {}", path.display())),
             Err(failure) => failed(GROUP, "nats-server", &failure),
         },
         Err(failure) => failed(GROUP, "nats-server", &failure),
-    });
-    findings.push(match postgres::find_bin().await {
+    };
+    findings.push(or_unset(server, "NATS_SERVER_BIN"));
+    let database = match postgres::find_bin().await {
         Ok((path, version)) => pass(GROUP, "postgres", format!("{version}, {}", path.display())),
         // Only `mesh dev` and servers need it.
         Err(failure) => Finding { verdict: Verdict::Warn, ..failed(GROUP, "postgres", &failure) },
-    });
+    };
+    findings.push(or_unset(database, "MESH_PG_BIN"));
     findings.push(match tools::Tools::find() {
         Ok(_) => pass(GROUP, "programs", "mesh-gateway, mesh-scheduler and mesh-ledger are here"),
         Err(failure) => Finding { verdict: Verdict::Warn, ..failed(GROUP, "programs", &failure) },
@@ -212,13 +246,14 @@ async fn programs() -> Vec<Finding> {
         [("onnxruntime", "MESH_ONNXRUNTIME", "onnxruntime/libonnxruntime.so"), ("model", "MESH_MODEL_DIR", "models/all-MiniLM-L6-v2")]
     {
         let path = tools::set(variable).map(std::path::PathBuf::from).or_else(|| tools::cache_folder().map(|cache| cache.join(below)));
-        findings.push(match path {
+        let found = match path {
             Some(path) if path.exists() => pass(GROUP, check, path.display().to_string()),
             Some(path) => {
                 bad(GROUP, check, Verdict::Warn, format!("{} is not there: embed jobs are not offered", path.display()), "make deps")
             }
             None => bad(GROUP, check, Verdict::Warn, "no cache folder: HOME is not set", format!("export {variable}=PATH")),
-        });
+        };
+        findings.push(or_unset(found, variable));
     }
     findings
 }
@@ -228,7 +263,7 @@ async fn net(cli: &Cli) -> Vec<Finding> {
     const GROUP: &str = "net";
     let context = match Contexts::of_user().and_then(|contexts| contexts.find(cli.global.context.as_deref())) {
         Ok(context) => context,
-        Err(failure) => return vec![failed(GROUP, "context", &failure)],
+        Err(failure) => return vec![or_unset(failed(GROUP, "context", &failure), "MESH_CONTEXT")],
     };
     let mut findings = vec![pass(GROUP, "context", format!("{}, network {}", context.name, context.network_name))];
     findings.push(match super::client::network(&context) {
@@ -395,7 +430,8 @@ async fn asked(session: &Session) -> Vec<Finding> {
     findings
 }
 
-/// Whether the network's books can be read now, no older than they are, and extend what this machine has seen of them.
+/// Whether the network's books can be read now, no older than they are, and extend what this machine has seen of them; what is seen here
+/// is not remembered, because a look changes nothing.
 async fn books(session: &Session) -> Finding {
     const GROUP: &str = "net";
     match session.ask::<_, BalanceView>("credit.balance", &serde_json::json!({})).await {
@@ -461,7 +497,7 @@ fn of_jobs(list: &JobList) -> Finding {
 }
 
 async fn followed(session: &Session) -> Result<(), Failure> {
-    let looked = checkpoint::look(session, &session.network()?, &credit::remembered()).await;
+    let looked = checkpoint::look(session, &session.network()?, &credit::remembered().read_only()).await;
     looked.map(|_| ()).map_err(credit::alarmed)
 }
 
@@ -498,6 +534,16 @@ fn offset(ahead_ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_published_schema_is_that_of_the_report() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/schemas/doctor.schema.json");
+        let text = format!("{}\n", serde_json::to_string_pretty(&schemars::schema_for!(Report)).unwrap());
+        if std::env::var_os("MESH_UPDATE_GOLDEN").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert!(std::fs::read_to_string(&path).is_ok_and(|stored| stored == text), "write it anew: MESH_UPDATE_GOLDEN=1");
+    }
 
     #[test]
     fn clocks_are_compared_as_finely_as_they_are_told() {

@@ -11,6 +11,7 @@ pub mod args;
 pub mod bench;
 pub mod blob;
 pub mod client;
+pub mod consent;
 pub mod context;
 pub mod credit;
 pub mod device;
@@ -80,6 +81,7 @@ async fn run(cli: &Cli, output: &Output) -> Done {
         Command::Stop(args) => owner::stop(args, output).await,
         Command::Pause(args) => owner::pause(args, output).await,
         Command::Resume => owner::resume(output).await,
+        Command::Consent(command) => consent::run(command, output),
         Command::Status(args) => device::status(cli, args, output).await,
         Command::Metrics => device::metrics(output).await,
         Command::Doctor(args) => doctor::run(cli, args, output).await,

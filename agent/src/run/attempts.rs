@@ -36,6 +36,11 @@ impl Agent {
     }
 
     fn start(&mut self, attempt: AttemptId) {
+        self.look_at_consent();
+        // What runs may just have been handed back.
+        if self.work.look(&attempt) == Was::Done {
+            return;
+        }
         let now = self.uplink.time.now_ms();
         let Some(held) = self.held.get_mut(&attempt) else {
             self.work.close(&attempt);
@@ -44,6 +49,10 @@ impl Agent {
         if has_expired(held, now) {
             return self.dropped(&attempt, EXPIRED);
         }
+        if let Err(no) = self.still_consents(&attempt) {
+            return self.hand_back_one(&attempt, &no.to_string());
+        }
+        let Some(held) = self.held.get_mut(&attempt) else { return };
         (held.started, held.asleep_before) = (Some(Instant::now()), self.asleep.so_far());
         crash::point("after_start");
         let Some(spec) = held.spec.take() else { return self.fail(&attempt, FailureClass::ExecutionError, "its body is gone", true) };
@@ -190,7 +199,7 @@ impl Agent {
         attempts.iter().for_each(|attempt| self.dropped(attempt, EXPIRED));
     }
 
-    fn fail(&mut self, attempt: &AttemptId, class: FailureClass, message: &str, retryable: bool) {
+    pub fn fail(&mut self, attempt: &AttemptId, class: FailureClass, message: &str, retryable: bool) {
         self.finish(attempt, Outcome::Failed(failure(class, message, retryable)), None);
     }
 
@@ -360,13 +369,10 @@ impl Agent {
             if !running && self.work.look(&attempt) == Was::Running {
                 continue;
             }
-            let Some(held) = self.held.get(&attempt) else { continue };
-            handed_back += 1;
-            if held.stage == Stage::Computing {
-                held.reins.stop();
-                self.ending.insert(attempt);
+            if self.held.contains_key(&attempt) {
+                handed_back += 1;
+                self.hand_back_one(&attempt, why);
             }
-            self.fail(&attempt, FailureClass::DeviceDeclined, why, true);
         }
         handed_back
     }

@@ -17,6 +17,7 @@ impl Agent {
             Ok(offers) => offers,
             Err(problem) => return self.drop_message(&message, &problem.to_string()),
         };
+        self.look_at_consent();
         let newest = offers.iter().filter(|offer| offer.net == self.trust.net).map(|offer| offer.at).max();
         newest.into_iter().for_each(|at| self.uplink.time.observe(at));
         let now = self.uplink.time.now_ms();
@@ -28,6 +29,10 @@ impl Agent {
                     BidAnswer::No(Decline::Invalid("it is for another network".into()))
                 } else if offer.exp < now {
                     BidAnswer::No(Decline::Expired)
+                } else if let Err(no) =
+                    self.consents(&offer.kind, offer.member, offer.data_class).or_else(|no| self.refuses().map_or(Err(no), Err))
+                {
+                    BidAnswer::No(no)
                 } else {
                     bidding::answer(offer, &desk)
                 };

@@ -60,6 +60,7 @@ impl Agent {
             }
             Err(problem) => return self.refuse_assign(&message, reply, count, &problem).await,
         };
+        self.look_at_consent();
         if let Some(newest) = assignments.iter().map(|assignment| assignment.assigned_at).max() {
             self.uplink.time.observe(newest);
         }
@@ -122,6 +123,7 @@ impl Agent {
             return Err(why);
         }
         let spec = JobSpec::parse(payload.form, &payload.body).map_err(|problem| invalid(&problem.to_string()))?;
+        self.consents(&spec.kind, assignment.member, spec.data_class)?;
         if self.kinds.contains(&spec.kind) { Ok(spec) } else { Err(Decline::KindNotOffered) }
     }
 
@@ -199,6 +201,7 @@ impl Agent {
             assignment,
             shown,
             to: to.clone(),
+            asks: spec.as_ref().map(|spec| (spec.kind.clone(), spec.data_class)),
             spec,
             stage,
             reins: Reins::default(),

@@ -85,6 +85,7 @@ impl Agent {
             unsettled,
             unsettled_more,
             not_working,
+            consent_at: self.consent.read_at(),
         };
         self.signer.batch(&[heartbeat]).encode().into()
     }

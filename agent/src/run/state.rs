@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bus::{Bus, Health};
 use bus_schemas::assignment::{AssignAnswer, Assignment};
 use bus_schemas::event::Checkpoint;
-use bus_schemas::job::JobSpec;
+use bus_schemas::job::{DataClass, JobSpec};
 use bus_schemas::limits::Timings;
 use bus_schemas::network::NetworkDocument;
 use bus_schemas::offer::Decline;
@@ -18,6 +18,7 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::bidding::minus;
 use crate::bidding::{Desk, Offered};
+use crate::consent_file::Watched;
 use crate::disk::Found;
 use crate::executor::{self, Engines, Finished, Part, Reins, Reported, echo, embed};
 use crate::hardware::Hardware;
@@ -111,6 +112,8 @@ pub struct Held {
     pub to: InstanceId,
     /// Absent where it ended at once.
     pub spec: Option<JobSpec>,
+    /// Kind and data class; absent where it ended at once.
+    pub asks: Option<(String, DataClass)>,
     pub stage: Stage,
     pub reins: Reins,
     pub arrived: Instant,
@@ -164,6 +167,8 @@ pub struct Agent {
     pub sending: usize,
     /// Why it takes no work.
     pub closed: Option<Decline>,
+    /// What its owner lets it take.
+    pub consent: Watched,
     /// Whether what is accepted can be kept.
     pub store: Store,
     pub health: Health,
@@ -178,6 +183,7 @@ pub struct Agent {
     pub asleep: Asleep,
     pub next_beat: Instant,
     pub next_look: Instant,
+    pub next_consent_look: Instant,
     pub link: LinkStatus,
     /// What its record says of it, by the last answer.
     pub set_aside: SetAside,
@@ -229,6 +235,7 @@ impl Agent {
             ending: HashSet::new(),
             sending: 0,
             closed: paused,
+            consent: Watched::open(home.consent_toml()),
             store: Store::default(),
             health: Health::default(),
             restart_server: Arc::default(),
@@ -237,6 +244,7 @@ impl Agent {
             asleep: Asleep::watch(),
             next_beat: now,
             next_look: now,
+            next_consent_look: now,
             link: LinkStatus::default(),
             set_aside: SetAside::default(),
             alarm: None,
@@ -272,6 +280,9 @@ impl Agent {
     pub fn look_around(&mut self) {
         self.free_memory_mb = self.hardware.free(&Resources::default()).memory_mb;
         self.kinds = executor::kinds(&self.device.settings);
+        if let Ok(consent) = self.consent.consent() {
+            self.kinds.retain(|kind| consent.allows_kind(kind));
+        }
     }
     pub fn per_unit_us(&self, kind: &str) -> u64 {
         let guess = if kind == embed::KIND { embed::PER_TEXT_US } else { 50 };
@@ -301,13 +312,14 @@ impl Agent {
 
     /// Its no to any work.
     pub fn refuses(&self) -> Option<Decline> {
-        self.closed.clone().or_else(|| self.store.full.clone().map(Decline::Resources))
+        let full = || self.store.full.clone().map(Decline::Resources);
+        self.closed.clone().or_else(full).or_else(|| self.consent_unreadable())
     }
 
     /// Why it takes no work now.
     pub fn not_working(&self) -> Option<String> {
         match &self.closed {
-            None => self.store.full.clone(),
+            None => self.store.full.clone().or_else(|| self.consent_unreadable().map(|no| no.to_string())),
             Some(Decline::Paused) if !self.device.settings.paused.is_empty() => Some(self.device.settings.paused.clone()),
             Some(why) => Some(why.to_string()),
         }
@@ -319,8 +331,16 @@ impl Agent {
         let missing = bus_schemas::job::KINDS.iter().filter(|kind| !self.kinds.iter().any(|offered| offered == *kind));
         let why = missing.map(|kind| match executor::engine(kind, &self.device.settings).map(|engine| engine.available()) {
             Some(Err(why)) => format!("{kind}: {why}"),
+            Some(Ok(())) if self.consent.consent().is_ok_and(|consent| !consent.allows_kind(kind)) => {
+                format!("{kind}: not allowed by consent.toml")
+            }
             Some(Ok(())) | None => format!("{kind}: not among the kinds of device.toml"),
         });
+        // Only this machine is told what is wrong with the file.
+        let not_working = match (self.not_working(), self.consent.consent()) {
+            (Some(why), Err(problem)) if self.closed.is_none() && self.store.full.is_none() => Some(format!("{why}: {}", problem.detail)),
+            (why, _) => why,
+        };
         Status {
             id: self.trust.device,
             name: self.device.name.clone(),
@@ -342,7 +362,7 @@ impl Agent {
             running: self.work.running(),
             unsettled: self.unsettled.len(),
             outbox: None,
-            not_working: self.not_working(),
+            not_working,
             model_loaded: self.engines.is_loaded(),
             totals: Totals {
                 forwarded: self.counts.forwarded.load(Relaxed),

@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used)] // a test may end where it stands
 
 mod alarm;
+mod consent;
 mod crashes;
 mod disk;
+mod doctor;
 mod frozen;
 mod hub;
 mod offline;

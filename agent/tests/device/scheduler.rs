@@ -11,7 +11,7 @@ use bus_schemas::assignment::{AssignAnswer, AssignReply, AssignRequest, Assignme
 use bus_schemas::envelope::{Batch, Body, encode};
 use bus_schemas::event::Event;
 use bus_schemas::heartbeat::Heartbeat;
-use bus_schemas::job::Class;
+use bus_schemas::job::{Class, DataClass};
 use bus_schemas::limits::BLOB_CHUNK;
 use bus_schemas::offer::{Bid, Offer};
 use bus_schemas::receipt::{Receipt, ReceiptMessage};
@@ -72,6 +72,7 @@ impl Scheduler {
             timeout_ms: 60_000,
             hold_mmana: MilliMana::mana(10),
             required_resources: Resources::default(),
+            data_class: DataClass::default(),
         };
         kinds.iter().map(offer).collect()
     }

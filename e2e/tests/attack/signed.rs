@@ -144,6 +144,7 @@ fn heartbeat(stage: &Stage, name: &str) -> Heartbeat {
         unsettled: vec![],
         unsettled_more: 0,
         not_working: None,
+        consent_at: None,
     }
 }
 

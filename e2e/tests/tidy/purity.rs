@@ -14,7 +14,7 @@ const PURE: [(&str, &[(&str, bool)]); 4] = [
     ("gateway", &[("admission", true), ("fair", true), ("funding", true), ("next", true), ("overdue", true)]),
     ("scheduler-worker", &[("auction", true), ("next_step", true), ("verdict", true)]),
     ("ledger-worker", &[("posting", true), ("reputation", false)]),
-    ("agent", &[("bidding", true), ("work", true)]),
+    ("agent", &[("bidding", true), ("consent", true), ("work", true)]),
 ];
 
 /// The room that is pure as a whole, and may use whatever its Cargo.toml lists.

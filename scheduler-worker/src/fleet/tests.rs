@@ -45,6 +45,7 @@ fn heartbeat(n: u8, by: u8) -> bytes::Bytes {
         unsettled: vec![],
         unsettled_more: 0,
         not_working: None,
+        consent_at: None,
     };
     signer(by).batch(&[body]).encode().into()
 }

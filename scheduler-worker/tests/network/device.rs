@@ -476,6 +476,7 @@ impl Hands {
                 unsettled_more: u32::try_from(state.kept.values().filter(|kept| kept.receipt.is_some()).count().saturating_sub(64))
                     .unwrap(),
                 not_working: None,
+                consent_at: None,
             }
         };
         let _ = self.bus.store_once(subject::heartbeat(&self.id), None, self.signer.batch(&[body]).encode().into(), super::HUNG).await;

@@ -147,6 +147,9 @@ fn apply(spec: &mut JobSpec, options: &JobOptions) -> Result<bool, Problem> {
     if let Some(class) = options.priority {
         spec.priority = class;
     }
+    if let Some(class) = options.data_class {
+        spec.data_class = class;
+    }
     if let Some(device) = options.target.as_deref().and_then(device_named) {
         spec.target = Some(device);
     }
