@@ -6,6 +6,7 @@ mod alarm;
 mod crashes;
 mod disk;
 mod frozen;
+mod hostile;
 mod hub;
 mod offline;
 mod queue;
