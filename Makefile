@@ -18,7 +18,7 @@ WITH_DEPS := found=$$(scripts/deps.sh) && eval "$$found" &&
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger bench-recovery bench-schedulers attack chaos chaos-ledger simulate
+.PHONY: help build programs demo deps nats-server postgres onnxruntime model test e2e check fmt clippy doc tidy deny format bench bench-embed bench-ledger bench-recovery bench-schedulers attack chaos chaos-ledger simulate fuzz sbom
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)$$/  make \1|\2/p' $(firstword $(MAKEFILE_LIST)) | awk -F'|' '{ printf "%-20s %s\n", $$1, $$2 }'
@@ -104,6 +104,13 @@ chaos: programs ## a whole network under fire: make chaos SEED=1 SECONDS=120
 chaos-ledger: programs ## the books under fire: make chaos-ledger SEED=1 KILLS=100
 	@$(WITH_DEPS) MESH_CHAOS_SEED=$(or $(SEED),1) MESH_CHAOS_KILLS=$(or $(KILLS),100) \
 		cargo test $(ALL) --test chaos -- --nocapture killed_again
+
+fuzz: ## bytes that nobody would write, against every parser and the books: make fuzz SECONDS=600 [TARGET=books] (nightly Rust)
+	@scripts/fuzz.sh $(or $(SECONDS),60) $(TARGET)
+
+sbom: ## what Mesh is made of, as CycloneDX JSON: bin/mesh.cdx.json
+	@mkdir -p bin
+	@python3 scripts/sbom.py bin/mesh.cdx.json && echo "written: bin/mesh.cdx.json"
 
 simulate: ## a whole network in memory while everything fails: make simulate SEEDS=20000, or SEED=1234 to see one run
 	@scripts/toolchain.sh

@@ -59,6 +59,10 @@ impl Leaf {
     /// Where no server is found, it is too old, its port is taken, or it does not start; with the server's own words.
     pub async fn start(home: &Home, device: &Device) -> anyhow::Result<Self> {
         let program = find_server().await?;
+        // The server reads them whatever their mode.
+        if home.device_creds().exists() {
+            bus::keys::read_secret(&home.device_creds())?;
+        }
         stop_orphan(home).await?;
         let mut kept = Kept::read_or_create(home)?;
         let chosen = device.settings.local_port;

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use e2e::doors;
+use e2e::secrets::Secrets;
 use serde_json::{Value, json};
 use testkit::{Launch, Stack, proc, until};
 
@@ -198,4 +199,68 @@ async fn a_taken_port_is_named_with_its_flag() {
 
 fn testkit_folder() -> std::path::PathBuf {
     std::env::temp_dir().join(format!("mesh-config-{}", bus::keys::random_hex::<6>().expect("random")))
+}
+
+/// What is asked of a running network and said by it, in words and in JSON.
+const ASKED: [&[&str]; 12] = [
+    &["doctor"],
+    &["-vv", "doctor"],
+    &["doctor", "-o", "json"],
+    &["status"],
+    &["node", "ls", "-o", "json"],
+    &["job", "ls", "-o", "json"],
+    &["network", "show", "-o", "json"],
+    &["context", "ls", "-o", "json"],
+    &["context", "show", "-o", "json"],
+    &["credit", "balance", "-o", "json"],
+    &["credit", "verify", "-o", "json"],
+    &["-vv", "job", "run", "echo", "--text", "hello"],
+];
+
+#[tokio::test]
+async fn no_secret_stands_where_it_is_not_kept() {
+    let mut stack = Stack::start(&["--agents", "2"], &[("MESH_LOG", "trace")]);
+    doors::http(&stack, &doors::echo("with everything logged"), "logged").await;
+    let folder = stack.folder().to_owned();
+    let data = stack.path("/data_dir");
+    let secrets = Secrets::below(&folder);
+    // Of the network, its roles and two devices with their owners; of each key the file and the logins made of it.
+    assert!(secrets.len() > 20, "{} secrets are known", secrets.len());
+
+    // Programs that cannot read a key say so without the key.
+    let homes: Vec<_> = (0..2).map(|n| stack.path(&format!("/devices/{n}/home"))).collect();
+    let broken = folder.join("broken");
+    std::fs::create_dir_all(broken.join("keys")).expect("a folder");
+    for file in ["device.toml", "network.json", "keys/device.key", "keys/member.key", "keys/transport.nk", "creds-a.creds", "token"] {
+        let text = std::fs::read_to_string(homes[0].join(file)).unwrap_or_default();
+        // Without its last letter no key is one.
+        let cut = text.trim_end();
+        bus::keys::write_secret(&broken.join(file), &cut.as_bytes()[..cut.len().saturating_sub(1)]).expect("a copy");
+    }
+    let mut said = Vec::new();
+    for home in homes.iter().chain([&broken]) {
+        for asked in ASKED {
+            let output = stack.cli.command(asked).env("MESH_HOME", home).env("MESH_LOG", "trace").output().expect("mesh starts");
+            said.push((format!("mesh {asked:?} at {}", home.display()), [output.stdout, output.stderr].concat()));
+        }
+    }
+    let failed = stack.cli.command(&["start"]).env("MESH_HOME", &broken).env("MESH_LOG", "trace").output().expect("mesh starts");
+    assert!(!failed.status.success(), "a device without a key does not start");
+    said.push(("mesh start at a broken home".into(), [failed.stdout, failed.stderr].concat()));
+    let mut command_lines = 0;
+    for process in stack.ready["processes"].as_array().expect("processes") {
+        let line = std::fs::read(format!("/proc/{}/cmdline", process["pid"])).unwrap_or_default();
+        command_lines += usize::from(!line.is_empty());
+        said.push((format!("the command line of {process}"), line));
+    }
+    assert!(command_lines > 5, "{command_lines} command lines were read");
+    for (who, text) in &said {
+        let found = secrets.in_bytes(text);
+        assert!(found.is_empty(), "{who} says {found:?}");
+    }
+    stack.stop();
+    std::fs::remove_dir_all(&broken).expect("the copies go");
+    assert!(data.join("logs").is_dir() && folder.join("dev.log").is_file(), "there are logs to look at");
+    let spilt = secrets.spilt_below(&folder);
+    assert!(spilt.is_empty(), "secrets lie about:\n  {}", spilt.join("\n  "));
 }

@@ -8,6 +8,7 @@ mod crashes;
 mod disk;
 mod doctor;
 mod frozen;
+mod hostile;
 mod hub;
 mod offline;
 mod queue;

@@ -40,7 +40,7 @@ pub fn problems(path: &str, text: &str) -> Vec<String> {
         for folder in MACHINE.iter().filter(|folder| has_path(line, folder)) {
             problems.push(format!("{path}:{number} names {folder}, a folder of one machine"));
         }
-        for host in HOSTS.iter().filter(|host| path != LOCK && line.contains(**host)) {
+        for host in HOSTS.iter().filter(|host| !path.ends_with(LOCK) && line.contains(**host)) {
             problems.push(format!("{path}:{number} names {host}; leave the choice of package host to the machine"));
         }
     }

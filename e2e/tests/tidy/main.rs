@@ -7,11 +7,13 @@
 
 mod features;
 mod files;
+mod keys;
 mod licences;
 mod packages;
 mod purity;
 mod rooms;
 mod rust_text;
+mod sbom;
 mod workspace;
 
 /// Fails with every problem on a line of its own.

@@ -5,7 +5,7 @@ use crate::{expect_caught, expect_none};
 use anyhow::Result;
 
 /// The crates of this repository, and those among them that each may use. `None`: any.
-const MAY_USE: [(&str, Option<&[&str]>); 10] = [
+const MAY_USE: [(&str, Option<&[&str]>); 11] = [
     ("bus-schemas", Some(&[])),
     ("bus", Some(&["bus-schemas"])),
     ("gateway", Some(&["bus-schemas", "bus"])),
@@ -14,6 +14,7 @@ const MAY_USE: [(&str, Option<&[&str]>); 10] = [
     ("agent", Some(&["bus-schemas", "bus", "agent-embed"])),
     ("agent-embed", Some(&["bus-schemas"])),
     ("simulator", None),
+    ("fuzz-targets", None),
     ("testkit", None),
     ("e2e", None),
 ];
