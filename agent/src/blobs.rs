@@ -91,7 +91,7 @@ impl Blobs {
                 Ok(answer) => match error_of(&answer).map(Problem::from) {
                     None => return Ok(answer),
                     Some(problem) if matches!(problem.code, Code::Unavailable | Code::TooManyWaiting | Code::TooFast) => {
-                        pause = pause.max(Duration::from_millis(problem.wait_ms.unwrap_or_default()).min(WAIT));
+                        pause = pause.max(Duration::from_millis(problem.wait_ms.map_or(0, |wait| wait.get().into())).min(WAIT));
                         tracing::debug!(call, %problem, "asking again");
                     }
                     Some(problem) => return Err(problem),

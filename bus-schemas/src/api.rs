@@ -51,7 +51,7 @@ impl ErrorBody {
 }
 impl From<ErrorBody> for Problem {
     fn from(body: ErrorBody) -> Self {
-        Self { wait_ms: body.wait_ms, ..Self::new(body.code, body.detail) }
+        Self::new(body.code, body.detail).wait(body.wait_ms.unwrap_or(0))
     }
 }
 

@@ -1,6 +1,7 @@
 //! One catalogue of errors for every door: a code, a title, an HTTP status, an exit code and the next command.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -148,7 +149,7 @@ pub struct Problem {
     pub detail: String,
     /// When the same may be asked again, in milliseconds from now.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub wait_ms: Option<u64>,
+    pub wait_ms: Option<NonZeroU32>,
 }
 impl Problem {
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
@@ -163,7 +164,7 @@ impl Problem {
     /// The same may be asked again after so many milliseconds.
     #[must_use]
     pub fn wait(self, wait_ms: u64) -> Self {
-        Self { wait_ms: Some(wait_ms), ..self }
+        Self { wait_ms: NonZeroU32::new(u32::try_from(wait_ms).unwrap_or(u32::MAX)), ..self }
     }
     /// What every door answers (RFC 9457 with our code).
     pub fn body(&self) -> crate::api::ErrorBody {
@@ -173,7 +174,7 @@ impl Problem {
             title: self.code.title().to_owned(),
             detail: self.detail.clone(),
             next: vec![self.code.next().to_owned()],
-            wait_ms: self.wait_ms,
+            wait_ms: self.wait_ms.map(|wait| wait.get().into()),
         }
     }
 }

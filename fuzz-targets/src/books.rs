@@ -260,6 +260,8 @@ fn asker_of(op: &Op) -> u8 {
             GATEWAY
         }
         Op::RevokeDevice { .. }
+        | Op::SuspendMember { .. }
+        | Op::RestoreMember { .. }
         | Op::Mint { .. }
         | Op::Fee { .. }
         | Op::Flag { .. }

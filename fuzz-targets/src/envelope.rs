@@ -84,7 +84,7 @@ fn headers(bytes: &[u8]) {
 /// Signs what it is given, and changes a byte of what travels.
 fn signed<T: Body>(data: &[u8]) {
     let mut data = Bytes::new(data);
-    let form = if data.byte() % 2 == 0 { Form::Json } else { Form::Msgpack };
+    let form = if data.byte().is_multiple_of(2) { Form::Json } else { Form::Msgpack };
     let (count, at, to) = (usize::from(data.byte() % 5), usize::from(data.word()), data.byte());
     let bodies: Vec<Vec<u8>> = data.shares(count + 1);
     let signer = Signer::from_seed(&[7; 32]);

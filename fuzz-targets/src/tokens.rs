@@ -19,7 +19,7 @@ static SIGNER: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::new_from_raw(KeyPai
 /// Where a token is believed that nobody signed.
 pub fn run(data: &[u8]) {
     let mut bytes = Bytes::new(data);
-    if bytes.byte() % 2 == 0 {
+    if bytes.byte().is_multiple_of(2) {
         let Ok(text) = std::str::from_utf8(bytes.rest()) else { return };
         read::<User>(text);
         read::<Account>(text);

@@ -76,10 +76,12 @@ async fn each_door_opens_for_whom_the_table_says() {
             let about = json!({ "id": other.id });
             let payload = match *call {
                 // What is there for everybody, or one's own, needs no words.
-                "job.ls" | "dlq.ls" | "device.ls" | "member.ls" | "network.audit" | "credit.history" | "ledger.facts" => "{}".to_owned(),
+                "job.ls" | "dlq.ls" | "device.ls" | "member.ls" | "network.audit" | "credit.history" | "ledger.facts" | "invite.ls"
+                | "network.waiting" => "{}".to_owned(),
                 "member.role" => json!({ "id": other.id, "role": "member" }).to_string(),
                 "credit.transfer" => json!({ "to": other.id, "amount": "1", "key": role.name() }).to_string(),
-                "member.suspend" | "member.restore" => about.to_string(),
+                "network.invite" => json!({ "device": true }).to_string(),
+                "member.suspend" | "member.restore" | "network.decide" => about.to_string(),
                 _ => json!({ "id": "nothing of that name" }).to_string(),
             };
             let Some(gets) = gets(call, role) else { continue };

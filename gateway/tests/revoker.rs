@@ -50,6 +50,7 @@ impl Cluster {
             let args = FilesArgs {
                 dir: folder.path().join("net"),
                 name: Some("test".into()),
+                hub_of: None,
                 nodes: Some(3),
                 client_listen: clients.clone(),
                 leaf_listen: leafs.clone(),

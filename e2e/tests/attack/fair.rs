@@ -52,10 +52,7 @@ fn job(stage: &Stage) -> Value {
 }
 
 /// Does the same `at_once` times beside itself, until the time is over; answers how often it was done.
-async fn again_and_again<F: Future<Output = ()> + Send>(at_once: usize, what: impl Fn() -> F + Send + Sync + 'static) -> u64
-where
-    F: 'static,
-{
+async fn again_and_again<F: Future<Output = ()> + Send + 'static>(at_once: usize, what: impl Fn() -> F + Send + Sync + 'static) -> u64 {
     let (what, done) = (Arc::new(what), Arc::new(AtomicU64::new(0)));
     let until = tokio::time::Instant::now() + LASTS;
     let mut tasks = tokio::task::JoinSet::new();

@@ -50,6 +50,16 @@ pub fn rules(bytes: &mut Bytes<'_>) -> Policy {
     if rules.check().is_ok() { rules } else { Policy::first(amount(50_000)) }
 }
 
+/// Who is no longer welcome, or is again.
+fn barred(bytes: &mut Bytes<'_>) -> Op {
+    let (who, seq, logins, reason) = (bytes.below(MEMBERS.min(DEVICES)), u64::from(bytes.below(4)), vec![], "r".to_owned());
+    match bytes.below(4) {
+        0 | 1 => Op::RevokeDevice { device: device(who), receipts_seq: seq, logins },
+        2 => Op::SuspendMember { member: member(who), receipts_seq: (seq > 1).then_some(seq), logins, reason },
+        _ => Op::RestoreMember { member: member(who), reason },
+    }
+}
+
 fn change(rules: &mut Policy, bytes: &mut Bytes<'_>) {
     let (which, word) = (bytes.below(12), u64::from(bytes.word()));
     let small = u32::try_from(word).unwrap_or(u32::MAX);
@@ -122,7 +132,7 @@ impl Draft {
                 Op::BindDevice { device: device(of), did: signer(150 + with).public(), member: member(to) }
             }
             10 => Op::AttestTier { device: device(bytes.below(DEVICES)), tier: bytes.below(6) },
-            11 => Op::RevokeDevice { device: device(bytes.below(DEVICES)), receipts_seq: u64::from(bytes.below(4)) },
+            11 => barred(bytes),
             12 => {
                 let (to, key) = (bytes.below(MEMBERS), bytes.below(6));
                 Op::Mint { member: member(to), amount_mmana: amount(bytes.number()), reason: "r".into(), key: text(key) }

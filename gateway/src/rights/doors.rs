@@ -16,7 +16,7 @@ pub enum Gets {
 
 /// A call of the service, its HTTP routes below `/api/v1`, and what each role gets: owner, admin, auditor, member, guest; `y` all, `o` its own,
 /// `-` nothing. A call that only the network key's signature opens, or only a key's proof of possession, asks for no role: `s`.
-pub const DOORS: [(&str, &[&str], &str); 38] = [
+pub const DOORS: [(&str, &[&str], &str); 43] = [
     ("job.submit", &["POST /jobs"], "ooooo"),
     ("job.ls", &["GET /jobs"], "ooooo"),
     ("job.show", &["GET /jobs/{id}"], "ooooo"),
@@ -39,6 +39,12 @@ pub const DOORS: [(&str, &[&str], &str); 38] = [
     ("member.restore", &[], "yy---"),
     ("member.role", &[], "yy---"),
     ("network.audit", &[], "yyy--"),
+    // A role below one's own, or a device of one's own.
+    ("network.invite", &["POST /invites"], "yyoo-"),
+    ("invite.ls", &["GET /invites"], "yyyoo"),
+    ("invite.revoke", &["DELETE /invites/{id}"], "yyooo"),
+    ("network.waiting", &["GET /waiting"], "yyy--"),
+    ("network.decide", &["POST /waiting/{id}"], "yy---"),
     ("credit.balance", &["GET /balance", "GET /credit/balance"], "ooooo"),
     ("credit.history", &["GET /credit/history"], "ooooo"),
     ("credit.transfer", &["POST /credit/transfer"], "oooo-"),
@@ -110,6 +116,10 @@ mod tests {
             ("member.restore", Act::RestoreMember),
             ("member.role", Act::GiveRole),
             ("network.audit", Act::ReadAudit),
+            ("invite.ls", Act::ListInvites),
+            ("invite.revoke", Act::RevokeInvite),
+            ("network.waiting", Act::ListWaiting),
+            ("network.decide", Act::DecideJoin),
         ];
         for (call, act) in acts {
             for role in Role::ALL {
