@@ -62,7 +62,7 @@ pub enum DataClass {
     /// Members of the network may.
     #[default]
     Internal,
-    /// Only on devices whose owners take such data.
+    /// Not for every device: an owner may leave it to others.
     Confidential,
     /// As `confidential`, for what the law or a contract protects.
     Restricted,

@@ -169,9 +169,9 @@ impl Backs {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         let apart = (1_000_000 / BACK_PER_S).max(bytes.saturating_mul(1_000_000) / BACK_BYTES_PER_S);
         let soonest = now_us + u64::try_from(PUT_OFF.as_micros()).unwrap_or(0);
-        let last = self.last_us.entry(asker).or_insert(0);
-        *last = soonest.max(last.saturating_add(apart));
-        Duration::from_micros(last.saturating_sub(now_us))
+        let at = self.last_us.get(&asker).map_or(soonest, |last| soonest.max(last.saturating_add(apart)));
+        self.last_us.insert(asker, at);
+        Duration::from_micros(at.saturating_sub(now_us))
     }
 }
 

@@ -124,7 +124,7 @@ impl Token {
         later
     }
 
-    fn sign(&mut self, next: &Claims<Account>) -> anyhow::Result<()> {
+    fn renew(&mut self, next: &Claims<Account>) -> anyhow::Result<()> {
         let text = jwt::encode(next, &self.signing)?;
         // What is sent must be right: a hub that was given a wrong one lets nobody in after its next start.
         let only = std::collections::BTreeSet::from([self.signing.public_key()]);
@@ -259,7 +259,7 @@ impl Revoker {
         }
         let now = self.bus.time.now_ms();
         if let Some(next) = self.refused.token_after(&self.token.current, now / 1000, list::since(now, self.life_s)) {
-            self.token.sign(&next)?;
+            self.token.renew(&next)?;
             self.pushed = false;
         }
         Ok(())

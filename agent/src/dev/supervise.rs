@@ -295,7 +295,7 @@ mod tests {
         let all: Duration = ORDER.iter().map(|(_, wait)| *wait).sum();
         assert!(all < Duration::from_secs(10), "{all:?}");
         let roles: Vec<&str> = ORDER.iter().map(|(role, _)| role.name()).collect();
-        assert_eq!(roles, ["agent", "gateway", "scheduler", "ledger", "postgres", "hub"]);
+        assert_eq!(roles, ["agent", "gateway", "revoker", "scheduler", "ledger", "postgres", "hub"]);
     }
 
     #[test]

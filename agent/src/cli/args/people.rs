@@ -109,7 +109,7 @@ pub enum InvitesCommand {
         network_key: Option<PathBuf>,
     },
     /// It lets nobody in any more, nor those who wait by it; who came in stays.
-    #[command(before_help = "  mesh network invites revoke inv_0a1b2c3d4e5f")]
+    #[command(before_help = "  mesh network invites revoke inv_0a1b2c3d4e5f\n  mesh network invites revoke inv_0a1b2c3d4e5f -o json")]
     Revoke {
         /// Its id, as `mesh network invites ls` shows it.
         invite: String,
