@@ -211,8 +211,9 @@ async fn one_line_lets_a_device_in_once_an_admin_says_so() {
     let approve: Vec<&str> = waits["approve"].as_str().unwrap().split(' ').skip(1).collect();
     assert_eq!(stack.cli.ok(&approve)["state"], "approved");
     let idle = until("it is idle and offers", || async {
-        let (code, status) = laptop.json(&["status"]);
-        (code == 0 && status["device"]["link"]["up"] == true && status["device"]["not_working"].is_null()).then_some(status)
+        let output = laptop.run(&["status", "-o", "json"]);
+        let status: Value = serde_json::from_slice(&output.stdout).ok().filter(|_| output.status.success())?;
+        (status["device"]["link"]["up"] == true && status["device"]["not_working"].is_null()).then_some(status)
     });
     println!("joined: {}", idle.await["device"]["name"]);
     assert!(!laptop.mesh_home.join("pending.json").exists());

@@ -80,7 +80,7 @@ async fn each_door_opens_for_whom_the_table_says() {
                 | "network.waiting" => "{}".to_owned(),
                 "member.role" => json!({ "id": other.id, "role": "member" }).to_string(),
                 "credit.transfer" => json!({ "to": other.id, "amount": "1", "key": role.name() }).to_string(),
-                "network.invite" => json!({ "device": true }).to_string(),
+                "network.invite" => json!({ "role": "member", "device": true, "uses": 1, "expires_s": 60 }).to_string(),
                 "member.suspend" | "member.restore" | "network.decide" => about.to_string(),
                 _ => json!({ "id": "nothing of that name" }).to_string(),
             };

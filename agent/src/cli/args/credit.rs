@@ -126,7 +126,9 @@ pub enum NetworkCommand {
     #[command(before_help = "  mesh network approvals ls\n  mesh network approve dev_wk7fa2c4")]
     Approve(super::ApproveArgs),
     /// Refuse one that waits; an admin's or the operator's.
-    #[command(before_help = "  mesh network deny dev_wk7fa2c4\n  mesh network deny dev_wk7fa2c4 --reason \"nobody here knows this machine\"")]
+    #[command(
+        before_help = "  mesh network deny dev_wk7fa2c4\n  mesh network deny dev_wk7fa2c4 --reason \"nobody here knows this machine\""
+    )]
     Deny(super::DenyArgs),
 }
 
