@@ -1,7 +1,7 @@
 //! Through which door a device's own server links to the hub: directly, or by WebSocket over TLS on port 443 where the network that the
 //! machine is in lets nothing else out. A remote takes addresses of one sort, so one of the two is chosen by trying.
 //!
-//! [`next`] decides and touches nothing.
+//! `next` decides and touches nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

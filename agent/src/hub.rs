@@ -24,7 +24,7 @@ pub enum HubCommand {
     before_help = "  mesh hub up --listen 192.0.2.10                              others reach it under that address\n  mesh hub up --listen 0.0.0.0 --host hub.example.org --data /srv/mesh\n  mesh hub up --beside /srv/mesh --network lab --https-port 8443         another network on that hub"
 )]
 pub struct UpArgs {
-    /// Address of this machine to listen on; 0.0.0.0 or [::] for all.
+    /// Address of this machine to listen on; 0.0.0.0 or :: for all.
     #[arg(long, value_name = "ADDR", required_unless_present = "beside")]
     pub listen: Option<IpAddr>,
     /// Data folder of a network whose hub runs already: this one shares it, with keys, books and an owner of its own.
