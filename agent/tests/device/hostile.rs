@@ -41,7 +41,9 @@ impl Hostile {
         let info = json!({
             "server_id": "NHOSTILE", "server_name": "hub", "version": "2.14.3", "proto": 1, "go": "go1.25", "host": "127.0.0.1",
             "port": listener.local_addr().unwrap().port(), "headers": true, "max_payload": 1_048_576, "auth_required": true,
-            "jetstream": true, "client_id": 5, "nonce": nonce
+            "jetstream": true, "client_id": 5, "nonce": nonce,
+            // Without it a leaf takes the port for one of clients, and says nothing.
+            "leafnode_urls": [listener.local_addr().unwrap().to_string()]
         });
         let heard = Arc::new(Mutex::new(Vec::new()));
         let (greeting, kept) = (format!("INFO {info}\r\n"), heard.clone());

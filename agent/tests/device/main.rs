@@ -169,8 +169,11 @@ async fn offers_assignments_and_receipts() {
         assert_eq!((result.as_deref(), reference.cid), (Some(expected.as_bytes()), Cid::of(expected.as_bytes())));
         assert!(receipt.claimed_ms == 1 && receipt.waited_ms == 0);
     }
-    let last = hub.bus.last_by_subject("RECEIPTS", &subject::receipt_stored(&id(&home))).await.unwrap();
-    assert!(last.is_some(), "stored");
+    // They are heard a moment before they are stored.
+    eventually("the stored receipts", || async {
+        hub.bus.last_by_subject("RECEIPTS", &subject::receipt_stored(&id(&home))).await.unwrap()
+    })
+    .await;
 
     // What is asked again is not run again, and the receipt comes again, to whoever asks now.
     let (attempt, _) = &assigned[3];
