@@ -52,7 +52,7 @@ async fn what_dies_is_restarted_or_reported() {
         roles.iter().any(|role| role == "hub").then_some(roles)
     })
     .await;
-    assert_eq!(stopped, ["gateway", "scheduler", "ledger", "postgres", "hub"]);
+    assert_eq!(stopped, ["gateway", "revoker", "scheduler", "ledger", "postgres", "hub"]);
 }
 
 #[test]

@@ -9,6 +9,7 @@
 pub mod list;
 pub mod nodes;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -37,6 +38,9 @@ pub struct Settings {
     /// The network's folder, as `bootstrap files` made it.
     #[arg(long, env = "MESH_DIR")]
     pub dir: PathBuf,
+    /// Address for `/healthz`, `/readyz` and `/metrics`; none without it.
+    #[arg(long, env = "MESH_HTTP")]
+    pub http: Option<SocketAddr>,
     /// Seconds that logins of devices and members last at most; what was revoked longer ago is forgotten.
     #[arg(long, env = "MESH_CREDENTIALS_S", default_value_t = limits::CREDENTIALS_S, value_parser = clap::value_parser!(u64).range(1..))]
     pub credentials_s: u64,
@@ -73,6 +77,11 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
     }
     let stop = bus::shutdown::on_signal()?;
     let health = Health::default();
+    health.set("hub", Err("starting".into()));
+    if let Some(address) = settings.http {
+        let metrics = bus::telemetry::metrics("mesh-revoker", env!("CARGO_PKG_VERSION"))?;
+        bus::health::serve(address, bus::health::routes(health.clone(), metrics), stop.clone()).await?;
+    }
     let creds = settings.bus.creds.clone().unwrap_or_else(|| dir.creds("revoker"));
     let connect =
         |creds: PathBuf, name: &str, inbox: &str| Connect { login: Login::Creds(creds), ..Connect::new(&settings.bus, name, inbox) };
@@ -91,6 +100,7 @@ pub async fn run(settings: Settings) -> anyhow::Result<()> {
         known_end: 0,
         told: HubTold { nodes: 0, of: 0 },
         pushed: false,
+        health,
     };
     tracing::info!(network = %document.network, "the revoker follows the books");
     revoker.follow(&stop).await
@@ -162,6 +172,7 @@ struct Revoker {
     told: HubTold,
     /// All nodes that are up have the token.
     pushed: bool,
+    health: Health,
 }
 
 impl Revoker {
@@ -199,6 +210,8 @@ impl Revoker {
             if !self.pushed {
                 self.push().await;
             }
+            let not_all = || format!("{} of {} nodes of the hub have the account token", self.told.nodes, self.told.of);
+            self.health.set("hub", if self.pushed { Ok(()) } else { Err(not_all()) });
             let (next, told) = (self.next, self.told);
             for (_, reply, _) in waiting.extract_if(.., |(seq, ..)| *seq < next) {
                 let answer = serde_json::to_vec(&told).unwrap_or_default();
