@@ -57,7 +57,7 @@ pub async fn in_turn(world: Arc<World>, deliveries: BoxStream<'static, Delivery>
                 }
                 look = Duration::ZERO;
             }
-            place = async { tokio::time::sleep(look).await; to.reserve().await }, if waits => {
+            place = place_after(look, &to), if waits => {
                 let Ok(place) = place else { break };
                 look = match backlog.next(&world.turns) {
                     Ok(delivery) => { place.send(delivery); Duration::ZERO }
@@ -70,6 +70,14 @@ pub async fn in_turn(world: Arc<World>, deliveries: BoxStream<'static, Delivery>
     for delivery in backlog.rest() {
         let _ = world.bus.give_back(&delivery.ack_subject, Duration::ZERO).await;
     }
+}
+
+/// Even the shortest sleep lasts a millisecond or two: where nothing is to be waited for there is none.
+async fn place_after(look: Duration, to: &mpsc::Sender<Delivery>) -> Result<mpsc::Permit<'_, Delivery>, mpsc::error::SendError<()>> {
+    if !look.is_zero() {
+        tokio::time::sleep(look).await;
+    }
+    to.reserve().await
 }
 
 fn share(turns: &Turns, patience: Duration) -> Share {
